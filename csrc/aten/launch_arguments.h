@@ -1,0 +1,57 @@
+// A launch as the count rules see it: the operator's arguments and results by position and name, shapes only.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kernels/shapes.h"
+
+namespace trn::aten {
+
+// Rules read sizes, strides and dtypes; they never touch an element.
+class LaunchArguments {
+ public:
+  LaunchArguments(const c10::OperatorHandle& op, c10::ArrayRef<c10::IValue> inputs, c10::ArrayRef<c10::IValue> outputs)
+      : op_(op), inputs_(inputs), outputs_(outputs) {}
+
+  const c10::OperatorHandle& op() const { return op_; }
+  std::string_view overload() const { return op_.operator_name().overload_name; }
+  c10::ArrayRef<c10::IValue> inputs() const { return inputs_; }
+  c10::ArrayRef<c10::IValue> outputs() const { return outputs_; }
+
+  // Position of the argument `name` in the schema, or -1.
+  int find(std::string_view name) const;
+  // The tensor argument; undefined where the argument is absent, None or no tensor.
+  const at::Tensor& tensor(int position) const;
+  const at::Tensor& tensor(std::string_view name) const { return tensor(find(name)); }
+  std::vector<at::Tensor> tensors(std::string_view name) const;  // a list argument, undefined entries left out
+  const at::Tensor& output(int position = 0) const;
+  std::int64_t integer(std::string_view name, std::int64_t fallback) const;
+  bool boolean(std::string_view name, bool fallback) const;
+  double number(std::string_view name, double fallback) const;      // int, float or Scalar
+  std::vector<std::int64_t> integers(std::string_view name) const;  // empty where absent or None
+  std::string_view string(std::string_view name) const;
+
+  // Every defined tensor among the inputs that are read (out= arguments left out) and among the results.
+  std::vector<at::Tensor> input_tensors() const;
+  std::vector<at::Tensor> output_tensors() const;
+
+ private:
+  const c10::OperatorHandle& op_;
+  c10::ArrayRef<c10::IValue> inputs_;
+  c10::ArrayRef<c10::IValue> outputs_;
+};
+
+target::Dtype dtype_of(at::ScalarType type);
+// Distinct elements (a stride of 0 counts once) and the length of the contiguous runs.
+kernels::Access access_of(const at::Tensor& tensor);
+
+using CountRule = kernels::Spec (*)(const LaunchArguments&);
+
+}  // namespace trn::aten

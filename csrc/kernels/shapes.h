@@ -1,0 +1,319 @@
+// What a kernel family is asked to do: shapes in, with no torch and no values. A ledger stores these and re-costs them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "program/program.h"
+#include "target/dtype.h"
+
+namespace trn::kernels {
+
+using program::Activation;
+using program::Alu;
+using target::Dtype;
+
+// How an operator touches one of its tensors in HBM.
+struct Access {
+  Dtype dtype = Dtype::float32;
+  std::int64_t elements = 0;             // distinct elements touched: a broadcast operand counts once
+  std::int64_t contiguous_elements = 0;  // length of the contiguous runs; == elements when dense
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("dtype", s.dtype);
+    v("elements", s.elements);
+    v("contiguous_elements", s.contiguous_elements);
+  }
+};
+
+// out[b, m, n] = sum_k a[b, m, k] b[b, k, n] (+ bias) (+ out).
+struct MatmulShape {
+  std::int64_t batch = 1, m = 0, n = 0, k = 0;
+  Dtype a_dtype = Dtype::float32, b_dtype = Dtype::float32, out_dtype = Dtype::float32;
+  bool a_k_major = false;                 // a is laid out [k, m]: no transpose needed for the stationary operand
+  bool b_k_major = true;                  // b is laid out [k, n]: no transpose needed for the moving operand
+  std::int64_t a_batch = 1, b_batch = 1;  // distinct matrices, 1 when one serves every batch
+  std::int64_t bias_elements = 0;         // 0, n, m or m*n elements added to the result
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("batch", s.batch);
+    v("m", s.m);
+    v("n", s.n);
+    v("k", s.k);
+    v("a_dtype", s.a_dtype);
+    v("b_dtype", s.b_dtype);
+    v("out_dtype", s.out_dtype);
+    v("a_k_major", s.a_k_major);
+    v("b_k_major", s.b_k_major);
+    v("a_batch", s.a_batch);
+    v("b_batch", s.b_batch);
+    v("bias_elements", s.bias_elements);
+  }
+};
+
+enum class ConvDirection : std::uint8_t { forward, input_gradient, weight_gradient };
+// Spatial vectors have one entry per spatial axis (1, 2 or 3). A transposed convolution's forward is an input_gradient
+// over the same geometry, and is passed as such; `in` is always the larger-resolution side of the plain convolution.
+struct ConvShape {
+  ConvDirection direction = ConvDirection::forward;
+  std::int64_t batch = 1, in_channels = 0, out_channels = 0, groups = 1;
+  std::vector<std::int64_t> in, out, kernel, stride, padding, dilation;
+  Dtype dtype = Dtype::float32;
+  bool bias = false;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("direction", s.direction);
+    v("batch", s.batch);
+    v("in_channels", s.in_channels);
+    v("out_channels", s.out_channels);
+    v("groups", s.groups);
+    v("in", s.in);
+    v("out", s.out);
+    v("kernel", s.kernel);
+    v("stride", s.stride);
+    v("padding", s.padding);
+    v("dilation", s.dilation);
+    v("dtype", s.dtype);
+    v("bias", s.bias);
+  }
+};
+
+// Fused attention. q [batch, heads, q_len, head_dim]; k, v [batch, kv_heads, kv_len, head_dim | value_dim].
+struct AttentionShape {
+  std::int64_t batch = 1, heads = 1, kv_heads = 1, q_len = 0, kv_len = 0, head_dim = 0, value_dim = 0;
+  Dtype dtype = Dtype::float32;
+  bool causal = false, backward = false, dropout = false;
+  std::int64_t mask_elements = 0;  // distinct elements of an additive mask, 0 without
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("batch", s.batch);
+    v("heads", s.heads);
+    v("kv_heads", s.kv_heads);
+    v("q_len", s.q_len);
+    v("kv_len", s.kv_len);
+    v("head_dim", s.head_dim);
+    v("value_dim", s.value_dim);
+    v("dtype", s.dtype);
+    v("causal", s.causal);
+    v("backward", s.backward);
+    v("dropout", s.dropout);
+    v("mask_elements", s.mask_elements);
+  }
+};
+
+// One engine instruction that a pointwise function takes per element.
+struct Step {
+  program::Opcode opcode = program::Opcode::tensor_tensor;
+  Alu alu = Alu::none;
+  Activation function = Activation::copy;
+  float scalar = 0;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("opcode", s.opcode);
+    v("alu", s.alu);
+    v("function", s.function);
+    v("scalar", s.scalar);
+  }
+};
+
+// out_j = f(in_0, in_1, ...) element by element. Also optimizer steps, fused RNN cells, fills, casts and random
+// numbers: whatever streams its operands once. `steps` run on each tile in order.
+struct PointwiseShape {
+  std::int64_t elements = 0;  // of the iteration space
+  std::vector<Access> inputs, outputs;
+  std::vector<Step> steps;
+  std::int64_t segments = 1;  // tensors of a foreach or fused list: `elements` is their sum
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("elements", s.elements);
+    v("inputs", s.inputs);
+    v("outputs", s.outputs);
+    v("steps", s.steps);
+    v("segments", s.segments);
+  }
+};
+
+// rows x cols reduced over cols. `outer_stride_reduction`: the reduced axis is not the contiguous one, so it lies
+// across partitions and is summed by a matmul with ones (add) or by transposes (the others).
+struct ReductionShape {
+  std::int64_t rows = 0, cols = 0;
+  bool across_partitions = false;
+  Alu alu = Alu::add;
+  std::vector<Step> prologue;  // per input element (square, abs, compare, ...)
+  std::vector<Access> inputs, outputs;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("across_partitions", s.across_partitions);
+    v("alu", s.alu);
+    v("prologue", s.prologue);
+    v("inputs", s.inputs);
+    v("outputs", s.outputs);
+  }
+};
+
+// softmax and log_softmax over cols, with their backward.
+struct SoftmaxShape {
+  std::int64_t rows = 0, cols = 0;
+  Dtype in_dtype = Dtype::float32, out_dtype = Dtype::float32;
+  bool log = false, backward = false;
+  bool across_partitions = false;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("in_dtype", s.in_dtype);
+    v("out_dtype", s.out_dtype);
+    v("log", s.log);
+    v("backward", s.backward);
+    v("across_partitions", s.across_partitions);
+  }
+};
+
+enum class NormKind : std::uint8_t { layer, rms, group, batch };
+// Statistics over cols for each of rows. layer, rms: affine parameters have `cols` entries; group, batch: `channels`.
+struct NormShape {
+  NormKind kind = NormKind::layer;
+  std::int64_t rows = 0, cols = 0, channels = 0;
+  Dtype dtype = Dtype::float32, parameter_dtype = Dtype::float32;
+  bool weight = false, bias = false, backward = false;
+  bool input_gradient = true, weight_gradient = true, bias_gradient = true;
+  bool training = true;  // batch: statistics computed here, and running statistics updated
+  bool running_statistics = false;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("kind", s.kind);
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("channels", s.channels);
+    v("dtype", s.dtype);
+    v("parameter_dtype", s.parameter_dtype);
+    v("weight", s.weight);
+    v("bias", s.bias);
+    v("backward", s.backward);
+    v("input_gradient", s.input_gradient);
+    v("weight_gradient", s.weight_gradient);
+    v("bias_gradient", s.bias_gradient);
+    v("training", s.training);
+    v("running_statistics", s.running_statistics);
+  }
+};
+
+// elements moved from one layout to another, with a cast where dtypes differ.
+struct CopyShape {
+  std::int64_t elements = 0;
+  Access src, dst;
+  bool transpose = false;  // the contiguous axes of src and dst differ: TensorE or DMA transposes
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("elements", s.elements);
+    v("src", s.src);
+    v("dst", s.dst);
+    v("transpose", s.transpose);
+  }
+};
+
+enum class IndexKind : std::uint8_t { gather, scatter, scatter_add };
+// `num_rows` rows of `row_elements` picked (gather) or replaced (scatter) by an index each.
+struct IndexShape {
+  IndexKind kind = IndexKind::gather;
+  std::int64_t num_rows = 0, row_elements = 1;
+  Dtype dtype = Dtype::float32, index_dtype = Dtype::int64;
+  std::int64_t num_indices = 0;    // index elements read
+  std::int64_t base_elements = 0;  // scatter out of place: elements of self copied first
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("kind", s.kind);
+    v("num_rows", s.num_rows);
+    v("row_elements", s.row_elements);
+    v("dtype", s.dtype);
+    v("index_dtype", s.index_dtype);
+    v("num_indices", s.num_indices);
+    v("base_elements", s.base_elements);
+  }
+};
+
+enum class WindowKind : std::uint8_t { max_pool, average_pool, upsample };
+// Pooling and upsampling: each output element combines `taps` input elements (backward: the reverse).
+struct WindowShape {
+  WindowKind kind = WindowKind::max_pool;
+  std::int64_t in_elements = 0, out_elements = 0, taps = 1;
+  Dtype dtype = Dtype::float32;
+  bool indices = false, backward = false;  // max_pool: int64 indices written (forward) or read (backward)
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("kind", s.kind);
+    v("in_elements", s.in_elements);
+    v("out_elements", s.out_elements);
+    v("taps", s.taps);
+    v("dtype", s.dtype);
+    v("indices", s.indices);
+    v("backward", s.backward);
+  }
+};
+
+// Cumulative operators along cols.
+struct ScanShape {
+  std::int64_t rows = 0, cols = 0;
+  Alu alu = Alu::add;
+  std::vector<Access> inputs, outputs;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("alu", s.alu);
+    v("inputs", s.inputs);
+    v("outputs", s.outputs);
+  }
+};
+
+// sort (k == cols) and topk of each row: max8, nc_find_index8, nc_match_replace8 in passes of eight.
+struct SortShape {
+  std::int64_t rows = 0, cols = 0, k = 0;
+  std::vector<Access> inputs, outputs;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("k", s.k);
+    v("inputs", s.inputs);
+    v("outputs", s.outputs);
+  }
+};
+
+// Host <-> device, or device <-> device: no engine of the core, bytes over the link.
+struct TransferShape {
+  std::int64_t bytes = 0;
+  bool to_device = false, from_device = false;  // both: device to device
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("bytes", s.bytes);
+    v("to_device", s.to_device);
+    v("from_device", s.from_device);
+  }
+};
+
+// No family covers it: every input is read once, every output written once, one VectorE pass per output element.
+struct GenericShape {
+  std::vector<Access> inputs, outputs;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("inputs", s.inputs);
+    v("outputs", s.outputs);
+  }
+};
+
+using Part =
+    std::variant<MatmulShape, ConvShape, AttentionShape, PointwiseShape, ReductionShape, SoftmaxShape, NormShape,
+                 CopyShape, IndexShape, WindowShape, ScanShape, SortShape, TransferShape, GenericShape>;
+inline constexpr const char* kFamilyNames[] = {"matmul",  "conv", "attention", "pointwise", "reduction",
+                                               "softmax", "norm", "copy",      "index",     "window",
+                                               "scan",    "sort", "transfer",  "generic"};
+
+// One launch: the parts of one operator, in order (a convolution's backward has up to three).
+using Spec = std::vector<Part>;
+
+}  // namespace trn::kernels
