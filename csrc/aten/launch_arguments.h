@@ -27,26 +27,53 @@ class LaunchArguments {
 
   // Position of the argument `name` in the schema, or -1.
   int find(std::string_view name) const;
-  // The tensor argument; undefined where the argument is absent, None or no tensor.
+  // The tensor argument; undefined where the argument is absent, None or no tensor. On any device.
   const at::Tensor& tensor(int position) const;
   const at::Tensor& tensor(std::string_view name) const { return tensor(find(name)); }
   std::vector<at::Tensor> tensors(std::string_view name) const;  // a list argument, undefined entries left out
   const at::Tensor& output(int position = 0) const;
   std::int64_t integer(std::string_view name, std::int64_t fallback) const;
   bool boolean(std::string_view name, bool fallback) const;
-  double number(std::string_view name, double fallback) const;      // int, float or Scalar
+  // int, float or Scalar. A rule may only let the result depend on its ScalarClass.
+  double number(std::string_view name, double fallback) const;
   std::vector<std::int64_t> integers(std::string_view name) const;  // empty where absent or None
   std::string_view string(std::string_view name) const;
 
-  // Every defined tensor among the inputs that are read (out= arguments left out) and among the results.
+  // Every device tensor among the inputs that are read (out= arguments left out) and among the results. Where the
+  // schema returns nothing, the results are the arguments that it marks as written.
   std::vector<at::Tensor> input_tensors() const;
   std::vector<at::Tensor> output_tensors() const;
+  // The base name without "aten::" and the in-place underscore.
+  std::string_view base_name() const;
 
  private:
   const c10::OperatorHandle& op_;
   c10::ArrayRef<c10::IValue> inputs_;
   c10::ArrayRef<c10::IValue> outputs_;
 };
+
+// What a count may depend on in a floating-point or Scalar argument. A launch's key takes scalars by class, so that a
+// learning rate that changes every step stays one key.
+enum class ScalarClass : std::uint8_t {
+  other,
+  zero,
+  half,
+  one,
+  two,
+  three,
+  minus_half,
+  minus_one,
+  minus_two,
+  infinity,
+  minus_infinity,
+};
+ScalarClass scalar_class(double value);
+
+// "aten::add_" -> "add"; "aten::__ilshift__" -> "__ilshift__"; other namespaces keep theirs.
+std::string_view base_name(std::string_view qualified_name);
+
+// Only these are operands in HBM: CPU scalars and wrapped numbers travel in the instruction.
+bool is_device_tensor(const at::Tensor& tensor);
 
 target::Dtype dtype_of(at::ScalarType type);
 // Distinct elements (a stride of 0 counts once) and the length of the contiguous runs.

@@ -103,7 +103,21 @@ struct AttentionShape {
   }
 };
 
-// One engine instruction that a pointwise function takes per element.
+// One engine instruction that a pointwise function takes per element. Steps act on a running value v, empty at first.
+// A step takes v where it has one, and further operands `next` from the inputs in order; when all inputs are used, the
+// first again. A step that needs v and finds it empty takes the next input instead.
+//   tensor_tensor           v = alu(v, next)                    add(a, b): one step
+//   scalar_tensor_tensor    v = alu(v, scalar * next)           add(a, b, alpha=scalar)
+//   tensor_scalar           v = alu(v, scalar)
+//   activation              v = function(v + scalar)
+//   reciprocal              v = 1 / v
+//   tensor_copy             v = v, cast to the output
+//   select                  v = v ? next : next                 where(c, a, b); v ? next : scalar with one input left
+//   tensor_copy_predicated  v = next ? scalar : v               masked_fill(a, mask, scalar)
+//   memset, iota, rng       v = scalar; scalar + index of the element; uniform [0, 1). They take no input.
+// The last J steps write the J outputs in order, cast to their dtypes; all others keep v in fp32. Missing steps are
+// tensor_copy. A broadcast input of n elements has period n: iteration element i reads element i % n. Other opcodes
+// may be listed for their cost; they do not execute.
 struct Step {
   program::Opcode opcode = program::Opcode::tensor_tensor;
   Alu alu = Alu::none;
@@ -183,6 +197,7 @@ struct NormShape {
   bool input_gradient = true, weight_gradient = true, bias_gradient = true;
   bool training = true;  // batch: statistics computed here, and running statistics updated
   bool running_statistics = false;
+  std::int64_t spatial = 0;  // group, batch: contiguous elements of one channel of one sample; 0: all of a channel's
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -199,6 +214,7 @@ struct NormShape {
     v("bias_gradient", s.bias_gradient);
     v("training", s.training);
     v("running_statistics", s.running_statistics);
+    v("spatial", s.spatial);
   }
 };
 

@@ -9,102 +9,18 @@
 #include <vector>
 
 #include "target/dtype.h"
+#include "target/isa.h"
 
 namespace trn::program {
 
 using target::Dtype;
 
-enum class Engine : std::uint8_t { tensor, vector, scalar, gpsimd, sync, dma };
-inline constexpr int kNumEngines = 6;
-
-enum class Memory : std::uint8_t { hbm, sbuf, psum };
-
-// Named as in nki.isa. opcode.h holds the table that says engine, operands and cycle rule of each.
-enum class Opcode : std::uint8_t {
-  dma_copy,           // hbm <-> sbuf, one tile
-  dma_transpose,      // the same, two-byte elements transposed on the way
-  dma_gather,         // hbm rows picked by an index tile -> sbuf
-  dma_scatter,        // sbuf rows -> hbm rows picked by an index tile
-  nc_matmul,          // psum[M, N] (+)= stationary[K, M]^T @ moving[K, N]
-  nc_transpose,       // TensorE transpose through PSUM
-  activation,         // func(scale * x + bias) on ScalarE
-  activation_reduce,  // the same, summed along the free axis
-  tensor_tensor,      // alu(a, b)
-  tensor_scalar,      // alu1(alu0(x, scalar0), scalar1)
-  scalar_tensor_tensor,
-  tensor_copy,  // also the cast
-  tensor_copy_predicated,
-  select,
-  reciprocal,
-  tensor_reduce,  // alu along the free axis
-  tensor_tensor_scan,
-  bn_stats,
-  bn_aggr,
-  memset,
-  iota,
-  affine_select,
-  local_gather,
-  max8,
-  nc_find_index8,
-  nc_match_replace8,
-  rng,  // pseudo-random bits
-};
-
-// AluOp of nki.isa for VectorE and GpSimdE; `none` where the instruction takes no second operation.
-enum class Alu : std::uint8_t {
-  none,
-  add,
-  subtract,
-  multiply,
-  divide,
-  maximum,
-  minimum,
-  power,
-  modulo,
-  abs_max,
-  bitwise_and,
-  bitwise_or,
-  bitwise_xor,
-  bitwise_not,
-  shift_left,
-  shift_right,
-  logical_and,
-  logical_or,
-  logical_xor,
-  equal,
-  not_equal,
-  less,
-  less_equal,
-  greater,
-  greater_equal,
-};
-
-// Functions of ScalarE's piecewise-polynomial unit, by nki.language's names.
-enum class Activation : std::uint8_t {
-  copy,
-  square,
-  sqrt,
-  rsqrt,
-  reciprocal,
-  exp,
-  log,
-  sin,
-  arctan,
-  tanh,
-  sigmoid,
-  erf,
-  gelu,
-  gelu_tanh,
-  silu,
-  softplus,
-  mish,
-  relu,
-  abs,
-  sign,
-  gelu_grad,
-  silu_grad,
-  tanh_grad,
-};
+using target::Activation;
+using target::Alu;
+using target::Engine;
+using target::kNumEngines;
+using target::Memory;
+using target::Opcode;
 
 struct Dim {
   std::int64_t size = 1;
@@ -140,23 +56,29 @@ struct Buffer {
   std::int64_t partitions = 0;
   std::int64_t elements_per_partition = 0;
   std::int64_t copies = 1;
-  // HBM: index of the operator's tensor argument (inputs first, then outputs), or -1 for a device temporary.
+  // HBM buffers in order are the operator's tensor arguments, inputs first, then outputs; temporaries are the device's
+  // own. Addresses are logical: a tensor that is not dense states how long its contiguous runs are.
   std::int64_t elements = 0;
   bool is_output = false;
+  bool is_temporary = false;
+  std::int64_t run_elements = 0;  // 0: dense
 };
+
+inline constexpr std::int16_t kOverwrite = -1;
+inline constexpr std::int16_t kAccumulate = -2;  // on every trip: the K remainder that follows a loop of full K tiles
 
 struct Instruction {
   Opcode opcode = Opcode::dma_copy;
   Engine engine = Engine::dma;
-  Tile dst;
-  std::vector<Tile> src;
+  Tile dst = {};
+  std::vector<Tile> src = {};
   Alu alu0 = Alu::none;
   Alu alu1 = Alu::none;
   Activation function = Activation::copy;
   float scalar0 = 0;
   float scalar1 = 0;
-  // nc_matmul: depth of the loop whose first trip overwrites PSUM and whose later trips accumulate; -1 overwrites.
-  std::int16_t accumulate_depth = -1;
+  // nc_matmul: depth of the loop whose first trip overwrites PSUM and whose later trips accumulate.
+  std::int16_t accumulate_depth = kOverwrite;
 };
 
 struct Loop;

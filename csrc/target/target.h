@@ -24,6 +24,7 @@ struct Core {
   double fp32_passes = 0;
   double bf16_passes = 0;
   double fp8_passes = 0;
+  double mx_passes = 0;  // block-scaled MXFP8 and MXFP4; 0: the core has none
   // Cycle rules (NKI ISA, 2.26): a 64-cycle minimum per instruction and fixed GpSimd start-up.
   std::int64_t min_instruction_cycles = 0;
   std::int64_t gpsimd_fixed_cycles = 0;
@@ -49,30 +50,33 @@ struct Device {
   double peak_fp8_flops_per_second = 0;
   double host_bytes_per_second = 0;  // host <-> device
   // Calibrated against measurements (facts 3.5); each has its source in the file.
-  double tensor_efficiency = 1;       // of the clock's peak, reached by the best large matmul
-  double hbm_efficiency = 1;          // of hbm_bytes_per_second, reached by the best streaming kernel
-  double eager_dispatch_seconds = 0;  // host time between two launches
-  double graph_launch_seconds = 0;    // one compiled graph
-  double host_sync_seconds = 0;       // a read of the device's value by the host
+  double tensor_efficiency = 1;               // of the clock's peak, reached by the best large matmul
+  double hbm_efficiency = 1;                  // of hbm_bytes_per_second, reached by the best streaming kernel
+  double eager_dispatch_seconds = 0;          // host time between two launches
+  double graph_launch_seconds = 0;            // one compiled graph
+  double host_sync_seconds = 0;               // a read of the device's value by the host
+  double gather_int64_seconds_per_index = 0;  // least time of one row gathered or scattered by int64
+};
+
+struct Link {
+  std::string name;             // "on_chip", "neuronlink", "neuronlink_z", "efa"
+  std::string topology;         // "torus_2d", "all_to_all", "ring", "network"
+  double bytes_per_second = 0;  // of one chip, all its links of this kind; on_chip: of one device
+  double latency_seconds = 0;   // of one hop; on_chip: of the smallest collective
 };
 
 struct Chip {
   std::string name;
   std::int64_t num_devices = 0;  // logical cores visible to PyTorch
   std::int64_t hbm_bytes = 0;
-  double power_watts = 0;  // an estimate where AWS publishes none; the file says so
-};
-
-struct Link {
-  std::string name;      // "neuronlink", "efa"
-  std::string topology;  // "torus_2d", "all_to_all", "ring", "network"
-  double bytes_per_second = 0;
-  double latency_seconds = 0;
+  double power_watts = 0;   // an estimate where AWS publishes none, 0 where nobody does; the file says so
+  std::vector<Link> links;  // between the devices of one chip
 };
 
 struct Instance {
   std::string name;
   std::int64_t num_chips = 0;
+  std::int64_t hbm_bytes = 0;
   double usd_per_hour = 0;  // 0: no public price
   std::vector<Link> links;
 };

@@ -1,0 +1,287 @@
+#include "aten/allocator.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/Exception.h>
+
+#include <cstring>
+
+#include "aten/site.h"
+#include "aten/system.h"
+
+namespace trn::aten {
+
+namespace {
+
+using runtime::Block;
+using runtime::kNumPools;
+using runtime::MemoryStats;
+
+std::mutex twin_mutex;
+
+c10::StorageImpl* twin_of(const Block* block) {
+  return static_cast<c10::StorageImpl*>(block->attachment);
+}
+
+void report(const void* ptr, std::int64_t size, runtime::Device& device) {
+  if (C10_UNLIKELY(c10::memoryProfilingEnabled())) {
+    const auto stats = device.memory->stats();
+    c10::reportMemoryUsageToProfiler(
+        const_cast<void*>(ptr), size, static_cast<std::size_t>(stats.allocated_bytes[kNumPools].current),
+        static_cast<std::size_t>(stats.reserved_bytes[kNumPools].current), aten::device(device.index));
+  }
+}
+
+// Deleter of every DataPtr into HBM; the context is the block's address.
+void release(void* ptr) {
+  runtime::Device* device = system().device_of(ptr);
+  Block* block = device->memory->find(ptr);
+  if (c10::StorageImpl* twin = twin_of(block)) {
+    if (c10::raw::intrusive_ptr::use_count(twin) > 1) {
+      // A kernel kept a CPU alias: the memory lives as long as that alias does.
+      std::lock_guard lock(twin_mutex);
+      block->attachment = nullptr;
+      twin->set_data_ptr_noswap({ptr, ptr, &release, c10::Device(c10::kCPU)});
+      c10::raw::intrusive_ptr::decref(twin);
+      return;
+    }
+  }
+  if (system().recorder().active()) {
+    system().recorder().freed(block);
+  }
+  const auto size = static_cast<std::int64_t>(block->size);
+  device->memory->free(block);
+  report(ptr, -size, *device);
+}
+
+Block* allocate_block(int device, std::size_t bytes, bool is_tensor) {
+  auto& dev = system().device(device);
+  Block* block = dev.memory->allocate(bytes, current_category(), is_tensor);
+  if (C10_UNLIKELY(!block) && is_tensor) {
+    throw_out_of_memory(device, bytes);
+  }
+  if (block && is_tensor) {
+    report(block->ptr, static_cast<std::int64_t>(block->size), dev);
+  }
+  return block;
+}
+
+c10::CachingAllocator::StatArray to_stat_array(const std::array<runtime::Stat, kNumPools + 1>& stats) {
+  using c10::CachingAllocator::StatType;
+  c10::CachingAllocator::StatArray out;
+  auto put = [&](StatType type, const runtime::Stat& stat) {
+    auto& to = out[static_cast<std::size_t>(type)];
+    to.current = stat.current;
+    to.peak = stat.peak;
+    to.allocated = stat.allocated;
+    to.freed = stat.freed;
+  };
+  put(StatType::AGGREGATE, stats[kNumPools]);
+  put(StatType::SMALL_POOL, stats[runtime::kSmallPool]);
+  put(StatType::LARGE_POOL, stats[runtime::kLargePool]);
+  return out;
+}
+
+class DeviceAllocator final : public c10::DeviceAllocator {
+ public:
+  c10::DataPtr allocate(std::size_t bytes) override {
+    const int index = current_device();
+    if (bytes == 0) {
+      system();
+      return {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
+    }
+    Block* block = allocate_block(index, bytes, true);
+    return {block->ptr, block->ptr, &release, device(index)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* dest, const void* src, std::size_t count) const override { std::memcpy(dest, src, count); }
+
+  bool initialized() override { return is_started(); }
+  void emptyCache(c10::MempoolId_t) override {
+    if (is_started()) {
+      for (int i = 0; i < device_count(); ++i) {
+        system().device(i).memory->empty_cache();
+      }
+    }
+  }
+  void recordStream(const c10::DataPtr& ptr, c10::Stream stream) override {
+    if (runtime::Device* owner = ptr.get() ? system().device_of(ptr.get()) : nullptr) {
+      const int id = static_cast<int>(stream.id());
+      owner->memory->record_stream(owner->memory->find(ptr.get()), id,
+                                   system().device(resolve(stream.device())).clock.ready(id));
+    }
+  }
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex index) override {
+    c10::CachingDeviceAllocator::DeviceStats out;
+    if (!is_started()) {
+      return out;
+    }
+    const MemoryStats stats = system().device(index).memory->stats();
+    out.allocation = to_stat_array(stats.allocation);
+    out.segment = to_stat_array(stats.segment);
+    out.active = to_stat_array(stats.active);
+    out.allocated_bytes = to_stat_array(stats.allocated_bytes);
+    out.reserved_bytes = to_stat_array(stats.reserved_bytes);
+    out.active_bytes = to_stat_array(stats.active_bytes);
+    out.requested_bytes = to_stat_array(stats.requested_bytes);
+    out.num_alloc_retries = stats.num_alloc_retries;
+    out.num_ooms = stats.num_ooms;
+    out.num_device_alloc = stats.num_device_alloc;
+    out.num_device_free = stats.num_device_free;
+    return out;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex index) override { system().device(index).memory->reset_accumulated(); }
+  void resetPeakStats(c10::DeviceIndex index) override { system().device(index).memory->reset_peak(); }
+  std::pair<std::size_t, std::size_t> getMemoryInfo(c10::DeviceIndex index) override {
+    auto& memory = *system().device(index).memory;
+    return {memory.free_bytes(), memory.limit()};
+  }
+};
+
+thread_local int scope_device = -1;
+
+// Scratch that does not fit into HBM still gets host memory: whether a *result* fits is decided when it is adopted.
+class CpuAllocator final : public c10::Allocator {
+ public:
+  explicit CpuAllocator(c10::Allocator* base) : base_(base) {}
+  c10::DataPtr allocate(std::size_t bytes) override {
+    if (scope_device >= 0 && bytes != 0) {
+      if (Block* block = allocate_block(scope_device, bytes, false)) {
+        return {block->ptr, block->ptr, &release, c10::Device(c10::kCPU)};
+      }
+    }
+    return base_->allocate(bytes);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release_any; }
+  void copy_data(void* dest, const void* src, std::size_t count) const override { base_->copy_data(dest, src, count); }
+
+ private:
+  static void release_any(void* ptr) {
+    if (is_started() && system().device_of(ptr)) {
+      release(ptr);
+    } else {
+      c10::GetDefaultCPUAllocator()->raw_deallocate(ptr);
+    }
+  }
+  c10::Allocator* base_;
+};
+
+c10::Allocator* cpu_allocator() {
+  static auto* allocator = new CpuAllocator(c10::GetDefaultCPUAllocator());
+  return allocator;
+}
+
+}  // namespace
+
+c10::Allocator* device_allocator() {
+  static auto* allocator = new DeviceAllocator();
+  return allocator;
+}
+
+void install_cpu_allocator() {
+  c10::SetCPUAllocator(cpu_allocator(), 1);
+}
+
+int DeviceScope::exchange(int device) noexcept {
+  const int previous = scope_device;
+  scope_device = device;
+  return previous;
+}
+
+Block* block_of(const c10::StorageImpl& storage) {
+  void* ptr = storage.data_ptr().get();
+  if (!ptr) {
+    return nullptr;
+  }
+  runtime::Device* device = system().device_of(ptr);
+  if (!device) {
+    return nullptr;
+  }
+  Block* block = device->memory->find(ptr);
+  return block && block->ptr == ptr && block->in_use ? block : nullptr;
+}
+
+c10::Storage cpu_twin(const c10::Storage& storage) {
+  c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
+  Block* block = block_of(*impl);
+  if (!block) {  // empty, or memory that some other owner lends
+    return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
+        c10::StorageImpl::use_byte_size_t(), impl->sym_nbytes(),
+        c10::DataPtr(impl->data_ptr().get(), c10::Device(c10::kCPU)), cpu_allocator(), true));
+  }
+  auto* twin = twin_of(block);
+  if (C10_UNLIKELY(!twin)) {
+    std::lock_guard lock(twin_mutex);
+    twin = twin_of(block);
+    if (!twin) {
+      auto fresh = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), impl->sym_nbytes(),
+                                                         c10::DataPtr(block->ptr, c10::Device(c10::kCPU)),
+                                                         cpu_allocator(), true);
+      twin = fresh.release();
+      block->attachment = twin;
+    }
+  }
+  if (twin->nbytes() != impl->nbytes()) {
+    twin->set_nbytes(impl->nbytes());
+  }
+  return c10::Storage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(twin));
+}
+
+void adopt(c10::StorageImpl& storage, int index) {
+  c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  if (data.device().is_privateuseone()) {
+    return;
+  }
+  Block* block = block_of(storage);
+  if (block && block->device == index) {
+    auto& dev = system().device(index);
+    dev.memory->adopt(block, storage.nbytes());
+    report(block->ptr, static_cast<std::int64_t>(block->size), dev);
+    data.unsafe_set_device(device(index));
+  } else if (storage.nbytes() == 0) {
+    data = {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
+  } else {
+    // Made outside the device's memory (a worker thread, or HBM was full).
+    Block* fresh = allocate_block(index, storage.nbytes(), true);
+    std::memcpy(fresh->ptr, data.get(), storage.nbytes());
+    data = {fresh->ptr, fresh->ptr, &release, device(index)};
+  }
+  storage.set_allocator(device_allocator());
+}
+
+void follow_resize(const c10::Storage& storage, const c10::Storage& twin) {
+  c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
+  c10::StorageImpl* grown = twin.unsafeGetStorageImpl();
+  Block* old_block = block_of(*impl);
+  const int index = resolve(impl->device());
+  c10::DataPtr data = std::move(grown->_mutable_data_ptr_no_checks());
+  const std::size_t bytes = grown->nbytes();
+  if (old_block && twin_of(old_block) == grown) {
+    std::lock_guard lock(twin_mutex);
+    old_block->attachment = nullptr;
+    c10::raw::intrusive_ptr::decref(grown);
+  }
+  impl->set_data_ptr_noswap(std::move(data));
+  impl->set_nbytes(bytes);
+  adopt(*impl, index);
+}
+
+void delete_attachment(void* attachment) {
+  c10::raw::intrusive_ptr::decref(static_cast<c10::StorageImpl*>(attachment));
+}
+
+void throw_out_of_memory(int index, std::size_t bytes) {
+  auto& memory = *system().device(index).memory;
+  const auto stats = memory.stats();
+  const double gib = 1 << 30;
+  C10_THROW_ERROR(
+      OutOfMemoryError,
+      c10::str("[", device(index), " HBM] allocation exceeds the device's memory; got ",
+               static_cast<double>(bytes) / gib, " GiB, limit ", static_cast<double>(memory.free_bytes()) / gib,
+               " GiB free of ", static_cast<double>(memory.limit()) / gib, " GiB (",
+               static_cast<double>(stats.allocated_bytes[kNumPools].current) / gib, " GiB in tensors, ",
+               static_cast<double>(stats.reserved_bytes[kNumPools].current) / gib,
+               " GiB reserved). Use a smaller batch, activation checkpointing or sharding.\n", memory.holders_table()));
+}
+
+}  // namespace trn::aten

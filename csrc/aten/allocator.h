@@ -1,0 +1,41 @@
+// Storage memory: the device allocator, and the CPU allocator that serves kernels running on the device's behalf.
+#pragma once
+
+#include <c10/core/Allocator.h>
+#include <c10/core/Storage.h>
+#include <c10/core/StorageImpl.h>
+
+#include "runtime/memory.h"
+
+namespace trn::aten {
+
+c10::Allocator* device_allocator();
+// Goes before the default CPU allocator; passes through outside a DeviceScope.
+void install_cpu_allocator();
+
+// While alive, CPU allocations of this thread come from the device's HBM: a kernel's results are born in place.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) : previous_(exchange(device)) {}
+  ~DeviceScope() { exchange(previous_); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+  static int exchange(int device) noexcept;
+
+ private:
+  int previous_;
+};
+
+// The block that begins at the storage's data pointer, or nullptr for memory that is not the device's.
+runtime::Block* block_of(const c10::StorageImpl& storage);
+// A CPU storage over the memory of a device storage; cached on the block, so that it costs nothing the second time.
+c10::Storage cpu_twin(const c10::Storage& storage);
+// A storage that a CPU kernel made inside a DeviceScope becomes a device storage, in place.
+void adopt(c10::StorageImpl& storage, int device);
+// The twin was given other memory by a resizing kernel: hand it to the device storage.
+void follow_resize(const c10::Storage& storage, const c10::Storage& twin);
+
+void delete_attachment(void* attachment);
+[[noreturn]] void throw_out_of_memory(int device, std::size_t bytes);
+
+}  // namespace trn::aten

@@ -1,0 +1,323 @@
+#include "aten/fallback.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/List.h>
+#include <c10/core/AutogradState.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "aten/alias.h"
+#include "aten/allocator.h"
+#include "aten/generator.h"
+#include "aten/launch_seam.h"
+#include "aten/system.h"
+
+namespace trn::aten {
+
+namespace {
+
+using c10::IValue;
+using torch::jit::Stack;
+
+// Backward of device work runs on the calling thread, as on the CPU: an engine thread per device would bring an OpenMP
+// team of its own that competes with the caller's for the same cores.
+void run_backward_on_this_thread() {
+  thread_local bool done = false;
+  if (C10_UNLIKELY(!done)) {
+    c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    done = true;
+  }
+}
+
+[[noreturn]] void throw_mixed_devices(const OperatorPlan& plan, c10::Device first, c10::Device second) {
+  TORCH_CHECK(false, "Expected all tensors to be on the same device, but found at least two devices, ", first, " and ",
+              second, "! (when running aten::", plan.name, ")");
+}
+
+// One operator call: its tensors' aliases, its launch key and its device.
+class Call {
+ public:
+  explicit Call(const OperatorPlan& plan) : plan_(plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan)); }
+
+  int device() const { return device_; }
+  KeyWords& key() { return key_; }
+
+  // The device of the call: its first device tensor's, its device argument's, or the current one.
+  void find_device(c10::ArrayRef<IValue> arguments) {
+    for (const auto& value : arguments) {
+      if (value.isTensor() && value.toTensor().defined() && value.toTensor().device().is_privateuseone()) {
+        device_ = value.toTensor().device().index();
+        return;
+      }
+      if (value.isTensorList()) {
+        for (const at::Tensor& tensor : value.toTensorList()) {
+          if (tensor.defined() && tensor.device().is_privateuseone()) {
+            device_ = tensor.device().index();
+            return;
+          }
+        }
+      }
+    }
+    for (const auto& value : arguments) {
+      if (value.isDevice() && value.toDevice().is_privateuseone()) {
+        device_ = resolve(value.toDevice());
+        return;
+      }
+    }
+    device_ = current_device();
+  }
+
+  // Checks the argument's devices and adds it to the key.
+  void describe(const IValue& value, std::size_t position) {
+    if (value.isTensor()) {
+      describe(value.toTensor(), position);
+    } else if (value.isTensorList()) {
+      const auto list = value.toTensorList();
+      key_.push_back(static_cast<std::int64_t>(list.size()));
+      for (const at::Tensor& tensor : list) {
+        describe(tensor, position);
+      }
+    } else if (value.isOptionalTensorList()) {
+      const auto list = value.toOptionalTensorList();
+      key_.push_back(static_cast<std::int64_t>(list.size()));
+      for (const std::optional<at::Tensor>& tensor : list) {
+        describe(tensor.value_or(at::Tensor()), position);
+      }
+    } else if (static_cast<int>(position) != plan_.generator_argument && !value.isDevice()) {
+      append_key(key_, value);
+    }
+  }
+
+  // Puts CPU aliases in the place of device tensors.
+  void alias(IValue& value, std::size_t position) {
+    if (value.isTensor()) {
+      const at::Tensor& tensor = value.toTensor();
+      if (tensor.defined() && tensor.device().is_privateuseone()) {
+        value = IValue(take(tensor, position));
+      }
+    } else if (value.isTensorList()) {
+      const auto list = value.toTensorList();
+      c10::List<at::Tensor> aliases;
+      aliases.reserve(list.size());
+      for (const at::Tensor& tensor : list) {
+        aliases.push_back(take(tensor, position));
+      }
+      value = IValue(std::move(aliases));
+    } else if (value.isOptionalTensorList()) {
+      const auto list = value.toOptionalTensorList();
+      c10::List<std::optional<at::Tensor>> aliases;
+      aliases.reserve(list.size());
+      for (const std::optional<at::Tensor>& tensor : list) {
+        aliases.push_back(tensor ? std::optional<at::Tensor>(take(*tensor, position)) : std::nullopt);
+      }
+      value = IValue(std::move(aliases));
+    } else if (value.isDevice()) {
+      value = IValue(c10::Device(c10::kCPU));
+    }
+  }
+
+  // The random launch gets an engine derived from the device generator's state.
+  void take_generator(IValue& value, std::int64_t num_draws) {
+    std::optional<at::Generator> generator;
+    if (!value.isNone()) {
+      generator = value.toGenerator();
+    }
+    value = IValue(cpu_generator_for(generator, static_cast<c10::DeviceIndex>(device_), num_draws));
+  }
+  static std::int64_t num_draws(c10::ArrayRef<IValue> arguments) {
+    std::int64_t draws = 4;
+    for (const auto& value : arguments) {
+      if (value.isTensor() && value.toTensor().defined()) {
+        draws = std::max(draws, value.toTensor().numel());
+      } else if (value.isInt()) {
+        draws = std::max(draws, std::min<std::int64_t>(value.toInt(), INT32_MAX));
+      }
+    }
+    return draws;
+  }
+
+  // A result of the CPU kernel as a device tensor: an argument itself, a view of one, or fresh memory.
+  at::Tensor give(const at::Tensor& result) const {
+    if (!result.defined() || !result.device().is_cpu()) {
+      return result;
+    }
+    for (const auto& pair : pairs_) {
+      if (pair.alias.is_same(result)) {
+        return pair.original;
+      }
+    }
+    if (result.has_storage()) {
+      for (const auto& pair : pairs_) {
+        if (pair.alias.storage().is_alias_of(result.storage()) && pair.alias.storage().nbytes()) {
+          return device_view(result, pair.original.storage());
+        }
+      }
+    }
+    for (const auto& host : host_tensors_) {
+      if (host.is_same(result)) {
+        return result;
+      }
+    }
+    adopt(result, device_);
+    return result;
+  }
+
+  void give_result(IValue& value) const {
+    if (value.isTensor()) {
+      value = IValue(give(value.toTensor()));
+    } else if (value.isTensorList()) {
+      auto list = value.toTensorList();
+      for (std::size_t i = 0; i < list.size(); ++i) {
+        list.set(i, give(list.get(i)));
+      }
+    }
+  }
+
+  void follow_written() const {
+    for (const auto& pair : pairs_) {
+      if (pair.written) {
+        follow_metadata(pair.original, pair.alias);
+      }
+    }
+  }
+
+  void operands(Operands& out, c10::ArrayRef<IValue> results) const {
+    for (const auto& pair : pairs_) {
+      if (!pair.original.has_storage()) {
+        continue;
+      }
+      out.read(pair.original);
+      if (pair.written) {
+        out.write(pair.original);
+      }
+    }
+    auto result = [&](const at::Tensor& tensor) {
+      if (tensor.defined() && tensor.has_storage() && tensor.device().is_privateuseone()) {
+        out.write(tensor);
+      }
+    };
+    for (const auto& value : results) {
+      if (value.isTensor()) {
+        result(value.toTensor());
+      } else if (value.isTensorList()) {
+        for (const at::Tensor& tensor : value.toTensorList()) {
+          result(tensor);
+        }
+      }
+    }
+  }
+
+ private:
+  struct Pair {
+    at::Tensor original, alias;
+    bool written = false;
+  };
+
+  void describe(const at::Tensor& tensor, std::size_t position) {
+    append_key(key_, tensor);
+    if (!tensor.defined()) {
+      return;
+    }
+    const c10::Device device = tensor.device();
+    if (C10_LIKELY(device.is_privateuseone())) {
+      if (C10_UNLIKELY(device.index() != device_)) {
+        throw_mixed_devices(plan_, aten::device(device_), device);
+      }
+      return;
+    }
+    const bool scalar =
+        tensor.dim() == 0 && device.is_cpu() && !plan_.is_index[position] && !plan_.is_written[position];
+    if (!scalar && !(plan_.takes_cpu_tensors && device.is_cpu())) {
+      throw_mixed_devices(plan_, aten::device(device_), device);
+    }
+    host_tensors_.push_back(tensor);
+  }
+
+  at::Tensor take(const at::Tensor& tensor, std::size_t position) {
+    if (!tensor.defined() || !tensor.device().is_privateuseone()) {
+      return tensor;
+    }
+    const bool written = plan_.is_written[position];
+    if (written && tensor.has_storage()) {
+      tensor.storage().unsafeGetStorageImpl()->mutable_data_ptr();  // a lazily cloned storage gets its own memory now
+    }
+    at::Tensor alias = cpu_alias(tensor);
+    pairs_.push_back({tensor, alias, written});
+    return alias;
+  }
+
+  const OperatorPlan& plan_;
+  int device_ = 0;
+  KeyWords key_;
+  c10::SmallVector<Pair, 4> pairs_;
+  c10::SmallVector<at::Tensor, 1> host_tensors_;
+};
+
+}  // namespace
+
+void run_on_device(const OperatorPlan& plan, Stack* stack) {
+  run_backward_on_this_thread();
+  check_strict(plan);
+  Call call(plan);
+  const std::size_t begin = stack->size() - plan.num_arguments;
+  const auto arguments = c10::ArrayRef<IValue>(*stack).slice(begin);
+  call.find_device(arguments);
+  for (std::size_t i = 0; i < plan.num_arguments; ++i) {
+    call.describe(arguments[i], i);
+  }
+  const runtime::LaunchVariant* variant = nullptr;
+  if (!plan.result_size_depends_on_data) {
+    variant = system().launches().find(call.key());
+  }
+  std::vector<IValue> originals;
+  if (!variant) {
+    originals = arguments.vec();  // the table's rule reads them after the run
+  }
+  const std::int64_t num_draws = plan.draws() ? Call::num_draws(arguments) : 0;
+  for (std::size_t i = 0; i < plan.num_arguments; ++i) {
+    call.alias((*stack)[begin + i], i);
+  }
+  if (plan.generator_argument >= 0) {
+    call.take_generator((*stack)[begin + static_cast<std::size_t>(plan.generator_argument)], num_draws);
+  }
+
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    DeviceScope scope(call.device());
+    std::optional<ScopedDefaultCpuGenerator> engine;
+    if (plan.draws_without_generator) {
+      engine.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
+    }
+    plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  }
+
+  const std::size_t first_result = stack->size() - plan.num_returns;
+  for (std::size_t i = first_result; i < stack->size(); ++i) {
+    call.give_result((*stack)[i]);
+  }
+  call.follow_written();
+
+  const c10::ArrayRef<IValue> results = c10::ArrayRef<IValue>(*stack).slice(first_result);
+  if (plan.result_size_depends_on_data) {
+    for (const auto& value : results) {
+      if (value.isTensor()) {
+        append_key(call.key(), value.toTensor());
+      }
+    }
+    variant = system().launches().find(call.key());
+  }
+  if (!variant) {
+    variant = make_variant(plan, call.key(), originals, results);
+  }
+  Operands operands;
+  if (C10_UNLIKELY(recording())) {
+    call.operands(operands, results);
+  }
+  launch(plan, *variant, call.device(), operands);
+  if (C10_UNLIKELY(plan.result_size_depends_on_data || plan.returns_host_value)) {
+    host_copy(plan.name, call.device(), runtime::Direction::to_host, 8, true);
+  }
+}
+
+}  // namespace trn::aten

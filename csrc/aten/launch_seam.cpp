@@ -1,0 +1,150 @@
+#include "aten/launch_seam.h"
+
+#include <ATen/core/List.h>
+
+#include <atomic>
+#include <bit>
+#include <string_view>
+
+#include "aten/allocator.h"
+#include "aten/launch_arguments.h"
+#include "aten/op_table.h"
+#include "aten/profiler.h"
+#include "aten/site.h"
+#include "aten/system.h"
+
+namespace trn::aten {
+
+namespace {
+
+enum Kind : std::int64_t {
+  kDeviceTensor = 1,
+  kHostTensor,
+  kUndefined,
+  kNone,
+  kScalar,
+  kInteger,
+  kList,
+  kString,
+  kOther
+};
+std::atomic<bool> strict_fallback{false};
+
+}  // namespace
+
+void append_key(KeyWords& key, const at::Tensor& tensor) {
+  if (!tensor.defined()) {
+    key.push_back(kUndefined);
+    return;
+  }
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  const std::int64_t dim = impl->dim();
+  const bool contiguous = impl->is_contiguous();
+  key.push_back((tensor.device().is_privateuseone() ? kDeviceTensor : kHostTensor) | dim << 8 |
+                static_cast<std::int64_t>(impl->dtype().toScalarType()) << 16 |
+                static_cast<std::int64_t>(contiguous) << 24 |
+                static_cast<std::int64_t>(impl->is_wrapped_number()) << 25);
+  const auto sizes = impl->sizes();
+  key.append(sizes.begin(), sizes.end());
+  if (!contiguous) {
+    const auto strides = impl->strides();
+    key.append(strides.begin(), strides.end());
+  }
+}
+
+void append_key(KeyWords& key, const c10::IValue& value) {
+  if (value.isInt()) {
+    key.push_back(kInteger);
+    key.push_back(value.toInt());
+  } else if (value.isBool()) {
+    key.push_back(kInteger | static_cast<std::int64_t>(value.toBool()) << 8);
+  } else if (value.isNone()) {
+    key.push_back(kNone);
+  } else if (value.isDouble()) {
+    key.push_back(kScalar | static_cast<std::int64_t>(scalar_class(value.toDouble())) << 8);
+  } else if (value.isIntList()) {
+    const auto list = value.toIntVector();
+    key.push_back(kList | static_cast<std::int64_t>(list.size()) << 8);
+    key.append(list.begin(), list.end());
+  } else if (value.isBoolList()) {
+    std::int64_t bits = 1;
+    for (const bool item : value.toBoolList()) {
+      bits = bits << 1 | static_cast<std::int64_t>(item);
+    }
+    key.push_back(kList | bits << 8);
+  } else if (value.isString()) {
+    key.push_back(kString);
+    key.push_back(static_cast<std::int64_t>(std::hash<std::string_view>{}(value.toStringView())));
+  } else {
+    key.push_back(kOther);
+  }
+}
+
+const runtime::LaunchVariant* make_variant(const OperatorPlan& plan, const KeyWords& key,
+                                           c10::ArrayRef<c10::IValue> inputs, c10::ArrayRef<c10::IValue> outputs) {
+  const LaunchArguments arguments(plan.op, inputs, outputs);
+  try {
+    return system().launches().insert(key, plan.name, find_op(plan.op.operator_name()).rule(arguments));
+  } catch (const trn::Error& error) {
+    rethrow(error);
+  }
+}
+
+void Operands::read(const at::Tensor& tensor) {
+  if (runtime::Block* block = block_of(*tensor.storage().unsafeGetStorageImpl())) {
+    reads.push_back({block, tensor.numel() * static_cast<std::int64_t>(tensor.itemsize())});
+  }
+}
+
+void Operands::write(const at::Tensor& tensor) {
+  if (runtime::Block* block = block_of(*tensor.storage().unsafeGetStorageImpl())) {
+    writes.push_back({block, tensor.numel() * static_cast<std::int64_t>(tensor.itemsize())});
+  }
+}
+
+bool recording() {
+  return system().recorder().active();
+}
+
+void launch(const OperatorPlan& plan, const runtime::LaunchVariant& variant, int device, const Operands& operands) {
+  if (variant.is_empty) {
+    return;
+  }
+  auto& machine = system();
+  const int stream = current_stream(device);
+  const runtime::Site site = machine.recorder().active() ? current_site() : runtime::Site{};
+  const runtime::Interval interval = machine.launch(variant, site, device, stream, operands.reads, operands.writes);
+  if (C10_UNLIKELY(profiler_active())) {
+    profiler_on_launch(("trn::" + plan.name).c_str(), device, stream, runtime::to_seconds(interval.start),
+                       runtime::to_seconds(interval.end));
+  }
+}
+
+void host_copy(std::string_view op_name, int device, runtime::Direction direction, std::int64_t bytes, bool blocking) {
+  auto& machine = system();
+  runtime::HostSync sync;
+  sync.direction = direction;
+  sync.blocking = blocking;
+  if (machine.recorder().active()) {
+    const runtime::Site site = current_site();
+    sync.module = site.module;
+    sync.line = site.line;
+    sync.op = machine.launches().intern_op(op_name);
+  }
+  machine.host_copy(sync, device, current_stream(device), bytes);
+}
+
+void set_strict_fallback(bool strict) {
+  strict_fallback = strict;
+}
+
+void check_strict(const OperatorPlan& plan) {
+  if (C10_UNLIKELY(strict_fallback.load(std::memory_order_relaxed)) &&
+      plan.neuron_status != static_cast<int>(NeuronStatus::native)) {
+    C10_THROW_ERROR(NotImplementedError,
+                    c10::str("[strict] every operator must run on the device; got aten::", plan.name,
+                             ", which TorchNeuron runs on the host. Rewrite it, or leave strict(fallback=True)."));
+  }
+}
+
+}  // namespace trn::aten

@@ -1,0 +1,39 @@
+// From an operator call to a launch: its key, its variant, its entry on the clock and in the ledger.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+#include <c10/util/SmallVector.h>
+
+#include <cstdint>
+
+#include "aten/operator_plan.h"
+#include "runtime/system.h"
+
+namespace trn::aten {
+
+using KeyWords = c10::SmallVector<std::int64_t, 64>;
+
+void append_key(KeyWords& key, const at::Tensor& tensor);
+void append_key(KeyWords& key, const c10::IValue& value);  // what is no tensor
+
+// The variant of the key, made from the op table's rule on first sight. `inputs` and `outputs` are device tensors.
+const runtime::LaunchVariant* make_variant(const OperatorPlan& plan, const KeyWords& key,
+                                           c10::ArrayRef<c10::IValue> inputs, c10::ArrayRef<c10::IValue> outputs);
+
+struct Operands {
+  c10::SmallVector<runtime::BlockUse, 8> reads, writes;
+  void read(const at::Tensor& tensor);
+  void write(const at::Tensor& tensor);
+};
+
+bool recording();
+void launch(const OperatorPlan& plan, const runtime::LaunchVariant& variant, int device, const Operands& operands);
+// A value of `bytes` crosses to or from the host because of `op_name`.
+void host_copy(std::string_view op_name, int device, runtime::Direction direction, std::int64_t bytes, bool blocking);
+
+// Strict mode: operators that TorchNeuron would run on the host raise.
+void set_strict_fallback(bool strict);
+void check_strict(const OperatorPlan& plan);
+
+}  // namespace trn::aten

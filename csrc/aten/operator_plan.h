@@ -1,0 +1,35 @@
+// What the seam needs to know of an operator before it runs, read once from its schema.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace trn::aten {
+
+struct OperatorPlan {
+  explicit OperatorPlan(const c10::OperatorHandle& op);
+
+  c10::OperatorHandle op;
+  // Runs the values: `op` itself on CPU aliases, or our own CPU kernel where PyTorch has none.
+  c10::OperatorHandle compute;
+  std::string name;  // "add.Tensor"
+  std::size_t num_arguments = 0, num_returns = 0;
+  std::vector<bool> is_written;  // argument -> the schema marks it as written
+  std::vector<bool> is_index;    // argument -> an index: never a CPU scalar
+  int generator_argument = -1;
+  bool draws_without_generator = false;
+  bool result_size_depends_on_data = false;
+  bool returns_host_value = false;  // bool, int or float: the host waits
+  bool takes_cpu_tensors = false;   // indices or lengths may live on the host
+  int neuron_status = 0;            // NeuronStatus of the table
+
+  bool draws() const { return generator_argument >= 0 || draws_without_generator; }
+};
+
+// The plan of an operator; made on first sight, kept for good.
+const OperatorPlan& plan_of(const c10::OperatorHandle& op);
+
+}  // namespace trn::aten

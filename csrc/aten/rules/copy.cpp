@@ -1,0 +1,157 @@
+// Count rules of operators that move elements from one layout to another.
+#include "aten/rules/copy.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "aten/rules/steps.h"
+
+namespace trn::aten::rules {
+
+namespace {
+
+using kernels::CopyShape;
+
+// The axis along which elements lie closest together, -1 where none moves.
+std::int64_t inner_axis(const at::Tensor& tensor) {
+  std::int64_t inner = -1;
+  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+    const bool moves = tensor.size(d) > 1 && tensor.stride(d) > 0;
+    if (moves && (inner < 0 || tensor.stride(d) <= tensor.stride(inner))) {
+      inner = d;
+    }
+  }
+  return inner;
+}
+
+bool is_transposed(const at::Tensor& from, const at::Tensor& to) {
+  if (!is_strided(from) || !is_strided(to) || from.dim() != to.dim()) {
+    return false;
+  }
+  const auto a = inner_axis(from);
+  const auto b = inner_axis(to);
+  return a >= 0 && b >= 0 && a != b && from.stride(a) == 1 && to.stride(b) == 1;
+}
+
+Spec moved(std::int64_t elements, const Access& src, const Access& dst, bool transpose) {
+  if (elements <= 0) {
+    return {};
+  }
+  return {CopyShape{elements, src, dst, transpose}};
+}
+
+// Runs that survive the rearrangement: rows of the axes behind the last one that is touched.
+std::int64_t run_length(const LaunchArguments& args, const at::Tensor& from, const at::Tensor& to) {
+  const auto name = args.base_name();
+  const auto last = std::max<std::int64_t>(size(to, -1), 1);
+  const auto rank = from.dim();
+  if (name == "flip" || name == "roll") {
+    auto dims = args.integers("dims");
+    const bool flat = dims.empty() && name == "roll";
+    std::int64_t run = 1;
+    for (std::int64_t d = rank - 1; d >= 0 && !flat; --d) {
+      const bool touched = std::ranges::any_of(dims, [&](auto dim) { return dim == d || dim + rank == d; });
+      if (touched) {
+        return name == "roll" ? run * from.size(d) : run;  // a roll cuts each run in two
+      }
+      run *= from.size(d);
+    }
+    return flat ? numel(from) : run;
+  }
+  if (name == "pixel_shuffle" || name == "pixel_unshuffle") {
+    return 1;
+  }
+  if (name == "channel_shuffle" || name == "native_channel_shuffle") {
+    return rank > 2 ? numel(from) / std::max<std::int64_t>(from.size(0) * from.size(1), 1) : 1;
+  }
+  return std::min(last, std::max<std::int64_t>(size(from, -1), 1));
+}
+
+}  // namespace
+
+Spec copy_between(const at::Tensor& from, const at::Tensor& to) {
+  if (!from.defined() || !to.defined()) {
+    return {};
+  }
+  const bool from_device = is_device_tensor(from);
+  const bool to_device = is_device_tensor(to);
+  if (!from_device && !to_device) {
+    return {};
+  }
+  if (from_device && to_device && from.device() == to.device()) {
+    return moved(numel(to), access_of(from), access_of(to), is_transposed(from, to));
+  }
+  const auto bytes = numel(to) * target::itemsize(dtype(to));
+  return bytes > 0 ? Spec{kernels::TransferShape{bytes, to_device, from_device}} : Spec{};
+}
+
+Spec copy(const LaunchArguments& args) {
+  const auto& src = args.tensor("src");
+  const auto& dst = args.tensor("dst");
+  if (src.defined()) {  // copy_(self, src)
+    return copy_between(src, args.tensor("self"));
+  }
+  const auto& from = args.tensor("self").defined() ? args.tensor("self") : args.tensor("input");
+  return copy_between(from, dst.defined() ? dst : args.output());
+}
+
+Spec concatenate(const LaunchArguments& args) {
+  const auto& out = args.output();
+  const auto parts = named(args, {"tensors"});
+  const auto sources = aggregate(parts);
+  if (sources.empty() || !out.defined()) {
+    return {};
+  }
+  // Each input lands as runs of its own extent along dim and everything behind it.
+  Access to = access_of(out);
+  const auto rank = std::max<std::int64_t>(out.dim(), 1);
+  auto dim = args.integer("dim", 0);
+  dim = std::clamp<std::int64_t>(dim < 0 ? dim + rank : dim, 0, rank - 1);
+  const bool stacks = args.base_name().ends_with("stack");
+  std::int64_t outer = 1;
+  for (std::int64_t d = 0; d < std::min(dim, out.dim()); ++d) {
+    outer *= out.size(d);
+  }
+  const auto pieces = std::max<std::int64_t>(outer * static_cast<std::int64_t>(parts.size()), 1);
+  to.contiguous_elements = std::min(to.contiguous_elements, std::max<std::int64_t>(to.elements / pieces, 1));
+  const auto& first = parts.front();
+  return moved(to.elements, sources.front(), to, !stacks && is_transposed(first, out));
+}
+
+Spec rearrange(const LaunchArguments& args) {
+  const auto inputs = args.input_tensors();
+  const auto outputs = args.output_tensors();
+  if (inputs.empty() || outputs.empty()) {
+    return {};
+  }
+  const auto& result = *std::ranges::max_element(outputs, {}, [](const at::Tensor& tensor) { return numel(tensor); });
+  Access from = access_of(inputs.front());
+  const Access to = access_of(result);
+  if (from.elements == 0) {  // nothing but padding
+    return stream(to.elements, {}, {to}, steps_of(memset(0)));
+  }
+  const auto run = is_strided(inputs.front()) ? run_length(args, inputs.front(), result) : 1;
+  from.contiguous_elements = std::clamp<std::int64_t>(run, 1, from.contiguous_elements);
+  return moved(to.elements, from, to, false);
+}
+
+Spec pad_backward(const LaunchArguments& args) {
+  const auto& grad = args.tensor("grad_output");
+  const auto& result = args.output();
+  const auto row = std::max<std::int64_t>(size(grad, -1), 1);
+  if (numel(grad) == 0 || numel(result) == 0) {
+    return {};
+  }
+  // Cleared, then each row added to its place; the pattern is static, so no index is read.
+  auto spec = stream(numel(result), {}, {access_of(result)}, steps_of(memset(0)));
+  kernels::IndexShape shape;
+  shape.kind = kernels::IndexKind::scatter_add;
+  shape.num_rows = numel(grad) / row;
+  shape.row_elements = row;
+  shape.dtype = dtype(grad);
+  spec.emplace_back(shape);
+  return spec;
+}
+
+}  // namespace trn::aten::rules

@@ -1,0 +1,241 @@
+// Count rules of operators that stream their operands once.
+#include "aten/rules/pointwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "aten/rules/steps.h"
+
+namespace trn::aten::rules {
+
+namespace {
+
+bool is_device(const at::Tensor& tensor) {
+  return tensor.defined() && is_device_tensor(tensor);
+}
+
+bool is_given(const LaunchArguments& args, std::string_view name) {
+  const int position = args.find(name);
+  return position >= 0 && !args.inputs()[position].isNone();
+}
+
+bool is_one(const LaunchArguments& args, std::string_view name) {
+  return scalar_class(args.number(name, 1)) == ScalarClass::one;
+}
+
+bool any_complex(const LaunchArguments& args) {
+  const auto test = [](const at::Tensor& tensor) { return is_complex(dtype(tensor)); };
+  return std::ranges::any_of(args.input_tensors(), test) || std::ranges::any_of(args.output_tensors(), test);
+}
+
+// A complex element is two real ones: twice the instructions where real and imaginary parts stay apart, four times
+// where they mix (a product is four multiplications, and so on).
+constexpr std::string_view kSeparable[] = {"add",   "sub",           "rsub",        "neg",
+                                           "where", "conj_physical", "masked_fill", "lerp"};
+
+std::vector<Step> for_complex(std::vector<Step> steps, std::string_view function) {
+  const auto once = steps.size();
+  const std::size_t times = std::ranges::find(kSeparable, function) != std::end(kSeparable) ? 2 : 4;
+  steps.reserve(once * times);
+  for (std::size_t i = once; i < once * times; ++i) {
+    steps.push_back(steps[i - once]);
+  }
+  return steps;
+}
+
+Alu mirrored(Alu alu) {
+  switch (alu) {
+    case Alu::less:
+      return Alu::greater;
+    case Alu::less_equal:
+      return Alu::greater_equal;
+    case Alu::greater:
+      return Alu::less;
+    case Alu::greater_equal:
+      return Alu::less_equal;
+    default:
+      return alu;
+  }
+}
+
+// An operand that is no device tensor rides in the instruction: the first tensor_tensor becomes tensor_scalar.
+void use_scalar_operand(const LaunchArguments& args, std::vector<Step>& steps) {
+  const bool scalar_self = !is_device(args.tensor("self"));
+  const bool scalar_other = !is_device(args.tensor("other"));
+  const auto first = std::ranges::find(steps, Opcode::tensor_tensor, &Step::opcode);
+  if (args.find("other") < 0 || scalar_self == scalar_other || first == steps.end()) {
+    return;
+  }
+  first->opcode = Opcode::tensor_scalar;
+  if (scalar_other) {
+    first->scalar = static_cast<float>(args.number("other", 0));
+    return;
+  }
+  const auto scalar = static_cast<float>(args.number("self", 0));
+  if (first->alu == Alu::subtract) {  // s - x
+    *first = step(ts(Alu::multiply, -1));
+    steps.insert(first + 1, step(ts(Alu::add, scalar)));
+  } else if (first->alu == Alu::divide) {  // s / x
+    *first = step(op(Opcode::reciprocal));
+    steps.insert(first + 1, step(ts(Alu::multiply, scalar)));
+  } else {
+    first->alu = mirrored(first->alu);
+    first->scalar = scalar;
+  }
+}
+
+std::vector<Step> power_steps(double exponent) {
+  switch (scalar_class(exponent)) {
+    case ScalarClass::zero:
+      return steps_of(memset(1));
+    case ScalarClass::half:
+      return steps_of(act(Activation::sqrt));
+    case ScalarClass::one:
+      return steps_of(cast());
+    case ScalarClass::two:
+      return steps_of(act(Activation::square));
+    case ScalarClass::three:
+      return steps_of(act(Activation::square), tt(Alu::multiply));  // x, the first input again
+    case ScalarClass::minus_half:
+      return steps_of(act(Activation::rsqrt));
+    case ScalarClass::minus_one:
+      return steps_of(op(Opcode::reciprocal));
+    case ScalarClass::minus_two:
+      return steps_of(act(Activation::square), op(Opcode::reciprocal));
+    default:
+      return steps_of(ts(Alu::power, static_cast<float>(exponent)));
+  }
+}
+
+void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
+  constexpr std::string_view kNames[] = {"value", "min_val", "max_val", "negative_slope"};
+  std::size_t next = 0;
+  for (const auto name : kNames) {
+    if (args.find(name) >= 0 && !is_device(args.tensor(name)) && next < steps.size()) {
+      steps[next++].scalar = static_cast<float>(args.number(name, 0));
+    }
+  }
+}
+
+// Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
+constexpr std::string_view kComputed[] = {
+    "abs",        "acosh",   "add",         "ceil",        "clamp",      "clamp_max",   "clamp_min", "cos",
+    "deg2rad",    "div",     "eq",          "erf",         "erfc",       "exp",         "exp2",      "expm1",
+    "fill",       "floor",   "ge",          "gelu",        "gt",         "hardsigmoid", "hardswish", "hardtanh",
+    "isinf",      "isnan",   "isneginf",    "isposinf",    "le",         "leaky_relu",  "log",       "log10",
+    "log1p",      "log2",    "logical_and", "logical_not", "logical_or", "logical_xor", "lt",        "masked_fill",
+    "maximum",    "minimum", "mish",        "mul",         "ne",         "neg",         "pow",       "rad2deg",
+    "reciprocal", "relu",    "remainder",   "rsqrt",       "sgn",        "sigmoid",     "sign",      "signbit",
+    "silu",       "sin",     "sqrt",        "sub",         "tanh",       "where",       "zero"};
+
+}  // namespace
+
+bool computes(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  return std::ranges::binary_search(kComputed, name) && args.string("rounding_mode").empty() &&
+         !is_device(args.tensor("value")) && !any_complex(args);
+}
+
+std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function) {
+  auto steps = recipe(function);
+  if (function == "gelu" && args.string("approximate") == "tanh") {
+    steps = steps_of(act(Activation::gelu_tanh));
+  } else if ((function == "div" || function == "divide") && args.string("rounding_mode") == "floor") {
+    append(steps, ts(Alu::modulo, 1));
+    append(steps, tt(Alu::subtract));
+  } else if ((function == "div" || function == "divide") && args.string("rounding_mode") == "trunc") {
+    append(steps, cast(2));
+  } else if (function == "round" && args.integer("decimals", 0) != 0) {
+    append(steps, ts(Alu::multiply, 0, 2));
+  } else if (function == "logit" && !is_given(args, "eps")) {
+    steps.erase(steps.begin(), steps.begin() + 2);  // no clamp
+  } else if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&
+             is_device(args.tensor("other"))) {
+    const auto alpha = static_cast<float>(args.number("alpha", 1));
+    steps = steps_of(stt(function == "add" ? Alu::add : Alu::subtract, alpha));
+  } else if ((function == "addcmul" || function == "addcdiv") && !is_one(args, "value")) {
+    append(steps, ts(Alu::multiply));
+  } else if (function == "lerp" && !is_device(args.tensor("weight"))) {
+    steps = steps_of(tt(Alu::subtract), stt(Alu::multiply));
+  }
+  if (function == "masked_fill" || function == "hardtanh" || function == "leaky_relu") {
+    set_scalars(args, steps);
+  }
+  use_scalar_operand(args, steps);
+  return steps;
+}
+
+Spec pointwise(const LaunchArguments& args) {
+  const auto function = args.base_name();
+  auto steps = pointwise_steps(args, function);
+  if (any_complex(args)) {
+    steps = for_complex(std::move(steps), function);
+  }
+  return stream(args, std::move(steps));
+}
+
+Spec power(const LaunchArguments& args) {
+  const auto& exponent = args.tensor("exponent");
+  if (is_device(exponent)) {
+    if (is_device(args.tensor("self"))) {
+      return stream(args, steps_of(tt(Alu::power)));
+    }
+    const auto scale = static_cast<float>(std::log(args.number("self", 1)));
+    return stream(args, steps_of(ts(Alu::multiply, scale), act(Activation::exp)));
+  }
+  auto steps = power_steps(args.number("exponent", 0.1));
+  return stream(args, any_complex(args) ? for_complex(std::move(steps), "pow") : std::move(steps));
+}
+
+Spec clamp(const LaunchArguments& args) {
+  std::vector<Step> steps;
+  constexpr std::pair<std::string_view, Alu> kBounds[] = {{"min", Alu::maximum}, {"max", Alu::minimum}};
+  for (const auto& [bound, alu] : kBounds) {
+    if (is_given(args, bound)) {
+      append(steps, is_device(args.tensor(bound)) ? tt(alu) : ts(alu, static_cast<float>(args.number(bound, 0))));
+    }
+  }
+  return stream(args, std::move(steps));
+}
+
+Spec polynomial(const LaunchArguments& args) {
+  const auto order = std::max<std::int64_t>(args.integer("n", args.integer("p", 1)), 0);
+  if (args.base_name() == "mvlgamma") {
+    std::vector<Step> steps;
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(order, 64); ++i) {
+      const auto once = recipe("lgamma");
+      steps.insert(steps.end(), once.begin(), once.end());
+    }
+    return stream(args, std::move(steps));
+  }
+  auto steps = recipe(order == 0 ? "digamma" : "special_zeta");
+  if (order > 0) {
+    append(steps, ts(Alu::multiply));  // (-1)^(n+1) n!
+  }
+  return stream(args, std::move(steps));
+}
+
+Spec fill(const LaunchArguments& args) {
+  const auto outputs = args.output_tensors();
+  const auto values = named(args, {"value"});
+  const auto value = static_cast<float>(args.number("value", args.number("fill_value", 0)));
+  return stream(largest_numel(outputs), accesses(values), accesses(outputs),
+                steps_of(values.empty() ? memset(value) : cast()));
+}
+
+Spec sequence(const LaunchArguments& args) {
+  const auto outputs = args.output_tensors();
+  std::vector<Step> steps = steps_of(op(Opcode::iota), ts(Alu::multiply, 1), ts(Alu::add));
+  const auto name = args.base_name();
+  if (name == "eye") {
+    steps = steps_of(memset(1), op(Opcode::affine_select));
+  } else if (name == "logspace") {
+    append(steps, act(Activation::exp));
+  } else if (name == "tril_indices" || name == "triu_indices") {
+    steps = steps_of(op(Opcode::iota), act(Activation::sqrt), cast(2), tt(Alu::subtract));  // row from triangular root
+  }
+  return stream(largest_numel(outputs), {}, accesses(outputs), std::move(steps));
+}
+
+}  // namespace trn::aten::rules

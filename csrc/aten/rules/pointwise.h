@@ -1,0 +1,21 @@
+// Count rules of operators that stream their operands once.
+#pragma once
+
+#include "aten/rules/common.h"
+
+namespace trn::aten::rules {
+
+// The steps of `function` with this launch's scalars: alpha, exponent, rounding mode, bounds.
+std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function);
+
+// Whether the steps compute this launch's function, as kernels::Step defines them. The others stand for its cost only.
+bool computes(const LaunchArguments& args);
+
+Spec pointwise(const LaunchArguments& args);
+Spec power(const LaunchArguments& args);
+Spec clamp(const LaunchArguments& args);
+Spec polynomial(const LaunchArguments& args);  // polygamma, mvlgamma: repeated series
+Spec fill(const LaunchArguments& args);        // memset: nothing read but a value tensor
+Spec sequence(const LaunchArguments& args);    // arange, linspace, eye, ...: iota and a scale
+
+}  // namespace trn::aten::rules

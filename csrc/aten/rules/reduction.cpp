@@ -1,0 +1,241 @@
+// Count rules of reductions, losses and histograms.
+#include "aten/rules/reduction.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "aten/rules/steps.h"
+
+namespace trn::aten::rules {
+
+namespace {
+
+struct Function {
+  std::string_view name;
+  Alu alu = Alu::add;
+  Run prologue[6];  // per input element
+};
+
+// var and std: (x - mean)^2 of the same pass. An extreme's place is found by the family where an output asks for it.
+constexpr Function kFunctions[] = {
+    {"_aminmax", Alu::maximum, {tt(Alu::minimum)}},
+    {"_is_all_true", Alu::minimum, {}},
+    {"_is_any_true", Alu::maximum, {}},
+    {"all", Alu::minimum, {ts(Alu::not_equal)}},
+    {"amax", Alu::maximum, {}},
+    {"amin", Alu::minimum, {}},
+    {"aminmax", Alu::maximum, {tt(Alu::minimum)}},
+    {"any", Alu::maximum, {ts(Alu::not_equal)}},
+    {"argmax", Alu::maximum, {}},
+    {"argmin", Alu::minimum, {}},
+    {"binary_cross_entropy",
+     Alu::add,
+     {act(Activation::log), act(Activation::log), tt(Alu::subtract), tt(Alu::multiply), tt(Alu::add)}},
+    {"count_nonzero", Alu::add, {ts(Alu::not_equal)}},
+    {"hash_tensor", Alu::bitwise_xor, {}},
+    {"huber_loss", Alu::add, {tt(Alu::subtract), act(Activation::abs), ts(Alu::minimum), tt(Alu::multiply)}},
+    {"logsumexp", Alu::add, {ts(Alu::subtract), act(Activation::exp)}},
+    {"max", Alu::maximum, {}},
+    {"mean", Alu::add, {}},
+    {"min", Alu::minimum, {}},
+    {"mse_loss", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"multi_margin_loss", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
+    {"multilabel_margin_loss_forward", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
+    {"nansum", Alu::add, {tt(Alu::equal), select()}},
+    {"prod", Alu::multiply, {}},
+    {"smooth_l1_loss", Alu::add, {tt(Alu::subtract), act(Activation::abs), ts(Alu::minimum), tt(Alu::multiply)}},
+    {"soft_margin_loss", Alu::add, {tt(Alu::multiply), act(Activation::softplus)}},
+    {"std", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"std_mean", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"sum", Alu::add, {}},
+    {"var", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"var_mean", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+};
+
+const Function* find_function(std::string_view name) {
+  const auto* const end = std::end(kFunctions);
+  const auto* const found =
+      std::find_if(std::begin(kFunctions), end, [&](const auto& row) { return row.name == name; });
+  return found == end ? nullptr : found;
+}
+
+std::vector<Step> prologue_of(const Function& function) {
+  std::vector<Step> steps;
+  for (const auto& run : function.prologue) {
+    append(steps, run);
+  }
+  return steps;
+}
+
+const at::Tensor& reduced_tensor(const LaunchArguments& args) {
+  const auto& self = args.tensor("self");
+  return self.defined() ? self : args.tensor("input");
+}
+
+}  // namespace
+
+NormSteps norm_steps(double p) {
+  switch (scalar_class(p)) {
+    case ScalarClass::zero:
+      return {Alu::add, steps_of(ts(Alu::not_equal))};
+    case ScalarClass::one:
+      return {Alu::add, steps_of(act(Activation::abs))};
+    case ScalarClass::two:
+      return {Alu::add, steps_of(act(Activation::square))};
+    case ScalarClass::infinity:
+      return {Alu::maximum, steps_of(act(Activation::abs))};
+    case ScalarClass::minus_infinity:
+      return {Alu::minimum, steps_of(act(Activation::abs))};
+    default:
+      return {Alu::add, steps_of(act(Activation::abs), ts(Alu::power))};
+  }
+}
+
+Spec reduce(Rows rows, Alu alu, std::vector<Step> prologue, std::vector<Access> inputs, std::vector<Access> outputs) {
+  if (rows.rows <= 0 || rows.cols <= 0) {
+    return {};
+  }
+  kernels::ReductionShape shape;
+  shape.rows = rows.rows;
+  shape.cols = rows.cols;
+  shape.across_partitions = rows.across_partitions;
+  shape.alu = alu;
+  shape.prologue = std::move(prologue);
+  shape.inputs = std::move(inputs);
+  shape.outputs = std::move(outputs);
+  return {shape};
+}
+
+Spec reduction(const LaunchArguments& args) {
+  const auto* const function = find_function(args.base_name());
+  const auto& self = reduced_tensor(args);
+  const auto inputs = args.input_tensors();
+  if (function == nullptr || !self.defined()) {
+    return {};
+  }
+  return or_fill(reduce(rows_of(self, args.integers("dim")), function->alu, prologue_of(*function), accesses(inputs),
+                        accesses(args.output_tensors())),
+                 args);
+}
+
+Spec norm_reduction(const LaunchArguments& args) {
+  const auto& self = args.tensor("self");
+  auto [alu, prologue] = norm_steps(args.number("ord", args.number("p", 2)));
+  if (args.find("other") >= 0) {
+    prologue.insert(prologue.begin(), step(tt(Alu::subtract)));
+  }
+  return or_fill(reduce(rows_of(self, args.integers("dim")), alu, std::move(prologue), accesses(args.input_tensors()),
+                        accesses(args.output_tensors())),
+                 args);
+}
+
+Spec loss(const LaunchArguments& args) {
+  const auto* const function = find_function(args.base_name());
+  if (function == nullptr) {
+    return {};
+  }
+  auto steps = prologue_of(*function);
+  if (is_strided(args.tensor("weight"))) {
+    append(steps, tt(Alu::multiply));
+  }
+  const auto inputs = args.input_tensors();
+  if (args.integer("reduction", 1) == 0 && args.base_name().find("margin") == std::string_view::npos) {
+    return stream(args, std::move(steps));
+  }
+  const auto results = args.integer("reduction", 1) == 0 ? std::max<std::int64_t>(numel(args.output()), 1) : 1;
+  const auto total = largest_numel(inputs);
+  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, function->alu, std::move(steps),
+                        accesses(inputs), accesses(args.output_tensors())),
+                 args);
+}
+
+Spec trace(const LaunchArguments& args) {
+  const auto& self = args.tensor("self");
+  const auto length = std::min(size(self, 0), size(self, 1));
+  return or_fill(reduce({length > 0 ? 1 : 0, length, false}, Alu::add, {}, {{dtype(self), length, 1}},
+                        accesses(args.output_tensors())),
+                 args);
+}
+
+Spec equal(const LaunchArguments& args) {
+  const auto inputs = args.input_tensors();
+  auto spec = reduce({1, largest_numel(inputs), false}, Alu::maximum, steps_of(tt(Alu::not_equal)), accesses(inputs),
+                     {dense(Dtype::boolean, 1)});
+  if (!spec.empty()) {
+    spec.emplace_back(kernels::TransferShape{1, false, true});
+  }
+  return spec;
+}
+
+Spec pairwise_distance(const LaunchArguments& args) {
+  // Every pair of rows of length `features`: subtract, |.|^p, add up. Backward weighs the same differences.
+  const auto& x1 = args.find("x1") >= 0 ? args.tensor("x1") : args.tensor("self");
+  const bool backward = args.find("grad") >= 0;
+  const auto& pairs_tensor = !backward                 ? args.output()
+                             : args.find("cdist") >= 0 ? args.tensor("cdist")
+                                                       : args.tensor("pdist");
+  const auto features = size(x1, -1);
+  auto [alu, steps] = norm_steps(args.number("p", 2));
+  steps.insert(steps.begin(), step(tt(Alu::subtract)));
+  if (backward) {
+    append(steps, tt(Alu::multiply, 2));
+    append(steps, tt(Alu::divide));
+  }
+  return or_fill(reduce({numel(pairs_tensor), features, false}, alu, std::move(steps), accesses(args.input_tensors()),
+                        accesses(args.output_tensors())),
+                 args);
+}
+
+Spec weight_norm(const LaunchArguments& args) {
+  // w = g v / |v|, one norm per slice along `dim`; backward: two reductions' worth of products, one pass out.
+  const bool backward = args.find("grad_w") >= 0;
+  const auto& v = backward ? args.tensor("saved_v") : args.tensor("v");
+  const auto rows = size(v, args.integer("dim", 0));
+  const Rows geometry{numel(v) == 0 ? 0 : rows, rows == 0 ? 0 : numel(v) / std::max<std::int64_t>(rows, 1),
+                      args.integer("dim", 0) != 0};
+  const auto reads = backward ? named(args, {"grad_w", "saved_v"}) : named(args, {"v"});
+  const auto steps = backward ? steps_of(tt(Alu::multiply)) : steps_of(act(Activation::square));
+  auto spec = reduce(geometry, Alu::add, steps, accesses(reads), {dense(Dtype::float32, rows)});
+  return concat(std::move(spec), stream(args, backward ? steps_of(tt(Alu::multiply, 2), tt(Alu::subtract))
+                                                       : steps_of(tt(Alu::multiply))));
+}
+
+Spec renorm(const LaunchArguments& args) {
+  const auto& self = args.tensor("self");
+  const auto slices = size(self, args.integer("dim", 0));
+  auto [alu, steps] = norm_steps(args.number("p", 2));
+  const Rows geometry{numel(self) == 0 ? 0 : slices, slices == 0 ? 0 : numel(self) / slices, false};
+  auto spec = reduce(geometry, alu, std::move(steps), {access_of(self)}, {dense(Dtype::float32, slices)});
+  return concat(std::move(spec), stream(args, steps_of(ts(Alu::multiply))));
+}
+
+Spec isin(const LaunchArguments& args) {
+  // Each element against every test element.
+  const auto tests = std::max<std::int64_t>(numel(args.tensor("test_elements")), 1);
+  const auto elements = std::max<std::int64_t>(numel(args.tensor("elements")), 1);
+  const bool empty = numel(args.output()) == 0;
+  return or_fill(reduce({empty ? 0 : elements, tests, false}, Alu::maximum, steps_of(tt(Alu::equal)),
+                        accesses(args.input_tensors()), accesses(args.output_tensors())),
+                 args);
+}
+
+Spec batch_norm_statistics(const LaunchArguments& args) {
+  const auto& input = args.tensor("input");
+  if (args.find("counts") >= 0) {  // gather_stats_with_counts: [world, channels] down to [channels]
+    const auto& mean = args.tensor("mean");
+    return reduce({size(mean, 1), numel(mean) == 0 ? 0 : size(mean, 0), true}, Alu::add,
+                  steps_of(tt(Alu::subtract), tt(Alu::multiply, 2)),
+                  accesses(named(args, {"mean", "invstd", "running_mean", "running_var", "counts"})),
+                  accesses(args.output_tensors()));
+  }
+  const auto channels = size(input, 1);
+  const Rows rows{numel(input) == 0 ? 0 : channels, channels == 0 ? 0 : numel(input) / channels,
+                  is_strided(input) && input.stride(1) == 1};
+  const bool backward = args.find("grad_out") >= 0;
+  return or_fill(
+      reduce(rows, Alu::add, steps_of(tt(Alu::subtract), backward ? tt(Alu::multiply) : act(Activation::square)),
+             accesses(args.input_tensors()), accesses(args.output_tensors())),
+      args);
+}
+
+}  // namespace trn::aten::rules

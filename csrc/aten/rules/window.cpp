@@ -1,0 +1,121 @@
+// Count rules of pooling, upsampling and sampling.
+#include "aten/rules/window.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace trn::aten::rules {
+
+namespace {
+
+using kernels::WindowKind;
+using kernels::WindowShape;
+
+Spec checked(const WindowShape& shape) {
+  return shape.in_elements > 0 && shape.out_elements > 0 ? Spec{shape} : Spec{};
+}
+
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+std::int64_t spatial_rank(std::string_view name) {
+  return contains(name, "1d") ? 1 : contains(name, "3d") ? 3 : 2;
+}
+
+// Input elements per output element of an adaptive window: the widest along each axis.
+std::int64_t adaptive_taps(const at::Tensor& in, const at::Tensor& out, std::int64_t rank) {
+  std::int64_t taps = 1;
+  for (std::int64_t axis = 1; axis <= rank; ++axis) {
+    taps *= std::max<std::int64_t>(ceil_div(size(in, -axis), size(out, -axis)), 1);
+  }
+  return taps;
+}
+
+std::int64_t kernel_taps(const LaunchArguments& args, std::int64_t rank) {
+  const auto kernel = args.integers("kernel_size");
+  std::int64_t taps = 1;
+  for (std::int64_t axis = 0; axis < rank && !kernel.empty(); ++axis) {
+    taps *= kernel[std::min<std::size_t>(static_cast<std::size_t>(axis), kernel.size() - 1)];
+  }
+  return std::max<std::int64_t>(taps, 1);
+}
+
+}  // namespace
+
+Spec pool(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  const auto rank = spatial_rank(name);
+  WindowShape shape;
+  shape.kind = contains(name, "max") ? WindowKind::max_pool : WindowKind::average_pool;
+  shape.backward = args.find("grad_output") >= 0;
+  const auto& in = args.tensor("self");
+  const auto& out = shape.backward ? args.tensor("grad_output") : args.output();
+  shape.in_elements = numel(in);
+  shape.out_elements = numel(out);
+  shape.taps = args.find("kernel_size") >= 0 ? kernel_taps(args, rank) : adaptive_taps(in, out, rank);
+  shape.dtype = dtype(in);
+  shape.indices = shape.kind == WindowKind::max_pool &&
+                  (shape.backward ? args.tensor("indices").defined() : args.output(1).defined());
+  return checked(shape);
+}
+
+Spec upsample(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  const auto rank = spatial_rank(name);
+  WindowShape shape;
+  shape.kind = WindowKind::upsample;
+  shape.backward = args.find("grad_output") >= 0;
+  // `in` is the forward's input on both ways.
+  const auto& self = args.tensor("self").defined() ? args.tensor("self") : args.tensor("input");
+  const auto& in = shape.backward ? args.output() : self;
+  const auto& out = shape.backward ? args.tensor("grad_output") : args.output();
+  shape.in_elements = numel(in);
+  shape.out_elements = numel(out);
+  shape.dtype = dtype(out);
+  std::int64_t per_axis = 1;
+  if (contains(name, "linear")) {
+    per_axis = 2;
+  } else if (contains(name, "cubic")) {
+    per_axis = 4;
+  } else if (contains(name, "lanczos")) {
+    per_axis = 6;
+  }
+  const bool antialias = name.ends_with("_aa") || contains(name, "_aa_");
+  for (std::int64_t axis = 1; axis <= rank; ++axis) {
+    // Antialiasing widens the filter by the factor of the reduction.
+    const auto widening = antialias ? std::max<std::int64_t>(ceil_div(size(in, -axis), size(out, -axis)), 1) : 1;
+    shape.taps *= per_axis * widening;
+  }
+  return checked(shape);
+}
+
+Spec grid_sample(const LaunchArguments& args) {
+  const bool volume = contains(args.base_name(), "3d");
+  WindowShape shape;
+  shape.kind = WindowKind::upsample;
+  shape.backward = args.find("grad_output") >= 0;
+  const auto& in = args.tensor("input");
+  const auto& out = shape.backward ? args.tensor("grad_output") : args.output();
+  shape.in_elements = numel(in) + numel(args.tensor("grid"));
+  shape.out_elements = numel(out);
+  shape.dtype = dtype(in);
+  constexpr std::int64_t kTaps[][2] = {{4, 8}, {1, 1}, {16, 64}};  // bilinear, nearest, bicubic
+  const auto mode = std::clamp<std::int64_t>(args.integer("interpolation_mode", 0), 0, 2);
+  shape.taps = kTaps[mode][volume ? 1 : 0];
+  return checked(shape);
+}
+
+Spec fold(const LaunchArguments& args) {
+  const auto& columns = args.tensor(0);
+  const auto& out = args.output();
+  WindowShape shape;
+  shape.kind = WindowKind::average_pool;
+  shape.in_elements = numel(columns);
+  shape.out_elements = numel(out);
+  shape.taps = std::max<std::int64_t>(ceil_div(numel(columns), std::max<std::int64_t>(numel(out), 1)), 1);
+  shape.dtype = dtype(columns);
+  return checked(shape);
+}
+
+}  // namespace trn::aten::rules

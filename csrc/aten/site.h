@@ -1,0 +1,23 @@
+// Where a launch comes from: phase, module and source line, followed through autograd to the forward that caused it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "runtime/ledger.h"
+
+namespace trn::aten {
+
+// Of the calling thread, now. Called once per launch under a profile.
+runtime::Site current_site();
+// The category that fresh memory belongs to until a later tag knows better.
+runtime::MemoryCategory current_category() noexcept;
+
+void push_module(std::uint32_t module);
+void pop_module();
+void set_phase(std::optional<runtime::Phase> phase);
+// Finds the user's source line of the running thread; 0 when unknown. Empty turns lines off.
+void set_line_source(std::function<std::uint32_t()> source);
+
+}  // namespace trn::aten

@@ -1,0 +1,129 @@
+// Python calls of the emulated NeuronCore.
+#include "bindings/emu.h"
+
+#include <pybind11/stl.h>
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "bindings/kernels.h"
+#include "bindings/neuron_core.h"
+#include "emu/neuron_core.h"
+#include "kernels/build.h"
+#include "kernels/matmul.h"
+#include "kernels/pointwise.h"
+#include "program/execute.h"
+#include "program/opcode.h"
+#include "target/error.h"
+
+namespace py = pybind11;
+
+namespace trn::bindings {
+namespace {
+
+using program::Memory;
+
+// Arrays bind to the program's HBM buffers by their bytes, so that dtypes numpy does not have can be passed as
+// integers.
+std::vector<emu::HbmTensor> bind(const program::Program& program, const std::vector<py::buffer>& inputs,
+                                 const std::vector<py::buffer>& outputs) {
+  std::vector<emu::HbmTensor> tensors;
+  std::size_t num_inputs = 0, num_outputs = 0;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (buffer.memory != Memory::hbm || buffer.is_temporary) {
+      continue;
+    }
+    const auto& arrays = buffer.is_output ? outputs : inputs;
+    std::size_t& next = buffer.is_output ? num_outputs : num_inputs;
+    if (next == arrays.size()) {
+      throw Error(Category::invalid_argument, "[execute] every tensor of the program needs an array; got " +
+                                                  std::to_string(arrays.size()) + ". Pass one for " + buffer.name +
+                                                  ".");
+    }
+    const py::buffer_info info = arrays[next++].request(buffer.is_output);
+    const std::int64_t bytes = buffer.elements * target::itemsize(buffer.dtype);
+    if (info.size * info.itemsize != bytes) {
+      throw Error(Category::invalid_argument, "[execute] the array of " + buffer.name + " must have its bytes; got " +
+                                                  std::to_string(info.size * info.itemsize) + ", limit " +
+                                                  std::to_string(bytes) + ". Pass " + std::to_string(buffer.elements) +
+                                                  " elements of " + std::string(target::name(buffer.dtype)) + ".");
+    }
+    std::int64_t stride = info.itemsize;
+    for (auto d = info.ndim; d-- > 0; stride *= info.shape[static_cast<std::size_t>(d)]) {
+      if (info.shape[static_cast<std::size_t>(d)] > 1 && info.strides[static_cast<std::size_t>(d)] != stride) {
+        throw Error(Category::invalid_argument, "[execute] arrays are dense and in C order; got strides in " +
+                                                    buffer.name + ". Pass numpy.ascontiguousarray of it.");
+      }
+    }
+    tensors.push_back({info.ptr, buffer.elements, buffer.dtype});
+  }
+  if (num_inputs != inputs.size() || num_outputs != outputs.size()) {
+    throw Error(Category::invalid_argument,
+                "[execute] arrays and tensors must pair up; got " + std::to_string(inputs.size()) + " inputs and " +
+                    std::to_string(outputs.size()) + " outputs, limit " + std::to_string(num_inputs) + " and " +
+                    std::to_string(num_outputs) + ". Pass one array per tensor.");
+  }
+  return tensors;
+}
+
+void require_executable(const kernels::Part& part) {
+  if (const auto* pointwise = std::get_if<kernels::PointwiseShape>(&part)) {
+    kernels::require_executable(*pointwise);
+  } else if (const auto* matmul = std::get_if<kernels::MatmulShape>(&part)) {
+    kernels::require_executable(*matmul);
+  } else {
+    throw Error(Category::unimplemented, "[execute] matmul and pointwise programs execute; got " +
+                                             std::string(kernels::kFamilyNames[part.index()]) +
+                                             ". Use reference numerics for it.");
+  }
+}
+
+py::dict execute(const py::dict& dict, const target::Target& target, const std::vector<py::buffer>& inputs,
+                 const std::vector<py::buffer>& outputs, std::uint64_t seed) {
+  const kernels::Part part = part_from_dict(dict);
+  require_executable(part);
+  const program::Program program = kernels::build(target, part);
+  const std::vector<emu::HbmTensor> tensors = bind(program, inputs, outputs);
+  program::Counts counts;
+  {
+    py::gil_scoped_release release;
+    emu::NeuronCore core(target.core, seed);
+    counts = program::execute_counted(program, core, tensors);
+  }
+  return counts_to_dict(counts);
+}
+
+py::dict matmul_plan(const py::dict& dict, const target::Target& target) {
+  const kernels::Part part = part_from_dict(dict);
+  const auto* shape = std::get_if<kernels::MatmulShape>(&part);
+  if (shape == nullptr) {
+    throw Error(Category::invalid_argument, "[matmul_plan] only a matmul has a plan; got " +
+                                                std::string(kernels::kFamilyNames[part.index()]) + ". Pass a matmul.");
+  }
+  const kernels::MatmulPlan plan = kernels::matmul_plan(target, kernels::normalised(*shape));
+  py::dict result;
+  result["m_outer"] = plan.m_outer;
+  result["m_block"] = plan.m_block;
+  result["n_block"] = plan.n_block;
+  result["k_block"] = plan.k_block;
+  result["num_m_blocks"] = plan.num_m_blocks;
+  result["num_n_blocks"] = plan.num_n_blocks;
+  result["a_reads"] = plan.a_reads;
+  result["b_reads"] = plan.b_reads;
+  return result;
+}
+
+}  // namespace
+
+void bind_program(py::module_& module) {
+  bind_neuron_core(module);
+  module.def("execute", &execute, py::arg("part"), py::arg("target"), py::arg("inputs"), py::arg("outputs"),
+             py::arg("seed") = 0,
+             "Builds the part's program and runs it on an emulated NeuronCore. Arrays are dense and in C order, one "
+             "per tensor argument; their bytes are read as the part's dtypes. Returns the counts of what ran.");
+  module.def("matmul_plan", &matmul_plan, py::arg("part"), py::arg("target"),
+             "How a matmul is blocked on a target, and how often each operand is read from HBM.");
+}
+
+}  // namespace trn::bindings

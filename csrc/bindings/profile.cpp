@@ -1,0 +1,231 @@
+#include "bindings/profile.h"
+
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <map>
+#include <unordered_map>
+
+#include "aten/allocator.h"
+#include "aten/site.h"
+#include "aten/system.h"
+#include "bindings/kernels.h"
+#include "bindings/source_line.h"
+
+namespace py = pybind11;
+
+namespace trn::bindings {
+
+namespace {
+
+using runtime::Ledger;
+using runtime::MemoryCategory;
+using runtime::Phase;
+
+int lines_wanted = 0;
+std::map<int, std::pair<bool, std::map<int, runtime::Picoseconds>>> running;  // profile -> (lines, clocks at its start)
+
+// Indices of the whole process become indices of this ledger: it names only what it saw.
+class Interner {
+ public:
+  explicit Interner(py::list names) : names_(std::move(names)) {}
+  template <class Make>
+  std::size_t operator()(std::uint32_t id, Make&& make) {
+    auto [it, inserted] = index_.try_emplace(id, names_.size());
+    if (inserted) {
+      names_.append(make());
+    }
+    return it->second;
+  }
+
+ private:
+  py::list names_;
+  std::unordered_map<std::uint32_t, std::size_t> index_;
+};
+
+py::list names_from_empty() {
+  py::list list;
+  list.append("");
+  return list;
+}
+
+py::dict memory_dict(const Ledger& ledger) {
+  py::dict by_category;
+  std::int64_t bytes = 0;
+  std::array<std::int64_t, runtime::kNumMemoryCategories> sum{};
+  for (const auto& [device, peak] : ledger.peak_memory) {  // the fullest device
+    if (peak.bytes >= bytes) {
+      bytes = peak.bytes;
+      sum = peak.by_category;
+    }
+  }
+  for (int c = 0; c < runtime::kNumMemoryCategories; ++c) {
+    by_category[name(static_cast<MemoryCategory>(c))] = sum[static_cast<std::size_t>(c)];
+  }
+  py::dict out;
+  out["bytes"] = bytes;
+  out["by_category"] = by_category;
+  return out;
+}
+
+py::dict ledger_to_dict(const Ledger& ledger) {
+  auto& machine = aten::system();
+  auto& launches = machine.launches();
+  const auto all_modules = machine.recorder().modules();
+  const auto all_lines = machine.recorder().lines();
+  py::list ops, specs, modules = names_from_empty(), lines = names_from_empty(), entries, syncs;
+  Interner op(ops), spec(specs), module(modules), line(lines);
+  auto module_index = [&](std::uint32_t id) { return id ? module(id, [&] { return all_modules.at(id); }) : 0; };
+  auto line_index = [&](std::uint32_t id) { return id ? line(id, [&] { return all_lines.at(id); }) : 0; };
+
+  std::vector<std::size_t> position(ledger.entries.size());
+  for (std::size_t i = 0; i < ledger.entries.size(); ++i) {
+    const auto& entry = ledger.entries[i];
+    if (entry.launches == 0) {
+      continue;
+    }
+    position[i] = entries.size();
+    py::dict row;
+    row["op"] = op(entry.variant->op, [&] { return launches.op_name(entry.variant->op); });
+    row["spec"] = spec(entry.variant->spec, [&] { return spec_to_list(launches.spec(entry.variant->spec)); });
+    row["phase"] = name(entry.site.phase);
+    row["module"] = module_index(entry.site.module);
+    row["line"] = line_index(entry.site.line);
+    row["device"] = entry.device;
+    row["stream"] = entry.stream;
+    row["launches"] = entry.launches;
+    row["fused_read_bytes"] = entry.fused_read_bytes;
+    row["fused_write_bytes"] = entry.fused_write_bytes;
+    row["graphs"] = entry.graphs;
+    entries.append(row);
+  }
+  for (const auto& [sync, total] : ledger.host_syncs) {
+    py::dict row;
+    row["op"] = op(sync.op, [&] { return launches.op_name(sync.op); });
+    row["module"] = module_index(sync.module);
+    row["line"] = line_index(sync.line);
+    row["count"] = total.count;
+    row["bytes"] = total.bytes;
+    row["blocking"] = sync.blocking;
+    row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
+    syncs.append(row);
+  }
+  py::object timeline = py::none();
+  if (ledger.has_timeline) {
+    py::list events;
+    for (const auto& event : ledger.timeline) {
+      py::list row;
+      row.append(position[event.entry]);
+      row.append(runtime::to_seconds(event.start));
+      row.append(runtime::to_seconds(event.end));
+      row.append(event.hbm_bytes);
+      events.append(row);
+    }
+    timeline = events;
+  }
+  py::dict out;
+  out["schema"] = 1;
+  out["target"] = machine.target()->name;
+  out["ops"] = ops;
+  out["modules"] = modules;
+  out["lines"] = lines;
+  out["specs"] = specs;
+  out["entries"] = entries;
+  out["host_syncs"] = syncs;
+  out["peak_memory"] = memory_dict(ledger);
+  out["collectives"] = py::list();
+  out["steps"] = ledger.steps;
+  out["timeline"] = timeline;
+  return out;
+}
+
+Phase phase_from(const std::string& text) {
+  for (const auto phase : {Phase::forward, Phase::backward, Phase::optimizer, Phase::recompute}) {
+    if (text == name(phase)) {
+      return phase;
+    }
+  }
+  throw py::value_error("[profiler] phase must be forward, backward, optimizer or recompute; got " + text + ".");
+}
+
+MemoryCategory category_from(const std::string& text) {
+  for (int c = 0; c < runtime::kNumMemoryCategories; ++c) {
+    if (text == name(static_cast<MemoryCategory>(c))) {
+      return static_cast<MemoryCategory>(c);
+    }
+  }
+  throw py::value_error("[memory_tag] no such category; got " + text + ".");
+}
+
+void tag(const at::Tensor& tensor, const std::string& category) {
+  if (!tensor.defined() || !tensor.device().is_privateuseone() || !tensor.has_storage()) {
+    return;
+  }
+  runtime::Block* block = aten::block_of(*tensor.storage().unsafeGetStorageImpl());
+  if (!block) {
+    return;
+  }
+  const MemoryCategory from = block->category, to = category_from(category);
+  if (from != to) {
+    auto& machine = aten::system();
+    machine.device(block->device).memory->tag(block, to);
+    machine.recorder().tagged(block, from, to);
+  }
+}
+
+std::map<int, runtime::Picoseconds> clocks() {
+  std::map<int, runtime::Picoseconds> out;
+  auto& machine = aten::system();
+  for (int i = 0; i < machine.num_devices(); ++i) {
+    out[i] = machine.device(i).clock.latest();
+  }
+  return out;
+}
+
+int start(bool timeline, bool lines) {
+  const int profile = aten::system().recorder().open(timeline);
+  running[profile] = {lines, clocks()};
+  lines_wanted += lines;
+  aten::set_line_source(lines_wanted ? std::function<std::uint32_t()>(&source_line) : nullptr);
+  return profile;
+}
+
+py::dict stop(int profile) {
+  const Ledger ledger = aten::system().recorder().close(profile);
+  lines_wanted -= running[profile].first;
+  running.erase(profile);
+  if (!lines_wanted) {
+    aten::set_line_source(nullptr);
+  }
+  return ledger_to_dict(ledger);
+}
+
+py::tuple progress(int profile) {
+  const auto& begin = running.at(profile).second;
+  double seconds = 0;
+  for (const auto& [device, now] : clocks()) {
+    seconds = std::max(seconds, runtime::to_seconds(now - begin.at(device)));
+  }
+  const auto [launches, steps] = aten::system().recorder().progress(profile);
+  return py::make_tuple(steps, launches, seconds);
+}
+
+}  // namespace
+
+void bind_profile(py::module_& module) {
+  module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
+  module.def("profiler_stop", &stop);
+  module.def("profiler_progress", &progress);
+  module.def("profiler_push_module", &aten::push_module);
+  module.def("profiler_pop_module", &aten::pop_module);
+  module.def("profiler_intern_module",
+             [](const std::string& path) { return aten::system().recorder().intern_module(path); });
+  module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
+    aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);
+  });
+  module.def("profiler_step", [] { aten::system().recorder().step(); });
+  module.def("set_library_folders", &set_library_folders);
+  module.def("memory_tag", &tag, py::arg("tensor"), py::arg("category"));
+}
+
+}  // namespace trn::bindings

@@ -1,0 +1,31 @@
+// One NeuronCore: its memories and engines.
+#pragma once
+
+#include <cstdint>
+
+#include "emu/dma.h"
+#include "emu/gpsimd_engine.h"
+#include "emu/psum.h"
+#include "emu/sbuf.h"
+#include "emu/scalar_engine.h"
+#include "emu/tensor_engine.h"
+#include "emu/vector_engine.h"
+#include "target/target.h"
+
+namespace trn::emu {
+
+class NeuronCore {
+ public:
+  explicit NeuronCore(const target::Core& core, std::uint64_t seed = 0, TileGemm gemm = plain_tile_gemm);
+
+  const target::Core core;
+  Sbuf sbuf;
+  Psum psum;
+  Dma dma;
+  TensorEngine tensor;
+  VectorEngine vector;
+  ScalarEngine scalar;
+  GpSimdEngine gpsimd;
+};
+
+}  // namespace trn::emu

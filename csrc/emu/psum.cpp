@@ -1,0 +1,52 @@
+// PSUM's banks.
+#include "emu/psum.h"
+
+#include <cstring>
+#include <string>
+
+#include "emu/limits.h"
+
+namespace trn::emu {
+
+Psum::Psum(const target::Core& core)
+    : num_partitions_(core.num_partitions),
+      bytes_per_partition_(core.psum_bytes_per_partition),
+      bank_bytes_(core.psum_bytes_per_partition / core.psum_num_banks),
+      bytes_(new std::byte[static_cast<std::size_t>(num_partitions_ * bytes_per_partition_)]) {}
+
+std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view name) {
+  const std::int64_t bytes = (bytes_per_partition + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_;
+  if (used_bytes_ + bytes > bytes_per_partition_) {
+    throw Error(Category::out_of_memory, "[psum] tile " + std::string(name) + " must fit beside the others; got " +
+                                             std::to_string(bytes / bank_bytes_) + " banks, limit " +
+                                             std::to_string((bytes_per_partition_ - used_bytes_) / bank_bytes_) +
+                                             ". Use smaller tiles or fewer copies.");
+  }
+  const std::int64_t offset = used_bytes_;
+  used_bytes_ += bytes;
+  for (std::int64_t p = 0; p < num_partitions_; ++p) {
+    std::memset(bytes_.get() + p * bytes_per_partition_ + offset, 0xFF, static_cast<std::size_t>(bytes));
+  }
+  return offset;
+}
+
+View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
+                std::vector<Extent> free, std::string_view name) const {
+  require_at_most("psum", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
+                  num_partitions_, "Split the tile.");
+  const std::int64_t start = offset + address * target::itemsize(dtype);
+  View view{.data = bytes_.get() + start,
+            .memory = Memory::psum,
+            .dtype = dtype,
+            .partitions = partitions,
+            .partition_bytes = bytes_per_partition_,
+            .free = std::move(free),
+            .bank_offset_bytes = start % bank_bytes_};
+  require_at_most("psum", "tile " + std::string(name) + " must end within its buffer", address + view.span(), elements,
+                  "Check the tile's offset and strides.");
+  require_at_most("psum", "tile " + std::string(name) + " must start within its buffer", -address, 0,
+                  "Check the tile's offset and strides.");
+  return view;
+}
+
+}  // namespace trn::emu

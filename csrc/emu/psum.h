@@ -1,0 +1,30 @@
+// PSUM: partitions of banks, handed out in whole banks, NaN until written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "emu/view.h"
+#include "target/target.h"
+
+namespace trn::emu {
+
+class Psum {
+ public:
+  explicit Psum(const target::Core& core);
+
+  void reset() { used_bytes_ = 0; }
+  // Starts on a bank. Returns the offset.
+  std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
+  std::int64_t bank_bytes() const { return bank_bytes_; }
+  View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
+            std::vector<Extent> free, std::string_view name) const;
+
+ private:
+  std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+}  // namespace trn::emu

@@ -1,0 +1,230 @@
+// Fused attention, forward: scores of 128 queries x 512 keys, softmax online, probabilities transposed for P V.
+#include <algorithm>
+
+#include "kernels/attention_plan.h"
+#include "kernels/build.h"
+#include "kernels/rows.h"
+
+namespace trn::kernels {
+
+using tiling::on_chip_tile;
+using tiling::Opcode;
+
+namespace {
+
+class AttentionForward : AttentionTiles {
+ public:
+  AttentionForward(const target::Target& target, const AttentionShape& shape)
+      : AttentionTiles(target, shape, "attention") {
+    const std::int64_t queries = s_.batch * s_.heads * s_.q_len, keys = s_.batch * s_.kv_heads * s_.kv_len;
+    q_hbm_ = b_.hbm("query", s_.dtype, queries * s_.head_dim);
+    k_hbm_ = b_.hbm("key", s_.dtype, keys * s_.head_dim);
+    v_hbm_ = b_.hbm("value", s_.dtype, keys * s_.value_dim);
+    if (s_.mask_elements > 0) {
+      mask_hbm_ = b_.hbm("attn_mask", s_.dtype, s_.mask_elements);
+    }
+    out_hbm_ = b_.hbm("out", s_.dtype, queries * s_.value_dim, true);
+    lse_hbm_ = b_.hbm("logsumexp", plan_.statistics_dtype, queries, true);
+    if (plan_.kv_span < plan_.kv_used) {
+      partial_out_ = b_.temporary("partial_out", Dtype::float32, queries * s_.value_dim);
+      partial_stats_ = b_.temporary("partial_statistics", Dtype::float32, 2 * queries);
+    }
+    give_tiles();
+  }
+
+  program::Program emit() {
+    const std::int64_t queries = s_.batch * s_.heads * s_.q_len;
+    if (queries > 0 && plan_.kv_used == 0) {
+      zero(out_hbm_, queries * s_.value_dim);
+      zero(lse_hbm_, queries);
+    } else if (queries > 0) {
+      each_group([&](const Index& batch, const Index& head, std::int64_t heads, std::int64_t first,
+                     std::int64_t length) { emit_group(batch, head, heads, first, length); });
+    }
+    return b_.take();
+  }
+
+ private:
+  void give_tiles() {
+    const std::int64_t partitions = plan_.partitions, heads = plan_.kv_heads * plan_.q_heads;
+    k_stage_ = b_.sbuf("key_tile", plan_.dtype, partitions, plan_.kv_heads * s_.head_dim);
+    k_t_ = b_.sbuf("key_transposed", plan_.dtype, partitions, plan_.kv_heads * d_pieces_ * plan_.kv_span, plan_.copies);
+    v_ = b_.sbuf("value_tile", plan_.dtype, partitions,
+                 plan_.kv_heads * tiling::ceil_div(plan_.kv_span, partitions) * s_.value_dim, plan_.copies);
+    q_ = b_.sbuf("query_tile", plan_.dtype, partitions, heads * s_.head_dim);
+    out_ = b_.sbuf("out_tile", plan_.dtype, partitions, heads * s_.value_dim);
+    sum_out_ = b_.sbuf("accumulated", Dtype::float32, partitions, heads * s_.value_dim);
+    peak_ = b_.sbuf("max", Dtype::float32, partitions, heads);
+    total_ = b_.sbuf("sum", Dtype::float32, partitions, heads);
+    lse_ = b_.sbuf("logsumexp_tile", Dtype::float32, partitions, heads);
+    part_ = b_.sbuf("block_max", Dtype::float32, partitions, 1);
+    part_total_ = b_.sbuf("block_sum", Dtype::float32, partitions, 1);
+    shift_ = b_.sbuf("shift", Dtype::float32, partitions, 1);
+    factor_ = b_.sbuf("factor", Dtype::float32, partitions, 1);
+    probabilities_ = b_.sbuf("probabilities", plan_.dtype, partitions, plan_.block);
+    p_t_ = b_.sbuf("probabilities_transposed", plan_.dtype, partitions, partitions);
+    product_ = b_.psum("product", Dtype::float32, partitions, s_.value_dim);
+    give_score_tiles();
+  }
+
+  void emit_group(const Index& batch, const Index& head, std::int64_t heads, std::int64_t first, std::int64_t length) {
+    row_tiles(length, [&](const Index& key, const Index& number, std::int64_t rows) {
+      b_.dma(on_chip_tile(k_stage_, rows, heads * s_.head_dim),
+             head_rows(k_hbm_, batch, s_.kv_len, key + first, rows, head, heads, s_.kv_heads, s_.head_dim));
+      b_.dma(on_chip_tile(v_, rows, heads * s_.value_dim, number * (heads * s_.value_dim)),
+             head_rows(v_hbm_, batch, s_.kv_len, key + first, rows, head, heads, s_.kv_heads, s_.value_dim));
+      b_.loop(heads, [&](const Index& h) {
+        transpose_into(k_t_, h * (d_pieces_ * plan_.kv_span) + key, plan_.kv_span, k_stage_, h * s_.head_dim, rows,
+                       s_.head_dim);
+      });
+    });
+    if (!plan_.mask_per_row && !plan_.mask_per_head) {
+      load_mask(batch, head, Index(0), plan_.partitions, first, length);
+    }
+    const auto variants = plan_.query_tiles(s_, first, length);
+    b_.tiles(plan_.group, plan_.q_heads, [&](const Index& g, std::int64_t q_heads) {
+      for (const auto& tiles : variants) {
+        b_.loop(tiles.trips, [&](const Index& i) {
+          emit_queries(tiles, batch, head * plan_.group + g, heads, q_heads, i * plan_.partitions + tiles.start, first,
+                       length);
+        });
+      }
+    });
+  }
+
+  // [rows, kv_heads * q_heads] queries against the resident keys.
+  void emit_queries(const QueryTiles& tiles, const Index& batch, const Index& head, std::int64_t kv_heads,
+                    std::int64_t q_heads, const Index& row, std::int64_t first, std::int64_t length) {
+    const std::int64_t heads = kv_heads * q_heads, rows = tiles.rows;
+    const Tile all_out = on_chip_tile(sum_out_, rows, heads * s_.value_dim);
+    b_.dma(on_chip_tile(q_, rows, heads * s_.head_dim),
+           head_rows(q_hbm_, batch, s_.q_len, row, rows, head, heads, s_.heads, s_.head_dim));
+    if (plan_.mask_per_row && !plan_.mask_per_head) {
+      load_mask(batch, head, row, rows, first, length);
+    }
+    auto statistics = [&](std::int64_t which) {
+      return tiling::hbm_tile(partial_stats_, rows, 2 * s_.heads, {{heads, 1}},
+                              batch * (2 * s_.heads * s_.q_len) + row * (2 * s_.heads) + head + which * s_.heads);
+    };
+    auto partial = [&] {
+      return head_rows(partial_out_, batch, s_.q_len, row, rows, head, heads, s_.heads, s_.value_dim);
+    };
+    const bool online = tiles.blocks() > 1 || tiles.resumes || tiles.suspends;
+    if (tiles.resumes) {
+      b_.dma(all_out, partial());
+      b_.dma(on_chip_tile(peak_, rows, heads), statistics(0));
+      b_.dma(on_chip_tile(total_, rows, heads), statistics(1));
+    } else if (online) {
+      b_.memset(all_out, 0);
+      b_.memset(on_chip_tile(peak_, rows, heads), -1e30f);
+      b_.memset(on_chip_tile(total_, rows, heads), 0);
+    }
+    b_.loop(kv_heads, [&](const Index& k) {
+      b_.loop(q_heads, [&](const Index& q) {
+        emit_head(tiles, batch, head, k * q_heads + q, k, kv_heads, row, first, length, online);
+      });
+    });
+    if (tiles.suspends) {
+      b_.dma(partial(), all_out);
+      b_.dma(statistics(0), on_chip_tile(peak_, rows, heads));
+      b_.dma(statistics(1), on_chip_tile(total_, rows, heads));
+      return;
+    }
+    b_.dma(head_rows(out_hbm_, batch, s_.q_len, row, rows, head, heads, s_.heads, s_.value_dim),
+           on_chip_tile(out_, rows, heads * s_.value_dim));
+    store_columns(lse_hbm_, lse_, batch, head, heads, row, rows);
+  }
+
+  void emit_head(const QueryTiles& tiles, const Index& batch, const Index& first_head, const Index& h, const Index& k,
+                 std::int64_t kv_heads, const Index& row, std::int64_t first, std::int64_t length, bool online) {
+    const std::int64_t rows = tiles.rows;
+    if (plan_.mask_per_head) {
+      load_mask(batch, first_head + h, row, rows, first, length);
+    }
+    transpose_into(q_t_, Index(0), plan_.partitions, q_, h * s_.head_dim, rows, s_.head_dim);
+    each_block(tiles, [&](const Index& number, std::int64_t width, bool diagonal) {
+      emit_block(rows, width, number, h, k, kv_heads, diagonal, online);
+    });
+    if (tiles.suspends) {
+      return;
+    }
+    const Tile factor = on_chip_tile(factor_, rows, 1), total = on_chip_tile(total_, rows, 1, h);
+    const Tile sum = online ? on_chip_tile(sum_out_, rows, s_.value_dim, h * s_.value_dim)
+                            : on_chip_tile(product_, rows, s_.value_dim);
+    rows::op(b_, Opcode::reciprocal, factor, {total});
+    rows::op(b_, Opcode::tensor_scalar, on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim), {sum, factor},
+             Alu::multiply);
+    const Tile lse = on_chip_tile(lse_, rows, 1, h);
+    b_.activation(lse, total, Activation::log);
+    rows::op(b_, Opcode::scalar_tensor_tensor, lse, {on_chip_tile(peak_, rows, 1, h), lse}, Alu::multiply, Alu::add);
+  }
+
+  void emit_block(std::int64_t rows, std::int64_t width, const Index& number, const Index& h, const Index& k,
+                  std::int64_t kv_heads, bool diagonal, bool online) {
+    const Index key = number * plan_.block;
+    const Tile score =
+        scores(rows, width, Index(0), k * (d_pieces_ * plan_.kv_span) + key, plan_.kv_span, key, diagonal);
+    const Tile p = on_chip_tile(probabilities_, rows, width);
+    const Tile peak = on_chip_tile(peak_, rows, 1, h), total = on_chip_tile(total_, rows, 1, h);
+    const Tile part = on_chip_tile(part_, rows, 1), part_total = on_chip_tile(part_total_, rows, 1);
+    const Tile shift = on_chip_tile(shift_, rows, 1), factor = on_chip_tile(factor_, rows, 1);
+    if (online) {
+      b_.tensor_reduce(part, score, Alu::maximum);
+      b_.tensor_tensor(part, part, peak, Alu::maximum);
+      b_.tensor_scalar(shift, part, Alu::multiply, -1);
+      rows::activation(b_, factor, peak, Activation::exp, {shift});
+      rows::activation_reduce(b_, p, part_total, score, Activation::exp, {shift});
+      rows::op(b_, Opcode::scalar_tensor_tensor, total, {total, part_total, factor}, Alu::multiply, Alu::add);
+      b_.tensor_copy(peak, part);
+    } else {
+      b_.tensor_reduce(peak, score, Alu::maximum);
+      b_.tensor_scalar(shift, peak, Alu::multiply, -1);
+      rows::activation_reduce(b_, p, total, score, Activation::exp, {shift});
+    }
+    if (s_.dropout) {
+      draw(rows, width);
+      keep(p);
+    }
+    // product [rows, value_dim] = sum over 128-key pieces of P^T's transpose and V
+    bool after = false;
+    for (const auto& piece : tiling::split(width, plan_.partitions)) {
+      const int depth = b_.depth();
+      b_.loop(piece.trips, [&](const Index& i) {
+        const std::int64_t skipped = piece.start / plan_.partitions;
+        const Tile turned = on_chip_tile(turned_, piece.size, rows), p_t = on_chip_tile(p_t_, piece.size, rows);
+        b_.transpose(turned, on_chip_tile(probabilities_, rows, piece.size, i * plan_.partitions + piece.start));
+        // ScalarE copies, as VectorE is the busier of the two here.
+        b_.tensor_copy(p_t, turned, program::Engine::scalar);
+        const Index value =
+            (number * (plan_.block / plan_.partitions) + i + skipped) * (kv_heads * s_.value_dim) + k * s_.value_dim;
+        b_.tiles(s_.value_dim, plan_.block, [&](const Index& c, std::int64_t columns) {
+          b_.matmul(on_chip_tile(product_, rows, columns, c), p_t, on_chip_tile(v_, piece.size, columns, value + c),
+                    after ? program::kAccumulate : static_cast<std::int16_t>(depth));
+        });
+      });
+      after = true;
+    }
+    if (online) {
+      const Tile sum = on_chip_tile(sum_out_, rows, s_.value_dim, h * s_.value_dim);
+      rows::op(b_, Opcode::scalar_tensor_tensor, sum, {sum, on_chip_tile(product_, rows, s_.value_dim), factor},
+               Alu::multiply, Alu::add);
+    }
+  }
+
+  std::int16_t q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
+  std::int16_t partial_out_ = -1, partial_stats_ = -1;
+  std::int16_t k_stage_ = -1, v_ = -1, q_ = -1, out_ = -1, sum_out_ = -1, probabilities_ = -1, p_t_ = -1, product_ = -1;
+  std::int16_t peak_ = -1, total_ = -1, lse_ = -1, part_ = -1, part_total_ = -1, shift_ = -1, factor_ = -1;
+};
+
+}  // namespace
+
+// HBM bytes, forward, where one head's keys fit in SBUF (kv' = kv_len, causal: min(q_len, kv_len)):
+//   read = e B (H q D + KV kv' (D + Dv)) + mask, written = e B H q Dv + statistics B H q.
+// A mask with rows is read once per batch entry and group of heads loaded together (B ceil(KV / n)), or per head if it
+// differs between heads. Where keys do not fit, docs/counters.md has the spans' terms.
+program::Program attention(const target::Target& target, const AttentionShape& shape) {
+  return shape.backward ? attention_backward(target, shape) : AttentionForward(target, shape).emit();
+}
+
+}  // namespace trn::kernels

@@ -1,0 +1,362 @@
+// Matrix products: blocks of both operands in SBUF, K tiles accumulated in PSUM.
+//
+// out[M, N] is computed in blocks of BM x BN; a block of an operand spans BK of K. With block counts nM, nN,
+//   HBM bytes read    = batch * (M K size(a) * a_reads + K N size(b) * b_reads) + bias
+//   HBM bytes written = batch * M N size(out)
+// With BK >= K the outer operand's block stays in SBUF while the other operand streams by: the outer one is read once,
+// the other once per outer block. With BK < K fp32 partial sums stay in SBUF, and a is read nN times, b nM times. All
+// are 1 where one block holds everything. A bias of n elements is read once per block of rows, one of m elements once
+// per block of columns, one of m * n once. An operand that serves every batch is read for each.
+#include "kernels/matmul_emitter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/build.h"
+#include "target/error.h"
+
+namespace trn::kernels {
+
+using program::Program;
+using tiling::ceil_div;
+using tiling::Dim;
+using tiling::hbm_tile;
+using tiling::on_chip_tile;
+using tiling::Segment;
+using tiling::split;
+
+namespace {
+
+bool is_complex(Dtype dtype) {
+  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
+}
+
+Dtype component(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::complex32:
+      return Dtype::float16;
+    case Dtype::complex64:
+      return Dtype::float32;
+    case Dtype::complex128:
+      return Dtype::float64;
+    default:
+      return dtype;
+  }
+}
+
+// What TensorE is fed: integers and 64-bit types as fp32, and fp32 pairs only with fp32.
+Dtype tensor_dtype(Dtype dtype, Dtype other) {
+  auto is_native = [](Dtype d) {
+    return d == Dtype::bfloat16 || d == Dtype::float16 || d == Dtype::float8_e4m3 || d == Dtype::float8_e4m3fn ||
+           d == Dtype::float8_e5m2;
+  };
+  return is_native(dtype) && is_native(other) ? dtype : Dtype::float32;
+}
+
+}  // namespace
+
+MatmulShape normalised(MatmulShape shape) {
+  const bool row_bias = shape.bias_elements == 0 || shape.bias_elements == shape.n;
+  if (shape.batch > 1 && shape.b_batch == 1 && shape.a_batch == shape.batch && !shape.a_k_major && row_bias) {
+    shape.m *= shape.batch;
+    shape.batch = shape.a_batch = 1;
+  }
+  // [2M, K] @ [K, 2N] of real and imaginary parts are the four real products; the store adds them in pairs.
+  if (is_complex(shape.a_dtype) && is_complex(shape.b_dtype)) {
+    shape.m *= 2;
+    shape.n *= 2;
+  }
+  return shape;
+}
+
+void require_executable(const MatmulShape& shape) {
+  for (const Dtype dtype : {shape.a_dtype, shape.b_dtype}) {
+    if (is_complex(dtype)) {
+      throw Error(Category::unimplemented, "[matmul] complex elements are counted, not executed; got " +
+                                               std::string(target::name(dtype)) + ". Use reference numerics for it.");
+    }
+  }
+}
+
+MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& shape, const MatmulPlan& plan)
+    : target_(target),
+      s_(shape),
+      plan_(plan),
+      complex_(is_complex(shape.a_dtype) && is_complex(shape.b_dtype)),
+      partitions_(target.core.num_partitions),
+      rows_(target.core.stationary_free_max_elements),
+      columns_(target.core.moving_free_max_elements),
+      staged_columns_(16 * partitions_),
+      builder_("matmul") {
+  const std::int64_t a_elements = s_.m * s_.k, b_elements = s_.k * s_.n;
+  a_ = {.k_major = s_.a_k_major, .extent = s_.m, .block = plan.m_block};
+  b_ = {.k_major = s_.b_k_major, .extent = s_.n, .block = plan.n_block};
+  a_.batch_stride = s_.a_batch > 1 ? a_elements : 0;
+  b_.batch_stride = s_.b_batch > 1 ? b_elements : 0;
+  const Dtype a_dtype = component(s_.a_dtype), b_dtype = component(s_.b_dtype), out_dtype = component(s_.out_dtype);
+  a_.hbm = builder_.hbm("a", a_dtype, s_.a_batch * a_elements);
+  b_.hbm = builder_.hbm("b", b_dtype, s_.b_batch * b_elements);
+  bias_ = bias_of_shape();
+  if (bias_.elements > 0) {
+    bias_hbm_ = builder_.hbm("bias", out_dtype, bias_.elements);
+  }
+  out_hbm_ = builder_.hbm("out", out_dtype, s_.batch * s_.m * s_.n / (complex_ ? 2 : 1), true);
+  declare(a_, "stationary", a_dtype, b_dtype);
+  declare(b_, "moving", b_dtype, a_dtype);
+  out_rows_ = builder_.sbuf("out_rows", tiling::sbuf_dtype(out_dtype), partitions_, plan.n_block);
+  sums_ = builder_.psum("sums", Dtype::float32, partitions_, columns_);
+  if (accumulates()) {
+    partial_ = builder_.sbuf("partial", Dtype::float32, partitions_, ceil_div(plan.m_block, rows_) * plan.n_block, 1);
+  }
+  if (bias_.elements > 0) {
+    bias_rows_ = builder_.sbuf("bias_rows", tiling::sbuf_dtype(out_dtype), partitions_,
+                               bias_.column_stride == 0 && !complex_ ? 1 : plan.n_block);
+  }
+}
+
+void MatmulEmitter::declare(Operand& operand, const std::string& name, Dtype dtype, Dtype other) {
+  const Dtype on_chip = tensor_dtype(dtype, other);
+  operand.sbuf = builder_.sbuf(name, on_chip, partitions_, ceil_div(plan_.k_block, partitions_) * operand.block);
+  if (!operand.k_major) {
+    operand.staged = builder_.sbuf(name + "_rows", on_chip, partitions_, std::min(plan_.k_block, staged_columns_));
+    operand.transposed = builder_.psum(name + "_transposed", on_chip, partitions_, rows_);
+  }
+}
+
+MatmulEmitter::Bias MatmulEmitter::bias_of_shape() const {
+  const std::int64_t e = s_.bias_elements;
+  if (e == 0) {
+    return {};
+  }
+  if (complex_) {
+    return {.elements = 2 * e};
+  }
+  struct Form {
+    std::int64_t elements, row_stride, column_stride;
+  };
+  for (const Form& form : {Form{s_.n, 0, 1}, Form{s_.m, 1, 0}, Form{s_.m * s_.n, s_.n, 1}, Form{1, 0, 0}}) {
+    if (e == form.elements || e == s_.batch * form.elements) {
+      return {e, e == form.elements ? 0 : form.elements, form.row_stride, form.column_stride};
+    }
+  }
+  throw Error(Category::invalid_argument,
+              "[matmul] a bias has 1, n, m or m * n elements, for all batches or for each; got " + std::to_string(e) +
+                  " for m " + std::to_string(s_.m) + ", n " + std::to_string(s_.n) + ". Expand it first.");
+}
+
+Program MatmulEmitter::emit() {
+  for (const Segment& outer : split(plan_.m_outer ? s_.m : s_.n, plan_.m_outer ? plan_.m_block : plan_.n_block)) {
+    builder_.nest(outer.start == 0 ? "body" : "edge");
+    builder_.parallel_loop(s_.batch, [&](const Index& batch) {
+      builder_.parallel_loop(outer.trips,
+                             [&](const Index& i) { outer_block(batch, i * outer.size + outer.start, outer.size); });
+    });
+  }
+  if (complex_ && bias_.elements > 0) {
+    stream_complex_bias();
+  }
+  return builder_.take();
+}
+
+void MatmulEmitter::outer_block(const Index& batch, const Index& first, std::int64_t size) {
+  if (!accumulates()) {
+    load(plan_.m_outer ? a_ : b_, batch, first, size, 0, s_.k);
+  }
+  const std::int64_t extent = plan_.m_outer ? s_.n : s_.m;
+  builder_.tiles(
+      extent, plan_.m_outer ? plan_.n_block : plan_.m_block,
+      [&](const Index& inner, std::int64_t inner_size) {
+        const Block at =
+            plan_.m_outer ? Block{batch, first, inner, size, inner_size} : Block{batch, inner, first, inner_size, size};
+        if (!complex_ && bias_.per_block()) {
+          load_bias(at, 0, std::min(at.m_size, rows_));
+        }
+        if (accumulates()) {
+          accumulated_block(at);
+        } else {
+          resident_block(at);
+        }
+      },
+      true);
+}
+
+void MatmulEmitter::resident_block(const Block& at) {
+  if (plan_.m_outer) {
+    load(b_, at.batch, at.n, at.n_size, 0, s_.k);
+  } else {
+    load(a_, at.batch, at.m, at.m_size, 0, s_.k);
+  }
+  builder_.tiles(
+      at.m_size, rows_,
+      [&](const Index& row, std::int64_t rows) {
+        if (!complex_ && bias_.per_row()) {
+          load_bias(at, row, rows);
+        }
+        builder_.tiles(
+            at.n_size, columns_,
+            [&](const Index& column, std::int64_t columns) {
+              sum_over_k(row, rows, column, columns, s_.k);
+              finish(on_chip_tile(sums_, rows, columns), column, columns);
+            },
+            true);
+        store(at, row, rows);
+      },
+      true);
+}
+
+void MatmulEmitter::accumulated_block(const Block& at) {
+  const std::int64_t size = plan_.k_block;
+  const std::int64_t num_full = s_.k / size;
+  partial_products(at, 0, size, true);
+  builder_.loop(num_full - 1, [&](const Index& i) { partial_products(at, i * size + size, size, false); });
+  if (s_.k > num_full * size) {
+    partial_products(at, num_full * size, s_.k - num_full * size, false);
+  }
+  builder_.tiles(
+      at.m_size, rows_,
+      [&](const Index& row, std::int64_t rows) {
+        if (!complex_ && bias_.per_row()) {
+          load_bias(at, row, rows);
+        }
+        finish(on_chip_tile(partial_, rows, at.n_size, row / rows_ * plan_.n_block), 0, at.n_size);
+        store(at, row, rows);
+      },
+      true);
+}
+
+void MatmulEmitter::partial_products(const Block& at, const Index& k, std::int64_t k_size, bool is_first) {
+  load(a_, at.batch, at.m, at.m_size, k, k_size);
+  load(b_, at.batch, at.n, at.n_size, k, k_size);
+  auto per_tile = [&](const Index& row, std::int64_t rows, const Index& column, std::int64_t columns) {
+    sum_over_k(row, rows, column, columns, k_size);
+    const Tile sums = on_chip_tile(sums_, rows, columns);
+    const Tile partial = on_chip_tile(partial_, rows, columns, row / rows_ * plan_.n_block + column);
+    if (is_first) {
+      builder_.activation(partial, sums, Activation::copy);
+    } else {
+      builder_.tensor_tensor(partial, partial, sums, Alu::add);
+    }
+  };
+  builder_.tiles(
+      at.m_size, rows_,
+      [&](const Index& row, std::int64_t rows) {
+        builder_.tiles(
+            at.n_size, columns_,
+            [&](const Index& column, std::int64_t columns) { per_tile(row, rows, column, columns); }, true);
+      },
+      true);
+}
+
+// [k_size, size] with K on partitions: element (k, x) lies at k / 128 * block + x of partition k % 128.
+void MatmulEmitter::load(const Operand& operand, const Index& batch, const Index& first, std::int64_t size,
+                         const Index& k, std::int64_t k_size) {
+  const Index matrix = batch * operand.batch_stride;
+  if (!operand.k_major) {
+    load_transposed(operand, matrix + first * s_.k + k, size, k_size);
+    return;
+  }
+  builder_.tiles(k_size, partitions_, [&](const Index& row, std::int64_t rows) {
+    builder_.dma(on_chip_tile(operand.sbuf, rows, size, row / partitions_ * operand.block),
+                 hbm_tile(operand.hbm, rows, operand.extent, {{size, 1}}, matrix + (k + row) * operand.extent + first));
+  });
+}
+
+// The same from [extent, k]: rows are staged in SBUF, and TensorE turns them tile by tile.
+void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, std::int64_t size,
+                                    std::int64_t k_size) {
+  builder_.tiles(
+      size, rows_,
+      [&](const Index& x, std::int64_t count) {
+        builder_.tiles(k_size, staged_columns_, [&](const Index& chunk, std::int64_t chunk_size) {
+          builder_.dma(on_chip_tile(operand.staged, count, chunk_size),
+                       hbm_tile(operand.hbm, count, s_.k, {{chunk_size, 1}}, start + x * s_.k + chunk));
+          builder_.tiles(chunk_size, partitions_, [&](const Index& row, std::int64_t rows) {
+            const Tile turned = on_chip_tile(operand.transposed, rows, count);
+            builder_.transpose(turned, on_chip_tile(operand.staged, count, rows, row));
+            builder_.tensor_copy(
+                on_chip_tile(operand.sbuf, rows, count, (chunk + row) / partitions_ * operand.block + x), turned);
+          });
+        });
+      },
+      true);
+}
+
+void MatmulEmitter::load_bias(const Block& at, const Index& row, std::int64_t rows) {
+  const std::int64_t columns = bias_.column_stride == 0 ? 1 : at.n_size;
+  const Index address = at.batch * bias_.batch_stride + (at.m + row) * bias_.row_stride + at.n * bias_.column_stride;
+  builder_.dma(on_chip_tile(bias_rows_, rows, columns),
+               hbm_tile(bias_hbm_, rows, bias_.row_stride, {{columns, 1}}, address));
+}
+
+void MatmulEmitter::sum_over_k(const Index& row, std::int64_t rows, const Index& column, std::int64_t columns,
+                               std::int64_t k_size) {
+  bool is_first = true;
+  for (const Segment& k : split(k_size, partitions_)) {
+    builder_.loop(k.trips, [&](const Index& i) {
+      const Index tile = i + k.start / partitions_;
+      builder_.matmul(on_chip_tile(sums_, rows, columns),
+                      on_chip_tile(a_.sbuf, k.size, rows, tile * plan_.m_block + row),
+                      on_chip_tile(b_.sbuf, k.size, columns, tile * plan_.n_block + column),
+                      is_first ? static_cast<std::int16_t>(builder_.depth() - 1) : program::kAccumulate);
+    });
+    is_first = false;
+  }
+}
+
+// Bias and cast: from fp32 sums to columns of out_rows.
+void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t columns) {
+  const std::int64_t rows = sums.partitions;
+  if (complex_) {
+    const std::int64_t half = columns / 2;
+    Tile real = sums, imaginary = sums;
+    real.free = imaginary.free = {Dim{half, 1}};
+    imaginary.offset += half;
+    builder_.tensor_tensor(on_chip_tile(out_rows_, rows, half, column / 2), real, imaginary, Alu::add);
+    return;
+  }
+  const Tile out = on_chip_tile(out_rows_, rows, columns, column);
+  if (bias_.elements == 0) {
+    builder_.activation(out, sums, Activation::copy);
+    return;
+  }
+  const std::int64_t stride = bias_.column_stride;
+  builder_.tensor_tensor(
+      out, sums, on_chip_tile(bias_rows_, rows, std::vector<Dim>{{columns, stride}}, column * stride), Alu::add);
+}
+
+void MatmulEmitter::store(const Block& at, const Index& row, std::int64_t rows) {
+  const std::int64_t halves = complex_ ? 2 : 1;
+  const std::int64_t row_stride = s_.n / halves;
+  const Index column = at.n / halves;
+  builder_.dma(hbm_tile(out_hbm_, rows, row_stride, {{at.n_size / halves, 1}},
+                        at.batch * (s_.m * row_stride) + (at.m + row) * row_stride + column),
+               on_chip_tile(out_rows_, rows, at.n_size / halves));
+}
+
+// Complex results take their bias in a pass of its own over the bias.
+void MatmulEmitter::stream_complex_bias() {
+  tiling::stream(
+      builder_, target_, bias_.elements, std::min(plan_.n_block, bias_.elements),
+      [&](const tiling::StreamTile& tile) {
+        const Tile bias = on_chip_tile(bias_rows_, tile.partitions, tile.free);
+        builder_.dma(bias, tile.hbm(bias_hbm_));
+        builder_.tensor_copy(bias, bias);
+      },
+      1, "bias_");
+}
+
+Program matmul(const target::Target& target, const MatmulShape& shape) {
+  const MatmulShape s = normalised(shape);
+  if (s.batch > 0 && s.m > 0 && s.n > 0 && s.k > 0) {
+    return MatmulEmitter(target, s, matmul_plan(target, s)).emit();
+  }
+  // An empty sum: the result is its bias, or zero.
+  const Access out{shape.out_dtype, shape.batch * shape.m * shape.n, shape.batch * shape.m * shape.n};
+  PointwiseShape fill{.elements = out.elements, .inputs = {}, .outputs = {out}, .steps = {}};
+  if (shape.bias_elements > 0) {
+    fill.inputs.push_back({shape.out_dtype, shape.bias_elements, shape.bias_elements});
+  }
+  return pointwise(target, fill);
+}
+
+}  // namespace trn::kernels

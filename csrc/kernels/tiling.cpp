@@ -1,0 +1,333 @@
+// Shared construction of Programs: affine indices, loops, tiles and pointwise steps.
+#include "kernels/tiling.h"
+
+#include <algorithm>
+
+#include "program/opcode.h"
+#include "target/error.h"
+
+namespace trn::kernels::tiling {
+
+using program::Buffer;
+using program::Item;
+using program::Loop;
+using program::Memory;
+using program::Nest;
+
+Index Index::operator+(const Index& other) const {
+  Index sum = *this;
+  sum.offset += other.offset;
+  sum.strides.resize(std::max(strides.size(), other.strides.size()));
+  for (std::size_t d = 0; d < other.strides.size(); ++d) {
+    sum.strides[d] += other.strides[d];
+  }
+  return sum;
+}
+
+Index Index::operator*(std::int64_t factor) const {
+  Index product = *this;
+  product.offset *= factor;
+  for (std::int64_t& stride : product.strides) {
+    stride *= factor;
+  }
+  return product;
+}
+
+Index Index::operator/(std::int64_t divisor) const {
+  Index quotient = *this;
+  quotient.offset /= divisor;
+  for (std::int64_t& stride : quotient.strides) {
+    stride /= divisor;
+  }
+  return quotient;
+}
+
+std::vector<Segment> split(std::int64_t extent, std::int64_t tile) {
+  std::vector<Segment> segments;
+  const std::int64_t full = extent / tile;
+  if (full > 0) {
+    segments.push_back({0, full, tile});
+  }
+  if (extent > full * tile) {
+    segments.push_back({full * tile, 1, extent - full * tile});
+  }
+  return segments;
+}
+
+Dtype sbuf_dtype(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64:
+      return Dtype::float32;
+    case Dtype::int64:
+      return Dtype::int32;
+    case Dtype::uint64:
+      return Dtype::uint32;
+    case Dtype::complex128:
+      return Dtype::complex64;
+    default:
+      return dtype;
+  }
+}
+
+std::int64_t stream_free_elements(const target::Target& target, std::int64_t elements, std::int64_t smallest_itemsize,
+                                  std::int64_t bytes_per_element) {
+  const std::int64_t shortest = std::max<std::int64_t>(target.core.dma_saturating_bytes / smallest_itemsize, 1);
+  const std::int64_t num_tiles = 4 * target.device.num_cores;
+  const std::int64_t wanted = std::clamp(elements / (target.core.num_partitions * num_tiles), shortest, 4 * shortest);
+  const std::int64_t fitting = target.core.sbuf_bytes_per_partition / std::max<std::int64_t>(bytes_per_element, 1);
+  // Even, for the 16-bit performance modes.
+  return std::max<std::int64_t>(std::min(wanted, fitting) / 2 * 2, 2);
+}
+
+std::int16_t Builder::add(Buffer buffer) {
+  program_.buffers.push_back(std::move(buffer));
+  return static_cast<std::int16_t>(program_.buffers.size() - 1);
+}
+
+std::int16_t Builder::hbm(std::string name, Dtype dtype, std::int64_t elements, bool is_output,
+                          std::int64_t run_elements) {
+  return add({.memory = Memory::hbm,
+              .dtype = dtype,
+              .name = std::move(name),
+              .elements = elements,
+              .is_output = is_output,
+              .run_elements = run_elements < elements ? run_elements : 0});
+}
+
+std::int16_t Builder::hbm(std::string name, const Access& access, bool is_output) {
+  return hbm(std::move(name), access.dtype, access.elements, is_output, access.contiguous_elements);
+}
+
+std::int16_t Builder::temporary(std::string name, Dtype dtype, std::int64_t elements) {
+  return add(
+      {.memory = Memory::hbm, .dtype = dtype, .name = std::move(name), .elements = elements, .is_temporary = true});
+}
+
+std::int16_t Builder::sbuf(std::string name, Dtype dtype, std::int64_t partitions, std::int64_t elements_per_partition,
+                           std::int64_t copies) {
+  return add({.memory = Memory::sbuf,
+              .dtype = dtype,
+              .name = std::move(name),
+              .partitions = partitions,
+              .elements_per_partition = elements_per_partition,
+              .copies = copies});
+}
+
+std::int16_t Builder::psum(std::string name, Dtype dtype, std::int64_t partitions, std::int64_t elements_per_partition,
+                           std::int64_t copies) {
+  return add({.memory = Memory::psum,
+              .dtype = dtype,
+              .name = std::move(name),
+              .partitions = partitions,
+              .elements_per_partition = elements_per_partition,
+              .copies = copies});
+}
+
+void Builder::nest(std::string name) {
+  program_.nests.push_back(Nest{std::move(name), {}});
+  stack_.assign(1, &program_.nests.back().body);
+}
+
+Index Builder::open(std::int64_t trips, bool parallel) {
+  auto loop = std::make_unique<Loop>();
+  loop->trips = trips;
+  loop->parallel = parallel;
+  auto* body = &loop->body;
+  Index index;
+  index.strides.resize(static_cast<std::size_t>(depth()));
+  index.strides.push_back(1);
+  stack_.back()->push_back(std::move(loop));
+  stack_.push_back(body);
+  return index;
+}
+
+void Builder::close() {
+  stack_.pop_back();
+}
+
+void Builder::emit(Instruction instruction) {
+  const auto& traits = program::traits(instruction.opcode);
+  if (static_cast<int>(instruction.src.size()) < traits.num_operands) {
+    throw Error(Category::internal, "[" + std::string(program::name(instruction.opcode)) +
+                                        "] an instruction needs its operands; got " +
+                                        std::to_string(instruction.src.size()) + ", limit " +
+                                        std::to_string(traits.num_operands) + ". Pass every source tile.");
+  }
+  if (instruction.engine == Engine::dma) {
+    instruction.engine = traits.engine;
+  }
+  stack_.back()->push_back(std::move(instruction));
+}
+
+void Builder::matmul(const Tile& psum, const Tile& stationary, const Tile& moving, std::int16_t accumulate_depth) {
+  emit({.opcode = Opcode::nc_matmul, .dst = psum, .src = {stationary, moving}, .accumulate_depth = accumulate_depth});
+}
+
+void Builder::transpose(const Tile& psum, const Tile& src) {
+  emit({.opcode = Opcode::nc_transpose, .dst = psum, .src = {src}});
+}
+
+void Builder::activation(const Tile& dst, const Tile& src, Activation function, float scale, float bias) {
+  emit({.opcode = Opcode::activation,
+        .dst = dst,
+        .src = {src},
+        .function = function,
+        .scalar0 = scale,
+        .scalar1 = bias});
+}
+
+void Builder::tensor_copy(const Tile& dst, const Tile& src, Engine engine) {
+  emit({.opcode = Opcode::tensor_copy, .engine = engine, .dst = dst, .src = {src}});
+}
+
+void Builder::tensor_tensor(const Tile& dst, const Tile& a, const Tile& b, Alu alu) {
+  emit({.opcode = Opcode::tensor_tensor, .dst = dst, .src = {a, b}, .alu0 = alu});
+}
+
+void Builder::tensor_scalar(const Tile& dst, const Tile& src, Alu alu0, float scalar0, Alu alu1, float scalar1) {
+  emit({.opcode = Opcode::tensor_scalar,
+        .dst = dst,
+        .src = {src},
+        .alu0 = alu0,
+        .alu1 = alu1,
+        .scalar0 = scalar0,
+        .scalar1 = scalar1});
+}
+
+void Builder::tensor_reduce(const Tile& dst, const Tile& src, Alu alu) {
+  emit({.opcode = Opcode::tensor_reduce, .dst = dst, .src = {src}, .alu0 = alu});
+}
+
+void Builder::memset(const Tile& dst, float value) {
+  emit({.opcode = Opcode::memset, .dst = dst, .scalar0 = value});
+}
+
+Tile hbm_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t partition_stride, std::vector<Dim> free,
+              const Index& address) {
+  return {.buffer = buffer,
+          .partitions = partitions,
+          .partition_stride = partition_stride,
+          .free = std::move(free),
+          .offset = address.offset,
+          .loop_strides = address.strides};
+}
+
+Tile on_chip_tile(std::int16_t buffer, std::int64_t partitions, std::vector<Dim> free, const Index& address) {
+  return hbm_tile(buffer, partitions, 0, std::move(free), address);
+}
+
+Tile on_chip_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t free, const Index& address) {
+  return on_chip_tile(buffer, partitions, std::vector<Dim>{{free, 1}}, address);
+}
+
+Tile StreamTile::hbm(std::int16_t buffer, std::int64_t unit) const {
+  return hbm_tile(buffer, partitions, free * unit, {{free * unit, 1}}, first * unit);
+}
+
+namespace {
+
+// The operands that steps consume: a running value, then inputs in order, then the first input again.
+class Operands {
+ public:
+  Operands(const std::vector<Tile>& inputs, const Tile& scratch) : inputs_(inputs), scratch_(scratch) {}
+
+  const Tile& next() {
+    if (position_ < inputs_.size()) {
+      return inputs_[position_++];
+    }
+    return inputs_.empty() ? scratch_ : inputs_.front();
+  }
+  const Tile& value() { return value_ ? *value_ : next(); }
+  std::size_t num_left() const { return inputs_.size() - position_; }
+  void set(const Tile& tile) { value_ = &tile; }
+
+ private:
+  const std::vector<Tile>& inputs_;
+  const Tile& scratch_;
+  std::size_t position_ = 0;
+  const Tile* value_ = nullptr;
+};
+
+Instruction lower(const Step& step, Operands& operands, const Tile& position) {
+  Instruction instruction{.opcode = step.opcode, .engine = program::traits(step.opcode).engine};
+  instruction.alu0 = step.alu;
+  instruction.function = step.function;
+  instruction.scalar0 = step.scalar;
+  switch (step.opcode) {
+    case Opcode::memset:
+      break;
+    case Opcode::iota:
+    case Opcode::rng:
+      instruction.src = {position};
+      break;
+    case Opcode::affine_select:
+      instruction.src = {operands.value(), position};
+      break;
+    case Opcode::activation:
+    case Opcode::activation_reduce:
+      instruction.src = {operands.value()};
+      instruction.scalar0 = 1;
+      instruction.scalar1 = step.scalar;
+      break;
+    case Opcode::tensor_tensor:
+    case Opcode::tensor_copy_predicated:
+    case Opcode::local_gather:
+      instruction.src = {operands.value()};
+      instruction.src.push_back(operands.next());
+      break;
+    case Opcode::scalar_tensor_tensor: {
+      // alu1(alu0(src0, scalar0), src1), so the scaled operand comes first.
+      const Tile value = operands.value();
+      const Tile other = operands.next();
+      instruction.alu0 = Alu::multiply;
+      instruction.alu1 = step.alu;
+      instruction.src = {other, value};
+      if (step.alu == Alu::subtract) {
+        instruction.alu1 = Alu::add;
+        instruction.scalar0 = -step.scalar;
+      } else if (step.alu == Alu::divide) {
+        instruction.src = {value, other};
+        instruction.scalar0 = 1 / step.scalar;
+      }
+      break;
+    }
+    case Opcode::select:
+      instruction.src = {operands.value()};
+      instruction.src.push_back(operands.next());
+      if (operands.num_left() > 0) {
+        instruction.src.push_back(operands.next());
+      }
+      break;
+    default:
+      instruction.src = {operands.value()};
+  }
+  return instruction;
+}
+
+}  // namespace
+
+void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::vector<Tile>& inputs,
+                 const std::vector<Tile>& outputs, const Tile& scratch, const StreamTile& position) {
+  const Tile index = position.hbm(-1);
+  Operands operands(inputs, scratch);
+  const std::size_t num_steps = steps.size();
+  const std::size_t num_outputs = outputs.size();
+  std::size_t num_written = 0;
+  for (std::size_t s = 0; s < num_steps; ++s) {
+    Instruction instruction = lower(steps[s], operands, index);
+    const bool writes_output = s + num_outputs >= num_steps && num_written < num_outputs;
+    const Tile& dst = writes_output ? outputs[num_written++] : scratch;
+    instruction.dst = dst;
+    builder.emit(std::move(instruction));
+    operands.set(dst);
+  }
+  for (; num_written < num_outputs; ++num_written) {
+    if (inputs.empty() && num_steps == 0) {
+      builder.memset(outputs[num_written], 0);
+    } else {
+      builder.tensor_copy(outputs[num_written], operands.value());
+    }
+  }
+}
+
+}  // namespace trn::kernels::tiling

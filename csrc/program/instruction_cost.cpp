@@ -1,0 +1,310 @@
+// Cycle rules, bytes and descriptors of single instructions.
+#include "program/instruction_cost.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "program/opcode.h"
+
+namespace trn::program {
+namespace {
+
+const Buffer& buffer_of(const Program& program, const Tile& tile) {
+  return program.buffers[static_cast<std::size_t>(tile.buffer)];
+}
+
+bool is_low_precision(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::bfloat16:
+    case Dtype::float16:
+    case Dtype::float8_e4m3:
+    case Dtype::float8_e4m3fn:
+    case Dtype::float8_e5m2:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Elements of the longest contiguous run of a tile's free dimensions; broadcast dimensions hold one element.
+std::int64_t run_length(const Tile& tile) {
+  std::int64_t run = 1;
+  for (auto dim = tile.free.rbegin(); dim != tile.free.rend(); ++dim) {
+    if (dim->size == 1 || dim->stride == 0) {
+      continue;
+    }
+    if (dim->stride != run) {
+      break;
+    }
+    run *= dim->size;
+  }
+  return run;
+}
+
+bool is_contiguous(const Tile& tile) {
+  return run_length(tile) == tile.free_elements();
+}
+
+// What the performance modes ask of an instruction's operands.
+struct Operands {
+  bool low_precision = true;  // all in two bytes or less
+  bool in_sbuf = true;
+  bool contiguous = true;
+
+  Operands(const Program& program, const Instruction& instruction) {
+    add(program, instruction.dst);
+    for (const Tile& tile : instruction.src) {
+      add(program, tile);
+    }
+  }
+  void add(const Program& program, const Tile& tile) {
+    if (tile.buffer < 0) {
+      return;
+    }
+    const Buffer& buffer = buffer_of(program, tile);
+    low_precision = low_precision && is_low_precision(buffer.dtype);
+    in_sbuf = in_sbuf && buffer.memory == Memory::sbuf;
+    contiguous = contiguous && is_contiguous(tile);
+  }
+};
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+std::int64_t speed_up(std::int64_t n, std::int64_t factor) {
+  return ceil_div(n, std::max<std::int64_t>(factor, 1));
+}
+
+double passes(const Program& program, const Instruction& instruction, const target::Core& core) {
+  double most = 0;
+  for (const Tile& tile : instruction.src) {
+    const Dtype dtype = buffer_of(program, tile).dtype;
+    const double of_dtype = target::itemsize(dtype) >= 4   ? core.fp32_passes
+                            : target::itemsize(dtype) == 2 ? core.bf16_passes
+                                                           : core.fp8_passes;
+    most = std::max(most, of_dtype);
+  }
+  return most;
+}
+
+bool is_any(Alu alu, std::initializer_list<Alu> list) {
+  return std::find(list.begin(), list.end(), alu) != list.end();
+}
+
+// Elements that the instruction streams per partition: the longest of its operands. A complex element is two.
+std::int64_t streamed(const Program& program, const Instruction& instruction) {
+  auto length = [&](const Tile& tile) {
+    const Dtype dtype = buffer_of(program, tile).dtype;
+    const bool is_complex = dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
+    return tile.free_elements() * (is_complex ? 2 : 1);
+  };
+  std::int64_t n = length(instruction.dst);
+  for (const Tile& tile : instruction.src) {
+    if (tile.buffer >= 0) {
+      n = std::max(n, length(tile));
+    }
+  }
+  return n;
+}
+
+std::int64_t tensor_tensor_cycles(std::int64_t n, Alu alu, const Operands& operands, const target::Core& core) {
+  // An iterative division is the reciprocal's 8N; in 16 bits it keeps up with the other two-operand forms.
+  if (alu == Alu::divide && !operands.low_precision) {
+    return 8 * n;
+  }
+  if (!operands.in_sbuf) {
+    return n;
+  }
+  if (!operands.low_precision) {
+    return 2 * n;
+  }
+  const bool fast = operands.contiguous && is_any(alu, {Alu::add, Alu::subtract, Alu::multiply});
+  return speed_up(fast ? n : 2 * n, core.vector_tensor_tensor_bf16_speedup);
+}
+
+// Copies and scalar forms: the full performance mode from SBUF to SBUF, half of it otherwise.
+std::int64_t copy_cycles(std::int64_t n, const Operands& operands, const target::Core& core) {
+  if (!operands.low_precision) {
+    return n;
+  }
+  const std::int64_t mode = core.vector_copy_bf16_speedup;
+  return speed_up(n, operands.in_sbuf && operands.contiguous ? mode : mode / 2);
+}
+
+// n indices of e elements each: n e / C with C = ((28 + t e) / (t e)) / min(4 / size, e), t = 4 (facts 3.1), rounded
+// up. The innermost dimension of a nested destination is e.
+std::int64_t local_gather_cycles(const Program& program, const Instruction& instruction) {
+  const Tile& dst = instruction.dst;
+  const std::int64_t e = dst.free.size() > 1 ? dst.free.back().size : 1;
+  const std::int64_t size = std::min<std::int64_t>(target::itemsize(buffer_of(program, dst).dtype), 4);
+  const std::int64_t narrow = std::min<std::int64_t>(4 / size, e);
+  return ceil_div(dst.free_elements() * 4 * e * narrow, 28 + 4 * e);
+}
+
+std::int64_t vector_cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
+  const Operands operands(program, instruction);
+  const std::int64_t n = streamed(program, instruction);
+  const Alu alu = instruction.alu0;
+  switch (traits(instruction.opcode).rule) {
+    case CycleRule::activation:
+      return speed_up(n, operands.low_precision ? core.scalar_bf16_speedup : 1);
+    case CycleRule::copy:
+      return copy_cycles(n, operands, core);
+    case CycleRule::tensor_tensor:
+      return tensor_tensor_cycles(n, alu, operands, core);
+    case CycleRule::scalar_tensor: {
+      if (instruction.alu1 == Alu::divide && !operands.low_precision) {
+        return 8 * n;
+      }
+      const bool fast =
+          operands.low_precision && n % 2 == 0 && is_any(instruction.alu1, {Alu::add, Alu::subtract, Alu::multiply});
+      return fast ? n : 2 * n;
+    }
+    case CycleRule::half_rate:
+      return 2 * n;
+    case CycleRule::predicated:
+      return operands.low_precision ? n : 2 * n;
+    case CycleRule::reduce:
+      return operands.low_precision && is_any(alu, {Alu::add, Alu::maximum}) ? ceil_div(n, 2) : n;
+    case CycleRule::reciprocal:
+      return 8 * n;
+    case CycleRule::bn_aggr:
+      return ceil_div(13 * n, 3);
+    case CycleRule::memset:
+      return operands.low_precision && instruction.scalar0 == 0 ? ceil_div(n, 2) : n;
+    default:
+      return n;
+  }
+}
+
+std::int64_t tensor_cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
+  const std::int64_t least = core.min_instruction_cycles;
+  if (instruction.opcode == Opcode::nc_transpose) {
+    const Tile& src = instruction.src[0];
+    return std::max(src.partitions, std::min(least, src.free_elements()));
+  }
+  const std::int64_t stationary = instruction.src[0].free_elements();
+  const std::int64_t moving = instruction.src[1].free_elements();
+  const auto one_pass = static_cast<double>(std::max(std::min(least, stationary), moving));
+  return static_cast<std::int64_t>(std::ceil(one_pass * passes(program, instruction, core)));
+}
+
+bool is_indexed(Opcode opcode) {
+  return opcode == Opcode::dma_gather || opcode == Opcode::dma_scatter;
+}
+
+// Distinct bytes of HBM behind a tile: broadcast partitions and dimensions are read once. Rows picked by an index are
+// read as often as they are picked.
+std::int64_t hbm_bytes(const Program& program, const Instruction& instruction, const Tile& tile) {
+  std::int64_t elements = 1;
+  if (is_indexed(instruction.opcode)) {
+    elements = tile.elements();
+  } else {
+    elements = tile.partition_stride == 0 && tile.partitions > 1 ? 1 : tile.partitions;
+    for (const Dim& dim : tile.free) {
+      elements *= dim.stride == 0 ? 1 : dim.size;
+    }
+  }
+  return elements * target::itemsize(buffer_of(program, tile).dtype);
+}
+
+std::int64_t descriptors(const Program& program, const Tile& tile) {
+  const Buffer& buffer = buffer_of(program, tile);
+  const std::int64_t row = run_length(tile);
+  const std::int64_t num_rows = tile.elements() / std::max<std::int64_t>(row, 1);
+  return buffer.run_elements > 0 ? num_rows * ceil_div(row, buffer.run_elements) : num_rows;
+}
+
+void add_bytes(std::int64_t Counts::* hbm, std::int64_t Counts::* sbuf, std::int64_t Counts::* psum, Counts& counts,
+               const Program& program, const Instruction& instruction, const Tile& tile, std::int64_t times) {
+  if (tile.buffer < 0) {
+    return;
+  }
+  const Buffer& buffer = buffer_of(program, tile);
+  switch (buffer.memory) {
+    case Memory::hbm:
+      counts.*hbm += times * hbm_bytes(program, instruction, tile);
+      break;
+    case Memory::sbuf:
+      counts.*sbuf += times * tile.elements() * target::itemsize(buffer.dtype);
+      break;
+    case Memory::psum:
+      counts.*psum += times * tile.elements() * target::itemsize(buffer.dtype);
+      break;
+    case Memory::host:
+      break;
+  }
+}
+
+}  // namespace
+
+std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
+  if (instruction.engine == Engine::dma || instruction.engine == Engine::sync) {
+    return 0;
+  }
+  if (instruction.engine == Engine::tensor) {
+    return tensor_cycles(program, instruction, core);
+  }
+  const CycleRule rule = traits(instruction.opcode).rule;
+  if (rule == CycleRule::local_gather) {
+    return core.gpsimd_fixed_cycles + local_gather_cycles(program, instruction);
+  }
+  if (rule == CycleRule::gpsimd || instruction.engine == Engine::gpsimd) {
+    return core.gpsimd_fixed_cycles + streamed(program, instruction);
+  }
+  if (instruction.engine == Engine::scalar && rule == CycleRule::copy) {
+    const bool low_precision = Operands(program, instruction).low_precision;
+    return std::max(core.min_instruction_cycles,
+                    speed_up(streamed(program, instruction), low_precision ? core.scalar_bf16_speedup : 1));
+  }
+  const std::int64_t busy = std::max(core.min_instruction_cycles, vector_cycles(program, instruction, core));
+  return rule == CycleRule::plus_reduce ? busy + core.min_instruction_cycles : busy;
+}
+
+Transfer transfer(const Program& program, const Instruction& instruction) {
+  Transfer result;
+  auto add = [&](const Tile& tile) {
+    if (tile.buffer >= 0 && buffer_of(program, tile).memory == Memory::hbm) {
+      result.descriptors = std::max(result.descriptors, descriptors(program, tile));
+      result.bytes = std::max(result.bytes, tile.elements() * target::itemsize(buffer_of(program, tile).dtype));
+    }
+  };
+  add(instruction.dst);
+  for (const Tile& tile : instruction.src) {
+    add(tile);
+  }
+  if (result.descriptors == 0) {  // between two places on the chip: a run per partition
+    result.descriptors = instruction.dst.partitions;
+    result.bytes = instruction.dst.elements() * target::itemsize(buffer_of(program, instruction.dst).dtype);
+  }
+  return result;
+}
+
+void add_instruction(Counts& counts, const Program& program, const Instruction& instruction, const target::Core& core,
+                     std::int64_t times) {
+  const auto engine = static_cast<std::size_t>(instruction.engine);
+  counts.instructions[engine] += times;
+  counts.busy_cycles[engine] += times * cycles(program, instruction, core);
+  add_bytes(&Counts::hbm_write_bytes, &Counts::sbuf_write_bytes, &Counts::psum_write_bytes, counts, program,
+            instruction, instruction.dst, times);
+  for (const Tile& tile : instruction.src) {
+    add_bytes(&Counts::hbm_read_bytes, &Counts::sbuf_read_bytes, &Counts::psum_read_bytes, counts, program, instruction,
+              tile, times);
+  }
+  if (instruction.engine == Engine::dma) {
+    counts.dma_transfers += times;
+    counts.dma_descriptors += times * transfer(program, instruction).descriptors;
+  }
+  if (instruction.engine == Engine::tensor) {
+    // The array is busy as a whole, whatever part of it the tile fills.
+    const bool moves_data = instruction.opcode == Opcode::nc_transpose;
+    const Tile& moving = instruction.src[moves_data ? 0 : 1];
+    const std::int64_t columns = moves_data ? moving.partitions : moving.free_elements();
+    const std::int64_t flops = times * 2 * core.num_partitions * core.stationary_free_max_elements * columns;
+    counts.hardware_flops[buffer_of(program, moving).dtype] += flops;
+    counts.transpose_flops += moves_data ? flops : 0;
+  }
+}
+
+}  // namespace trn::program

@@ -1,0 +1,41 @@
+// The table of instructions: engine, operands and cycle rule of each opcode.
+#pragma once
+
+#include "program/program.h"
+
+namespace trn::program {
+
+using target::from_name;
+using target::name;
+
+// N is the number of elements per partition (facts 3.1). Every rule has the core's minimum as its floor.
+enum class CycleRule : std::uint8_t {
+  none,           // DMA: time comes from bytes and descriptors
+  matmul,         // passes * max(min(64, N_stationary), N_moving)
+  transpose,      // TensorE max(P, min(64, F)); VectorE N
+  activation,     // N over ScalarE's 16-bit speed-up
+  plus_reduce,    // N + 64
+  copy,           // N over the copy performance mode
+  full,           // N
+  tensor_tensor,  // N in PSUM or 16-bit add, subtract, multiply; 2N otherwise
+  scalar_tensor,  // N for 16-bit subtract, multiply; 2N otherwise
+  half_rate,      // 2N
+  predicated,     // N in 16 bits, 2N otherwise
+  reduce,         // N/2 for 16-bit add, maximum; N otherwise
+  reciprocal,     // 8N
+  bn_aggr,        // 13N/3
+  memset,         // N/2 for 16-bit zero; N otherwise
+  gpsimd,         // fixed + N
+  local_gather,   // fixed + n e / C
+};
+
+struct OpcodeTraits {
+  Opcode opcode;
+  Engine engine;     // where it runs unless the instruction says otherwise
+  int num_operands;  // source tiles that it needs at least
+  CycleRule rule;
+};
+
+const OpcodeTraits& traits(Opcode opcode);
+
+}  // namespace trn::program

@@ -1,0 +1,206 @@
+#include "runtime/launch.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels/build.h"
+#include "program/count.h"
+
+namespace trn::runtime {
+
+namespace {
+
+// A Spec's fields as bytes: equal Specs have equal texts.
+struct Serializer {
+  std::string& out;
+  template <class T>
+  void operator()(const char*, const T& value) {
+    write(value);
+  }
+  template <class T>
+  void write(const T& value) {
+    if constexpr (std::is_arithmetic_v<T> || std::is_enum_v<T>) {
+      out.append(reinterpret_cast<const char*>(&value), sizeof value);
+    } else if constexpr (requires { value.size(); }) {
+      write(value.size());
+      for (const auto& item : value) {
+        write(item);
+      }
+    } else {
+      T::visit(*this, value);
+    }
+  }
+};
+
+std::string serialize(const kernels::Spec& spec) {
+  std::string out;
+  for (const auto& part : spec) {
+    Serializer serializer{out};
+    serializer.write(part.index());
+    std::visit([&](const auto& shape) { serializer.write(shape); }, part);
+  }
+  return out;
+}
+
+struct FusionOf {
+  Fusion operator()(const kernels::MatmulShape&) const { return Fusion::anchor; }
+  Fusion operator()(const kernels::ConvShape&) const { return Fusion::anchor; }
+  Fusion operator()(const kernels::AttentionShape&) const { return Fusion::anchor; }
+  Fusion operator()(const kernels::PointwiseShape&) const { return Fusion::fusible; }
+  Fusion operator()(const kernels::ReductionShape&) const { return Fusion::fusible; }
+  Fusion operator()(const kernels::SoftmaxShape&) const { return Fusion::fusible; }
+  Fusion operator()(const kernels::NormShape&) const { return Fusion::fusible; }
+  Fusion operator()(const kernels::CopyShape&) const { return Fusion::fusible; }
+  Fusion operator()(const auto&) const { return Fusion::barrier; }
+};
+
+Fusion fusion_of(const kernels::Spec& spec) {
+  Fusion worst = Fusion::fusible;
+  for (const auto& part : spec) {
+    worst = std::max(worst, std::visit(FusionOf{}, part));
+  }
+  return worst;
+}
+
+std::uint64_t hash(LaunchKey key) {
+  std::uint64_t h = 0x9E3779B97F4A7C15ull ^ key.size();
+  for (const auto word : key) {
+    h = (h ^ static_cast<std::uint64_t>(word)) * 0xD6E8FEB86659FD93ull;
+    h ^= h >> 32;
+  }
+  return h;
+}
+
+// Open addressing, never shrinking; one per thread and Launches object.
+struct Table {
+  struct Slot {
+    std::uint64_t hash = 0;
+    std::vector<std::int64_t> key;
+    const LaunchVariant* variant = nullptr;
+  };
+  std::vector<Slot> slots = std::vector<Slot>(256);
+  std::size_t used = 0;
+
+  Slot& locate(std::uint64_t h, LaunchKey key) {
+    const std::size_t mask = slots.size() - 1;
+    for (std::size_t i = h & mask;; i = (i + 1) & mask) {
+      Slot& slot = slots[i];
+      if (!slot.variant || (slot.hash == h && slot.key.size() == key.size() &&
+                            std::memcmp(slot.key.data(), key.data(), key.size_bytes()) == 0)) {
+        return slot;
+      }
+    }
+  }
+  void put(std::uint64_t h, LaunchKey key, const LaunchVariant* variant) {
+    if ((used + 1) * 2 > slots.size()) {
+      std::vector<Slot> old(slots.size() * 2);
+      old.swap(slots);
+      for (auto& slot : old) {
+        if (slot.variant) {
+          locate(slot.hash, slot.key) = std::move(slot);
+        }
+      }
+    }
+    Slot& slot = locate(h, key);
+    used += slot.variant == nullptr;
+    slot = {h, {key.begin(), key.end()}, variant};
+  }
+};
+
+Table& table() {
+  thread_local Table instance;
+  return instance;
+}
+
+}  // namespace
+
+double seconds(const kernels::Spec& spec, const target::Target& target) {
+  double total = 0;
+  for (const auto& part : spec) {
+    total += program::duration(kernels::build(target, part), target).seconds;
+  }
+  return total;
+}
+
+Launches::Launches(std::shared_ptr<const target::Target> target) {
+  set_target(std::move(target));
+}
+
+const LaunchVariant* Launches::find(LaunchKey key) const {
+  return table().locate(hash(key), key).variant;
+}
+
+const LaunchVariant* Launches::insert(LaunchKey key, std::string_view op_name, const kernels::Spec& spec) {
+  const LaunchVariant* variant = intern(op_name, spec);
+  table().put(hash(key), key, variant);
+  return variant;
+}
+
+const LaunchVariant* Launches::intern(std::string_view op_name, const kernels::Spec& spec) {
+  std::lock_guard lock(mutex_);
+  return intern_locked(op_name, spec);
+}
+
+const LaunchVariant* Launches::intern_locked(std::string_view op_name, const kernels::Spec& spec) {
+  const std::uint32_t op = intern_op_locked(op_name);
+  auto [index, new_spec] = spec_index_.try_emplace(serialize(spec), static_cast<std::uint32_t>(specs_.size()));
+  if (new_spec) {
+    specs_.push_back(spec);
+  }
+  const auto id = (std::uint64_t{op} << 32) | index->second;
+  auto [entry, new_variant] = variant_index_.try_emplace(id, nullptr);
+  if (new_variant) {
+    auto& variant = variants_.emplace_back();
+    variant.op = op;
+    variant.spec = index->second;
+    variant.fusion = fusion_of(spec);
+    variant.is_empty = spec.empty();
+    variant.duration = to_picoseconds(seconds(spec, *target_));
+    entry->second = &variant;
+  }
+  return entry->second;
+}
+
+std::uint32_t Launches::intern_op(std::string_view op_name) {
+  std::lock_guard lock(mutex_);
+  return intern_op_locked(op_name);
+}
+
+std::uint32_t Launches::intern_op_locked(std::string_view op_name) {
+  auto [op, inserted] = op_index_.try_emplace(std::string(op_name), static_cast<std::uint32_t>(op_names_.size()));
+  if (inserted) {
+    op_names_.emplace_back(op_name);
+  }
+  return op->second;
+}
+
+void Launches::set_target(std::shared_ptr<const target::Target> target) {
+  std::lock_guard lock(mutex_);
+  target_ = std::move(target);
+  dispatch_ = to_picoseconds(target_->device.eager_dispatch_seconds);
+  for (auto& variant : variants_) {
+    variant.duration = to_picoseconds(seconds(specs_[variant.spec], *target_));
+  }
+}
+
+std::shared_ptr<const target::Target> Launches::target() const {
+  std::lock_guard lock(mutex_);
+  return target_;
+}
+
+std::string Launches::op_name(std::uint32_t op) const {
+  std::lock_guard lock(mutex_);
+  return op_names_.at(op);
+}
+
+kernels::Spec Launches::spec(std::uint32_t index) const {
+  std::lock_guard lock(mutex_);
+  return specs_.at(index);
+}
+
+std::size_t Launches::num_variants() const {
+  std::lock_guard lock(mutex_);
+  return variants_.size();
+}
+
+}  // namespace trn::runtime

@@ -1,0 +1,56 @@
+// The simulated machine as the driver sees it: its devices, the launches they take and the record of them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/clock.h"
+#include "runtime/launch.h"
+#include "runtime/ledger.h"
+#include "runtime/memory.h"
+#include "target/target.h"
+
+namespace trn::runtime {
+
+struct Device {
+  int index = 0;
+  std::unique_ptr<Memory> memory;
+  Clock clock;
+};
+
+class System {
+ public:
+  static constexpr int kMaxDevices = 128;
+
+  // Reserves the address ranges; commits nothing.
+  System(std::shared_ptr<const target::Target> target, int num_devices, Memory::AttachmentDeleter deleter);
+
+  int num_devices() const { return num_devices_; }
+  Device& device(int index);
+  // The device whose HBM holds `ptr`, or nullptr.
+  Device* device_of(const void* ptr);
+
+  Launches& launches() { return launches_; }
+  Recorder& recorder() { return recorder_; }
+  std::shared_ptr<const target::Target> target() const { return launches_.target(); }
+  // Costs follow at once; each device's HBM limit too, within the reserved range.
+  void set_target(std::shared_ptr<const target::Target> target);
+
+  // Runs on the simulated clock and, under a profile, in the ledger.
+  Interval launch(const LaunchVariant& variant, const Site& site, int device, int stream,
+                  std::span<const BlockUse> reads, std::span<const BlockUse> writes);
+  // A value goes to the host (or comes from it): the host waits for the stream when blocking.
+  void host_copy(const HostSync& sync, int device, int stream, std::int64_t bytes);
+
+ private:
+  int num_devices_;
+  char* base_ = nullptr;
+  std::vector<std::unique_ptr<Device>> devices_;
+  Launches launches_;
+  Recorder recorder_;
+};
+
+}  // namespace trn::runtime

@@ -1,0 +1,257 @@
+// The words of the instruction set, named as in nki.isa and nki.language, each with its table of names.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace trn::target {
+
+enum class Engine : std::uint8_t { tensor, vector, scalar, gpsimd, sync, dma };
+inline constexpr int kNumEngines = 6;
+
+enum class Memory : std::uint8_t { hbm, sbuf, psum, host };  // host: beyond the chip's host link
+
+// program/opcode.h holds the table that says engine, operands and cycle rule of each.
+enum class Opcode : std::uint8_t {
+  dma_copy,           // hbm <-> sbuf, one tile
+  dma_transpose,      // the same, two-byte elements transposed on the way
+  dma_gather,         // hbm rows picked by an index tile -> sbuf
+  dma_scatter,        // sbuf rows -> hbm rows picked by an index tile
+  nc_matmul,          // psum[M, N] (+)= stationary[K, M]^T @ moving[K, N]
+  nc_transpose,       // TensorE transpose through PSUM
+  activation,         // func(scale * x + bias) on ScalarE
+  activation_reduce,  // the same, summed along the free axis
+  tensor_tensor,      // alu(a, b)
+  tensor_scalar,      // alu1(alu0(x, scalar0), scalar1)
+  scalar_tensor_tensor,
+  tensor_copy,  // also the cast
+  tensor_copy_predicated,
+  select,
+  reciprocal,
+  tensor_reduce,  // alu along the free axis
+  tensor_tensor_scan,
+  bn_stats,
+  bn_aggr,
+  memset,
+  iota,
+  affine_select,
+  local_gather,
+  max8,
+  nc_find_index8,
+  nc_match_replace8,
+  rng,  // pseudo-random bits
+};
+
+// AluOp of nki.isa for VectorE and GpSimdE; `none` where the instruction takes no second operation.
+enum class Alu : std::uint8_t {
+  none,
+  add,
+  subtract,
+  multiply,
+  divide,
+  maximum,
+  minimum,
+  power,
+  modulo,
+  abs_max,
+  bitwise_and,
+  bitwise_or,
+  bitwise_xor,
+  bitwise_not,
+  shift_left,
+  shift_right,
+  logical_and,
+  logical_or,
+  logical_xor,
+  equal,
+  not_equal,
+  less,
+  less_equal,
+  greater,
+  greater_equal,
+};
+
+// Functions of ScalarE's piecewise-polynomial unit, by nki.language's names.
+enum class Activation : std::uint8_t {
+  copy,
+  square,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  exp,
+  log,
+  sin,
+  arctan,
+  tanh,
+  sigmoid,
+  erf,
+  gelu,
+  gelu_tanh,
+  silu,
+  softplus,
+  mish,
+  relu,
+  abs,
+  sign,
+  gelu_grad,
+  silu_grad,
+  tanh_grad,
+};
+
+template <class Enum>
+struct Named {
+  Enum value;
+  std::string_view name;
+};
+
+inline constexpr Named<Engine> kEngines[] = {
+    {Engine::tensor, "tensor"}, {Engine::vector, "vector"}, {Engine::scalar, "scalar"},
+    {Engine::gpsimd, "gpsimd"}, {Engine::sync, "sync"},     {Engine::dma, "dma"},
+};
+
+inline constexpr Named<Memory> kMemories[] = {
+    {Memory::hbm, "hbm"},
+    {Memory::sbuf, "sbuf"},
+    {Memory::psum, "psum"},
+    {Memory::host, "host"},
+};
+
+inline constexpr Named<Opcode> kOpcodeNames[] = {
+    {Opcode::dma_copy, "dma_copy"},
+    {Opcode::dma_transpose, "dma_transpose"},
+    {Opcode::dma_gather, "dma_gather"},
+    {Opcode::dma_scatter, "dma_scatter"},
+    {Opcode::nc_matmul, "nc_matmul"},
+    {Opcode::nc_transpose, "nc_transpose"},
+    {Opcode::activation, "activation"},
+    {Opcode::activation_reduce, "activation_reduce"},
+    {Opcode::tensor_tensor, "tensor_tensor"},
+    {Opcode::tensor_scalar, "tensor_scalar"},
+    {Opcode::scalar_tensor_tensor, "scalar_tensor_tensor"},
+    {Opcode::tensor_copy, "tensor_copy"},
+    {Opcode::tensor_copy_predicated, "tensor_copy_predicated"},
+    {Opcode::select, "select"},
+    {Opcode::reciprocal, "reciprocal"},
+    {Opcode::tensor_reduce, "tensor_reduce"},
+    {Opcode::tensor_tensor_scan, "tensor_tensor_scan"},
+    {Opcode::bn_stats, "bn_stats"},
+    {Opcode::bn_aggr, "bn_aggr"},
+    {Opcode::memset, "memset"},
+    {Opcode::iota, "iota"},
+    {Opcode::affine_select, "affine_select"},
+    {Opcode::local_gather, "local_gather"},
+    {Opcode::max8, "max8"},
+    {Opcode::nc_find_index8, "nc_find_index8"},
+    {Opcode::nc_match_replace8, "nc_match_replace8"},
+    {Opcode::rng, "rng"},
+};
+inline constexpr std::size_t kNumOpcodes = std::size(kOpcodeNames);
+
+inline constexpr Named<Alu> kAlus[] = {
+    {Alu::none, "none"},
+    {Alu::add, "add"},
+    {Alu::subtract, "subtract"},
+    {Alu::multiply, "multiply"},
+    {Alu::divide, "divide"},
+    {Alu::maximum, "maximum"},
+    {Alu::minimum, "minimum"},
+    {Alu::power, "power"},
+    {Alu::modulo, "modulo"},
+    {Alu::abs_max, "abs_max"},
+    {Alu::bitwise_and, "bitwise_and"},
+    {Alu::bitwise_or, "bitwise_or"},
+    {Alu::bitwise_xor, "bitwise_xor"},
+    {Alu::bitwise_not, "bitwise_not"},
+    {Alu::shift_left, "shift_left"},
+    {Alu::shift_right, "shift_right"},
+    {Alu::logical_and, "logical_and"},
+    {Alu::logical_or, "logical_or"},
+    {Alu::logical_xor, "logical_xor"},
+    {Alu::equal, "equal"},
+    {Alu::not_equal, "not_equal"},
+    {Alu::less, "less"},
+    {Alu::less_equal, "less_equal"},
+    {Alu::greater, "greater"},
+    {Alu::greater_equal, "greater_equal"},
+};
+
+inline constexpr Named<Activation> kActivations[] = {
+    {Activation::copy, "copy"},
+    {Activation::square, "square"},
+    {Activation::sqrt, "sqrt"},
+    {Activation::rsqrt, "rsqrt"},
+    {Activation::reciprocal, "reciprocal"},
+    {Activation::exp, "exp"},
+    {Activation::log, "log"},
+    {Activation::sin, "sin"},
+    {Activation::arctan, "arctan"},
+    {Activation::tanh, "tanh"},
+    {Activation::sigmoid, "sigmoid"},
+    {Activation::erf, "erf"},
+    {Activation::gelu, "gelu"},
+    {Activation::gelu_tanh, "gelu_tanh"},
+    {Activation::silu, "silu"},
+    {Activation::softplus, "softplus"},
+    {Activation::mish, "mish"},
+    {Activation::relu, "relu"},
+    {Activation::abs, "abs"},
+    {Activation::sign, "sign"},
+    {Activation::gelu_grad, "gelu_grad"},
+    {Activation::silu_grad, "silu_grad"},
+    {Activation::tanh_grad, "tanh_grad"},
+};
+
+// The table of an enumeration, reached by type.
+inline constexpr const auto& names(Engine) {
+  return kEngines;
+}
+inline constexpr const auto& names(Memory) {
+  return kMemories;
+}
+inline constexpr const auto& names(Opcode) {
+  return kOpcodeNames;
+}
+inline constexpr const auto& names(Alu) {
+  return kAlus;
+}
+inline constexpr const auto& names(Activation) {
+  return kActivations;
+}
+
+template <class Enum>
+constexpr bool is_in_order(const Enum last) {
+  std::size_t index = 0;
+  for (const auto& row : names(Enum{})) {
+    if (static_cast<std::size_t>(row.value) != index++) {
+      return false;
+    }
+  }
+  return index == static_cast<std::size_t>(last) + 1;
+}
+static_assert(is_in_order(Engine::dma) && std::size(kEngines) == kNumEngines);
+static_assert(is_in_order(Memory::host));
+static_assert(is_in_order(Opcode::rng));
+static_assert(is_in_order(Alu::greater_equal));
+static_assert(is_in_order(Activation::tanh_grad));
+
+template <class Enum>
+  requires requires { names(Enum{}); }
+constexpr std::string_view name(Enum value) {
+  return names(Enum{})[static_cast<std::size_t>(value)].name;
+}
+
+template <class Enum>
+constexpr Enum from_name(std::string_view text) {
+  for (const auto& row : names(Enum{})) {
+    if (row.name == text) {
+      return row.value;
+    }
+  }
+  throw std::invalid_argument("[isa] unknown name; got " + std::string(text));
+}
+
+}  // namespace trn::target

@@ -1,0 +1,45 @@
+"""What every test shares: this folder on the import path, and the device under test left as it was found."""
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+DEVICE = os.environ.get("TORCH_TRN_TEST_DEVICE", os.environ.get("TORCH_TRN_DEVICE_NAME", "trn"))
+
+if DEVICE != "cpu":
+    importlib.import_module("torch_trn")
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The device under test; TORCH_TRN_TEST_DEVICE=cpu runs a test against CPU itself."""
+    return torch.device(DEVICE)
+
+
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Fixed seeds on entry; CPU generator and number of threads restored on exit."""
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def memory_baseline(device: torch.device) -> Iterator[int]:
+    """Bytes allocated on the device before the test; whatever the test allocates must be free again after it."""
+    gc.collect()
+    module = getattr(torch, device.type)
+    before = module.memory_allocated()
+    yield before
+    gc.collect()
+    assert module.memory_allocated() == before

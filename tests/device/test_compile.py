@@ -1,0 +1,147 @@
+"""torch.compile with the eager backends, export, tracing and custom operators over device tensors."""
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+trn = torch.trn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.inner = nn.Linear(16, 32)
+        self.outer = nn.Linear(32, 16)
+
+    def forward(self, x):
+        return x + self.outer(torch.nn.functional.gelu(self.inner(self.norm(x))))
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_training_equals_eager(backend):
+    torch.manual_seed(0)
+    model = Block().to("trn")
+    x = torch.randn(4, 16, device="trn")
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    expected = model(x)
+    expected.sum().backward()
+    gradients = [p.grad.cpu().clone() for p in model.parameters()]
+    model.zero_grad()
+    actual = compiled(x)
+    assert actual.device == x.device and torch.equal(actual.detach().cpu(), expected.detach().cpu())
+    actual.sum().backward()
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad.cpu(), gradient)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_dynamic_shapes(backend):
+    compiled = torch.compile(lambda x: (x * 2).relu().sum(0), backend=backend, dynamic=True)
+    for n in (3, 5, 8):
+        x = torch.randn(n, 4)
+        assert torch.equal(compiled(x.to("trn")).cpu(), (x * 2).relu().sum(0))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_attention_and_autocast(backend):
+    q = torch.randn(1, 2, 8, 16, device="trn", requires_grad=True)
+
+    def attend(q):
+        with torch.autocast("trn", dtype=torch.bfloat16):
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    expected = attend(q)
+    actual = torch.compile(attend, backend=backend)(q)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.cpu(), expected.cpu())
+    actual.float().sum().backward()
+    assert q.grad.isfinite().all().item()
+
+
+def test_factory_and_device_calls_in_the_graph():
+    @torch.compile(backend="eager")
+    def f(x):
+        with trn.device(0):
+            y = torch.arange(x.shape[0], device=x.device)
+        if x.device.type == "trn" and x.is_trn:
+            y = y + 1
+        return x + y
+
+    x = torch.zeros(4, device="trn")
+    assert f(x).tolist() == [1, 2, 3, 4]
+
+
+def test_streams_under_compile():
+    side = trn.Stream()
+
+    @torch.compile(backend="eager")
+    def f(x):
+        with trn.stream(side):
+            y = x + 1
+        return y * 2
+
+    assert f(torch.ones(2, device="trn")).tolist() == [4, 4]
+
+
+def test_interface_is_registered():
+    from torch._dynamo.device_interface import get_interface_for_device
+
+    interface = get_interface_for_device("trn")
+    assert get_interface_for_device("trn:0") is interface
+    assert interface.is_available() and interface.current_device() == 0
+    assert interface.Worker.get_device_properties().name == trn.get_device_name()
+    assert interface.get_raw_stream(0) == trn.current_stream(0).stream_id
+    assert interface.get_compute_capability() == trn.get_device_properties().generation
+    assert interface.is_dtype_supported(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="Triton"):
+        interface.raise_if_triton_unavailable()
+
+
+def test_dynamo_metrics():
+    trn.reset_dynamo_metrics()
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2, device="trn"))
+    assert trn.get_dynamo_metrics()["frames"]["ok"] >= 1
+    trn.reset_dynamo_metrics()
+    assert trn.get_dynamo_metrics() == {}
+
+
+def test_export():
+    model = Block().to("trn")
+    x = torch.randn(4, 16, device="trn")
+    program = torch.export.export(model, (x,))
+    assert torch.equal(program.module()(x).detach().cpu(), model(x).detach().cpu())
+
+
+def test_make_fx_and_jit_trace():
+    x = torch.randn(3, 3, device="trn")
+
+    def f(x):
+        return (x @ x).relu() + 1
+
+    assert torch.equal(make_fx(f)(x)(x).cpu(), f(x).cpu())
+    assert torch.equal(torch.jit.trace(f, (x,))(x).cpu(), f(x).cpu())
+
+
+def test_custom_operator():
+    @torch.library.custom_op("trn_tests::scale", mutates_args=())
+    def scale(x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x * factor
+
+    scale.register_fake(lambda x, factor: torch.empty_like(x))
+    scale.register_autograd(
+        lambda ctx, g: (g * ctx.factor, None),
+        setup_context=lambda ctx, inputs, output: setattr(ctx, "factor", inputs[1]),
+    )
+    x = torch.ones(3, device="trn", requires_grad=True)
+    scale(x, 3.0).sum().backward()
+    assert x.grad.tolist() == [3, 3, 3]
+    torch.library.opcheck(scale, (torch.ones(3, device="trn"), 2.0))

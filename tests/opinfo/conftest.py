@@ -1,0 +1,53 @@
+"""Runs the cells that were selected, all suites together, once a session; each test then reads its own outcome."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opinfo import pool
+from opinfo.cells import Cell, Outcome
+
+DEVICE = os.environ.get("TORCH_TRN_TEST_DEVICE", os.environ.get("TORCH_TRN_DEVICE_NAME", "trn"))
+RESULTS = pytest.StashKey[dict[Cell, Outcome]]()
+
+
+def _cell(item: pytest.Item) -> Cell | None:
+    cell = getattr(item, "callspec", None) and item.callspec.params.get("cell")  # type: ignore[attr-defined]
+    return cell if isinstance(cell, Cell) else None
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest) -> dict[Cell, Outcome]:
+    chosen = {cell: None for item in request.session.items if (cell := _cell(item))}
+    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
+    started, done = time.monotonic(), 0
+
+    def progress(cell: Cell, outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        if done % 250 == 0 or done == len(chosen):
+            with capture.global_and_fixture_disabled():
+                print(f"\n{done} of {len(chosen)} cells, {time.monotonic() - started:.0f} s", end="", flush=True)
+
+    results = pool.run(chosen, DEVICE, progress=progress)
+    request.config.stash[RESULTS] = results
+    return results
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    results = config.stash.get(RESULTS, None)
+    if not results:
+        return
+    terminalreporter.section(f"PyTorch's databases on {DEVICE} against CPU")
+    for suite, row in pool.totals(results).items():
+        terminalreporter.line(
+            f"{suite:8} {row['passed']} of {row['cells']} cells pass, {row['checks']} checks, {row['bit_equal']} of "
+            f"{row['value_checks']} value checks bit-equal ({row['bit_equal_cells']} cells), "
+            f"{row['stride_differences']} results with other strides, {row['seconds']:.0f} s of work"
+        )
+    path = os.environ.get("TORCH_TRN_OPINFO_REPORT")
+    if path:
+        Path(path).write_text(json.dumps({str(c): o.to_dict() for c, o in results.items()}, indent=1))

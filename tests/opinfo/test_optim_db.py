@@ -1,0 +1,10 @@
+"""optim_db on the device: every configuration and implementation, parameters and state after five steps."""
+
+import pytest
+from opinfo.cells import Cell, Outcome, cells
+from opinfo.verdict import judge
+
+
+@pytest.mark.parametrize("cell", cells("optim"), ids=str)
+def test_optimizer(cell: Cell, outcomes: dict[Cell, Outcome]) -> None:
+    judge(cell, outcomes)

@@ -1,0 +1,80 @@
+"""A PyTorch device for an AWS Trainium that is not there: `model.to("trn")`, counted and timed.
+
+Importing this package registers the device; with the package installed, `import torch` does so by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from torch_trn import _C, dynamo, flop_formulas, interop, target_files
+from torch_trn import device as _device_module
+from torch_trn.strict import apply_environment, strict
+from torch_trn.target import current_target, set_target, targets
+
+__version__ = "0.1.0"
+__all__ = ["Ledger", "Recording", "current_target", "device_name", "profile", "set_target", "strict", "targets"]
+
+
+def device_name() -> str:
+    """Name of the device type: "trn", or what TORCH_TRN_DEVICE_NAME said when torch was imported."""
+    return str(torch._C._get_privateuse1_backend_name())
+
+
+def _num_devices(target: target_files.TargetFile) -> int:
+    """TORCH_TRN_NUM_DEVICES, else NEURON_RT_NUM_CORES, else one chip's devices."""
+    for variable in ("TORCH_TRN_NUM_DEVICES", "NEURON_RT_NUM_CORES"):
+        text = os.environ.get(variable, "").strip()
+        if text:
+            try:
+                number = int(text)
+            except ValueError:
+                number = 0
+            if not 1 <= number <= 128:
+                raise ValueError(f"[devices] {variable} must be a number of devices; got {text!r}, limit 1 to 128.")
+            return number
+    return int(target["chip"]["num_devices"])
+
+
+def _register() -> None:
+    name = os.environ.get("TORCH_TRN_DEVICE_NAME", "").strip() or "trn"
+    target = target_files.resolve()
+    torch.utils.rename_privateuse1_backend(name)
+    _C.configure(_C.Target(target), _num_devices(target))
+    torch._register_device_module(name, _device_module)
+    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    _device_module.register_submodules(name)
+    interop.install()
+    dynamo.install()
+    flop_formulas.install()
+    _C.set_library_folders(
+        [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]
+    )
+    apply_environment()
+
+
+def _autoload() -> None:
+    """Entry point `torch.backends`: importing this module has done the work."""
+
+
+def __getattr__(name: str) -> Any:
+    # The profile brings the report's machinery; importing torch must not pay for it.
+    if name == "profile":
+        from torch_trn.profiler import profile
+
+        return profile
+    if name == "Ledger":
+        from torch_trn.ledger import Ledger
+
+        return Ledger
+    if name == "Recording":
+        from torch_trn.recording import Recording
+
+        return Recording
+    raise AttributeError(f"module 'torch_trn' has no attribute {name!r}")
+
+
+_register()

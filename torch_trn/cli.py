@@ -1,0 +1,188 @@
+"""The `trn` command: run a script under a profile, list targets and operators, check the installation, re-cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torch_trn import native
+
+app = typer.Typer(
+    name="trn",
+    help="A Trainium that is not there: run PyTorch scripts on a simulated one and see what they cost.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import PackageNotFoundError, version
+
+        import torch
+
+        try:
+            own = version("torch_trn")
+        except PackageNotFoundError:
+            own = "(not installed)"
+        typer.echo(f"torch_trn {own}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run", context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="Script to run, or with -m a module.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Passed on.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module name, as with python -m.")] = False,
+    target: Annotated[str | None, typer.Option(help="Target name or TOML file.")] = None,
+    mode: Annotated[str, typer.Option(help="eager: a dispatch per operator; compiled: neighbours fused.")] = "eager",
+    report: Annotated[Path | None, typer.Option(help="Write the report: .html, .json, or text.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Write the recording, for `trn recost`.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="A:B", help="Record only training steps A to B-1.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
+) -> None:
+    """Run a script unmodified under a profile and print the report. The exit code is the script's."""
+    from torch_trn.costing import MODES
+    from torch_trn.profiler import parse_steps
+    from torch_trn.run import RunOptions, run_script
+
+    if mode not in MODES:
+        raise typer.BadParameter(f"{mode!r} is not one of {', '.join(MODES)}.", param_hint="--mode")
+    try:
+        parse_steps(steps)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--steps") from error
+    import torch_trn
+
+    if target is not None:
+        # The environment carries it to processes that the script starts.
+        os.environ["TORCH_TRN_TARGET"] = target
+        torch_trn.set_target(target)
+    for path in (report, trace, ledger):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{path.absolute().parent} is not a directory.")
+    options = RunOptions(
+        mode=mode,
+        # The script may change its directory before they are written.
+        report=report and report.absolute(),
+        trace=trace and trace.absolute(),
+        ledger=ledger and ledger.absolute(),
+        steps=steps,
+        quiet=quiet,
+    )
+    raise typer.Exit(run_script(script, arguments or [], module, options))
+
+
+@app.command("targets")
+def targets() -> None:
+    """The targets that come with the package."""
+    from torch_trn import report
+    from torch_trn.target_files import HEADER, rows
+
+    found = [list(row) for row in rows()]
+    table = report.Table(f"{len(found)} targets", HEADER, found, left=len(HEADER))
+    report.show(report.rich_table(table))
+    typer.echo(f"current: {native.extension().current_target_name()}")
+
+
+@app.command("ops")
+def ops(
+    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only native, host or absent on TorchNeuron.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The operator table: family, engines, and what TorchNeuron does with each."""
+    from torch_trn import report
+
+    rows = native.op_table()
+    for option, wanted, known in (
+        ("--family", family, sorted({row["family"] for row in rows})),
+        ("--status", status, ["native", "host", "absent"]),
+    ):
+        if wanted is not None and wanted not in known:
+            raise typer.BadParameter(f"{wanted!r} is not one of {', '.join(known)}.", param_hint=option)
+    rows = [row for row in rows if family in (None, row["family"]) and (status is None or status in _statuses(row))]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    body = [[row["name"], row["family"], row["engines"], _shown_status(row)] for row in rows]
+    columns = ("operator", "family", "engines", "TorchNeuron")
+    report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=4)))
+
+
+def _statuses(row: dict[str, Any]) -> list[str]:
+    return [overload["torchneuron"] for overload in row["overloads"]]
+
+
+def _shown_status(row: dict[str, Any]) -> str:
+    """One word where all overloads agree, else how many have which."""
+    found = _statuses(row)
+    kinds = sorted(set(found), key=found.count, reverse=True)
+    return kinds[0] if len(kinds) == 1 else ", ".join(f"{found.count(kind)} {kind}" for kind in kinds) or "-"
+
+
+@app.command("doctor")
+def doctor() -> None:
+    """Check the installation; the exit code is 1 where something is wrong."""
+    from torch_trn.doctor import CHECKS, run_check
+
+    results = [run_check(name, check) for name, check in CHECKS]
+    for result in results:
+        typer.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name}: {result.detail}")
+        if not result.ok and result.hint:
+            typer.echo(f"      {result.hint}")
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+@app.command("recost")
+def recost(
+    path: Annotated[Path, typer.Argument(metavar="LEDGER", help="File written by `trn run --ledger`.")],
+    target: Annotated[list[str] | None, typer.Option(help="Target name or TOML file; repeat it to compare.")] = None,
+    mode: Annotated[str, typer.Option(help="eager or compiled.")] = "eager",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Cost a saved recording on another target, without running again."""
+    from torch_trn import report
+    from torch_trn.ledger import Ledger
+    from torch_trn.recording import Recording
+
+    asked: list[str | None] = [*target] if target else [None]
+    try:
+        saved = Ledger.load(path)
+        recordings = [Recording(saved, name, mode) for name in asked]
+        names = [recording.target.name for recording in recordings]
+    except (OSError, ValueError, RuntimeError) as error:
+        typer.echo(f"trn recost: {error}", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        found = {name: recording.to_dict() for name, recording in zip(names, recordings, strict=True)}
+        typer.echo(json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2))
+    elif len(recordings) > 1:
+        report.show(report.rich_table(report.comparison(recordings)))
+    else:
+        report.show(recordings[0])
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else argv
+    app(args=arguments, prog_name="trn")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""`torch_trn.profile()`: records what a block of code costs on the device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from torch_trn import native
+from torch_trn.ledger import Ledger
+from torch_trn.recording import Recording
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class profile(Recording):
+    """Counts every launch on the device between entering and leaving; then every property of `Recording` is there.
+
+    Profiles nest, each with its own numbers. Entered again, or as a decorator `@profile()`, the runs add up; a
+    decorated function has its profile as `.profile`.
+
+    Args:
+        timeline: keep the whole sequence of launches, for `to_perfetto`. Otherwise memory is needed only for the
+            distinct launches, however long the run.
+        modules: know the module path of each launch.
+        lines: know the source line of each launch.
+        steps: training steps to record, as `(first, end)`, a range or "first:end"; an optimizer step ends one.
+        target: target to cost on, by name or TOML path; the one recorded on where left out.
+        mode: "eager" or "compiled".
+    """
+
+    def __init__(
+        self,
+        timeline: bool = False,
+        modules: bool = True,
+        lines: bool = True,
+        steps: tuple[int, int | None] | range | str | None = None,
+        target: str | None = None,
+        mode: str = "eager",
+    ) -> None:
+        if callable(timeline):
+            raise TypeError("[profile] the decorator takes parentheses; got @profile. Write @profile().")
+        super().__init__(Ledger.empty(""), target, mode)
+        self._timeline = timeline
+        self._modules = modules
+        self._lines = lines
+        self._steps = parse_steps(steps)
+        self._done: Ledger | None = None
+        self._handle: int | None = None
+        self._depth = 0
+        self._steps_seen = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        if self._done is None:
+            state = "is still running" if self._depth else "has recorded nothing yet"
+            raise RuntimeError(
+                f"[profile] numbers are there when the block has ended; this profile {state}. Read them after `with`."
+            )
+        return self._done
+
+    @property
+    def steps_seen(self) -> int:
+        """Optimizer steps while entered, recorded or not."""
+        return self._steps_seen
+
+    def progress(self) -> tuple[int, int, float]:
+        """Steps, launches and simulated seconds recorded so far by the running block."""
+        return native.progress(self._handle) if self._handle is not None else (0, 0, 0.0)
+
+    def __enter__(self) -> profile:
+        self._depth += 1
+        if self._depth == 1:
+            from torch_trn.module_hooks import HOOKS
+
+            HOOKS.install(self._modules, self._on_step)
+            first, end = self._steps
+            if first <= self._steps_seen and (end is None or self._steps_seen < end):
+                self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        from torch_trn.module_hooks import HOOKS
+
+        HOOKS.remove(self._modules, self._on_step)
+        self._stop()
+        if self._done is None:
+            self._done = Ledger.empty(native.extension().current_target_name())
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def recorded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        recorded.profile = self  # type: ignore[attr-defined]
+        return recorded
+
+    def _on_step(self) -> None:
+        self._steps_seen += 1
+        first, end = self._steps
+        if self._steps_seen == end:
+            self._stop()
+        elif self._steps_seen == first:
+            self._start()
+
+    def _start(self) -> None:
+        self._handle = native.extension().profiler_start(self._timeline, self._lines)
+
+    def _stop(self) -> None:
+        if self._handle is None:
+            return
+        handle, self._handle = self._handle, None
+        ledger = Ledger(native.extension().profiler_stop(handle))
+        self._done = ledger if self._done is None else self._done.merge(ledger)
+        if self._asked_target is None:
+            # Kept now: a target file of the user's own cannot be found again by its name.
+            self._asked_target = native.target_for(ledger.target)
+        # What was computed from the shorter ledger is out of date; the target is not.
+        for name in ("_costs", "costed", "total", "device_seconds", "num_devices", "fallbacks", "narrowing"):
+            self.__dict__.pop(name, None)
+
+    def __repr__(self) -> str:
+        if self._done is None:
+            return f"<torch_trn.profile {'running' if self._depth else 'not entered'}>"
+        return f"<torch_trn.profile of {self._done.launches} launches>"
+
+    def __str__(self) -> str:
+        return super().__str__() if self._done is not None else repr(self)
+
+
+def parse_steps(steps: tuple[int, int | None] | range | str | None) -> tuple[int, int | None]:
+    """`(first, end)` of the training steps to record, end None for all that follow."""
+    first: Any
+    end: Any
+    if steps is None:
+        return 0, None
+    try:
+        if isinstance(steps, str):
+            first, end = (int(part) if part else None for part in steps.split(":"))
+            first = first or 0
+        elif isinstance(steps, range):
+            first, end = (steps.start, steps.stop) if steps.step == 1 else (-1, -1)
+        else:
+            first, end = steps
+        valid = isinstance(first, int) and first >= 0 and (end is None or (isinstance(end, int) and end > first))
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"[profile] steps are first:end with 0 <= first < end; got {steps!r}. Write 10:12 for the steps 10 and 11."
+        )
+    return first, end

@@ -1,0 +1,152 @@
+"""Runs a script as `python script.py` would, under a profile that is reported however the script ends."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from torch_trn.profiler import profile
+
+_PROGRESS_AFTER_SECONDS = 5.0
+_PROGRESS_EVERY_SECONDS = 1.0
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    mode: str = "eager"
+    report: Path | None = None
+    trace: Path | None = None
+    ledger: Path | None = None
+    steps: str | None = None
+    quiet: bool = False
+
+
+def run_script(script: str, arguments: list[str], as_module: bool, options: RunOptions) -> int:
+    """Runs it to its end, an exception or Ctrl-C, then reports. Returns the script's exit code."""
+    recording = profile(timeline=bool(options.trace or options.steps), steps=options.steps, mode=options.mode)
+    owner = os.getpid()
+    if not as_module and not os.path.exists(script):
+        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+        return 2
+    with recording, _progress(recording, options):
+        code = _run(script, arguments, as_module)
+    if os.getpid() != owner:
+        return code  # a child that the script forked and let return
+    sys.stdout.flush()
+    try:
+        _write(recording, options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (OSError, ValueError, RuntimeError) as error:
+        # The script's own result stands; only the report is missing.
+        print(f"trn run: no report: {error}", file=sys.stderr)
+        return code or 1
+    return code
+
+
+def _run(script: str, arguments: list[str], as_module: bool) -> int:
+    sys.argv = [script, *arguments]
+    # As python does: the script's folder first, or with -m the current one, in place of this command's own.
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd() if as_module else os.path.dirname(os.path.realpath(script))
+    try:
+        if as_module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        _show(interrupt)
+        return _INTERRUPTED
+    except BaseException as error:
+        _show(error)
+        return 1
+    return 0
+
+
+def _show(error: BaseException) -> None:
+    sys.stdout.flush()
+    error.__traceback__ = _script_part(error.__traceback__)
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _script_part(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from the script's first frame on, without this file and runpy."""
+    own = (__file__, runpy.__file__, "<frozen runpy>")
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in own:
+        traceback = traceback.tb_next
+    return traceback
+
+
+@contextmanager
+def _progress(recording: profile, options: RunOptions) -> Iterator[None]:
+    """A line on the terminal about a run that takes long: steps, launches, simulated time."""
+    if options.quiet or not sys.stderr.isatty():
+        yield
+        return
+    from torch_trn import report
+
+    ended = threading.Event()
+    began = time.monotonic()
+
+    def show() -> None:
+        wait = _PROGRESS_AFTER_SECONDS
+        while not ended.wait(wait):
+            wait = _PROGRESS_EVERY_SECONDS
+            _, launches, simulated = recording.progress()
+            line = (
+                f"trn: {recording.steps_seen:,} steps, {launches:,} launches, {report.seconds(simulated)} simulated, "
+                f"{time.monotonic() - began:.0f} s of yours"
+            )
+            # Overwrites itself, and leaves an empty line to whatever the script prints next.
+            sys.stderr.write(f"\r{line}\x1b[K\r")
+            sys.stderr.flush()
+
+    watcher = threading.Thread(target=show, name="trn-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        sys.stderr.write("\x1b[K")
+        sys.stderr.flush()
+
+
+def _write(recording: profile, options: RunOptions) -> None:
+    if options.ledger is not None:
+        recording.ledger.save(options.ledger)
+    if options.report is not None:
+        if options.report.suffix in (".html", ".htm"):
+            recording.to_html(options.report)
+        elif options.report.suffix == ".json":
+            recording.to_json(options.report)
+        else:
+            options.report.write_text(str(recording) + "\n")
+    if options.trace is not None:
+        recording.to_perfetto(options.trace)
+    if options.quiet:
+        return
+    from torch_trn import report
+
+    print()
+    report.show(recording)
+    if options.steps is not None and not recording.launches:
+        print(f"* The script made {recording.steps_seen} training steps; --steps asked for {options.steps}.")
+    for path in (options.report, options.trace, options.ledger):
+        if path is not None:
+            print(f"wrote {path}")

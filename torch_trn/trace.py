@@ -1,0 +1,172 @@
+"""A recorded timeline as a Chrome JSON trace, which ui.perfetto.dev opens."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch_trn import costing
+
+if TYPE_CHECKING:
+    from torch_trn.recording import Recording
+
+_PHASE_TRACK, _MODULE_TRACK, _STREAM_TRACK, _ENGINE_TRACK = 1, 2, 10, 1000
+_ENGINES_PER_STREAM = 10
+_MICROSECONDS = 1e6
+
+
+def write(recording: Recording, path: str | Path) -> None:
+    """Writes the trace; compressed where the name ends in .gz, which Perfetto also opens."""
+    raw = json.dumps(build(recording), separators=(",", ":")).encode()
+    path = Path(path)
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
+
+
+def build(recording: Recording) -> dict[str, Any]:
+    """Tracks per device: phase, module, each stream, each stream's engines and DMA, and HBM occupancy."""
+    if recording.ledger.timeline is None:
+        raise ValueError(
+            "[trace] a trace needs the sequence of launches; this recording kept only the distinct ones. "
+            "Record with profile(timeline=True), or `trn run --trace FILE` (with --steps A:B for a long run)."
+        )
+    events: list[dict[str, Any]] = []
+    launches = list(_placed(recording))
+    for device in sorted({launch.entry["device"] for launch, *_ in launches}):
+        here = [item for item in launches if item[0].entry["device"] == device]
+        events += _metadata(device, {item[0].entry["stream"] for item in here})
+        events += _launch_events(recording, device, here)
+        events += _group_events(device, here)
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ns",
+        "otherData": {
+            "target": recording.target.name,
+            "recorded_on": recording.ledger.target,
+            "mode": recording.mode,
+            "clock": "simulated",
+        },
+    }
+
+
+Placed = tuple[costing.Launch, float, float, int]
+
+
+def _placed(recording: Recording) -> Iterator[Placed]:
+    """Launches with start, end and HBM in use. Re-costed ones follow each other within their stream."""
+    timeline = recording.ledger.timeline or []
+    origin = min((start for _, start, _, _ in timeline), default=0.0)
+    as_recorded = recording.mode == "eager" and recording.target.name == recording.ledger.target
+    clocks: dict[tuple[int, int], float] = {}
+    for number, start, end, used in timeline:
+        launch = recording.costed[number]
+        start, end = start - origin, end - origin
+        if not as_recorded:
+            stream = (launch.entry["device"], launch.entry["stream"])
+            start = clocks.get(stream, 0.0)
+            end = clocks[stream] = start + launch.seconds
+        yield launch, start, end, used
+
+
+def _metadata(device: int, streams: set[int]) -> Iterator[dict[str, Any]]:
+    def name(kind: str, value: str, track: int = 0) -> dict[str, Any]:
+        return {"ph": "M", "name": kind, "pid": device, "tid": track, "args": {"name": value}}
+
+    def order(track: int) -> dict[str, Any]:
+        return {"ph": "M", "name": "thread_sort_index", "pid": device, "tid": track, "args": {"sort_index": track}}
+
+    yield name("process_name", f"trn:{device}")
+    tracks = {_PHASE_TRACK: "phase", _MODULE_TRACK: "module"}
+    for stream in sorted(streams):
+        tracks[_STREAM_TRACK + stream] = f"stream {stream}"
+        of_stream = f" (stream {stream})" if len(streams) > 1 else ""
+        for number, engine in enumerate(costing.ENGINES):
+            label = "DMA" if engine == "dma" else costing.ENGINE_NAMES[engine]
+            tracks[_engine_track(stream, number)] = label + of_stream
+    for track, label in tracks.items():
+        yield name("thread_name", label, track)
+        yield order(track)
+
+
+def _engine_track(stream: int, number: int) -> int:
+    return _ENGINE_TRACK + _ENGINES_PER_STREAM * stream + number
+
+
+def _launch_events(recording: Recording, device: int, launches: list[Placed]) -> Iterator[dict[str, Any]]:
+    for launch, start, end, used in launches:
+        entry, cost = launch.entry, launch.cost
+        name = entry["op"].removeprefix("aten::")
+        counts = cost["counts"]
+        common = {"ph": "X", "pid": device, "ts": start * _MICROSECONDS}
+        yield {
+            **common,
+            "name": name,
+            "cat": entry["phase"],
+            "tid": _STREAM_TRACK + entry["stream"],
+            "dur": (end - start) * _MICROSECONDS,
+            "args": {
+                "module": entry["module"],
+                "line": entry["line"],
+                "phase": entry["phase"],
+                "bound_by": launch.bound_by,
+                "model_flops": cost["model_flops"],
+                "hbm_read_bytes": counts["hbm_read_bytes"],
+                "hbm_write_bytes": counts["hbm_write_bytes"],
+                "spec": recording.ledger.specs[entry["spec"]],
+            },
+        }
+        for number, engine in enumerate(costing.ENGINES):
+            # The row's sums already leave out what fusion saves.
+            busy = launch.row.busy_seconds.get(engine, 0.0) / max(1, entry["launches"])
+            if busy:
+                yield {
+                    **common,
+                    "name": name,
+                    "cat": "engine",
+                    "tid": _engine_track(entry["stream"], number),
+                    "dur": min(busy, end - start) * _MICROSECONDS,
+                }
+        yield {
+            "ph": "C",
+            "name": "HBM in use",
+            "pid": device,
+            "ts": start * _MICROSECONDS,
+            "args": {"bytes": used},
+        }
+
+
+def _group_events(device: int, launches: list[Placed]) -> Iterator[dict[str, Any]]:
+    """Neighbours in time with one phase, or below one module, as a slice around them."""
+    ordered = sorted(launches, key=lambda item: item[1])
+    yield from _nested(device, _PHASE_TRACK, [((item[0].entry["phase"],), item[1], item[2]) for item in ordered])
+    paths = [
+        (tuple(item[0].entry["module"].split(".")) if item[0].entry["module"] else (), item[1], item[2])
+        for item in ordered
+    ]
+    yield from _nested(device, _MODULE_TRACK, paths)
+
+
+def _nested(device: int, track: int, items: list[tuple[tuple[str, ...], float, float]]) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []  # a parent before its children: they may begin and end together
+    running: list[dict[str, Any]] = []
+    latest = 0.0
+    for parts, start, end in items:
+        same = 0
+        while same < min(len(parts), len(running)) and parts[same] == running[same]["name"]:
+            same += 1
+        while len(running) > same:
+            closed = running.pop()
+            closed["dur"] = latest * _MICROSECONDS - closed["ts"]
+        # Streams overlap: what follows begins no earlier than what was closed here ended.
+        begin = max(start, latest)
+        for part in parts[same:]:
+            running.append(
+                {"ph": "X", "name": part, "pid": device, "tid": track, "ts": begin * _MICROSECONDS, "dur": 0.0}
+            )
+            events.append(running[-1])
+        latest = max(latest, end)
+    for event in running:
+        event["dur"] = latest * _MICROSECONDS - event["ts"]
+    return events
