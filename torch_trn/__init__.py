@@ -6,9 +6,14 @@ Importing this package registers the device; with the package installed, `import
 from __future__ import annotations
 
 import os
+from pkgutil import extend_path
 from typing import Any
 
 import torch
+from torch.utils.backend_registration import generate_methods_for_privateuse1_backend, rename_privateuse1_backend
+
+# In the root of the source tree this folder hides the installed one, which has the extension.
+__path__ = extend_path(__path__, __name__)
 
 from torch_trn import _C, dynamo, flop_formulas, interop, target_files
 from torch_trn import device as _device_module
@@ -42,10 +47,10 @@ def _num_devices(target: target_files.TargetFile) -> int:
 def _register() -> None:
     name = os.environ.get("TORCH_TRN_DEVICE_NAME", "").strip() or "trn"
     target = target_files.resolve()
-    torch.utils.rename_privateuse1_backend(name)
+    rename_privateuse1_backend(name)
     _C.configure(_C.Target(target), _num_devices(target))
-    torch._register_device_module(name, _device_module)
-    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    torch._register_device_module(name, _device_module)  # type: ignore[no-untyped-call]
+    generate_methods_for_privateuse1_backend(for_storage=True)
     _device_module.register_submodules(name)
     interop.install()
     dynamo.install()
@@ -54,10 +59,6 @@ def _register() -> None:
         [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]
     )
     apply_environment()
-
-
-def _autoload() -> None:
-    """Entry point `torch.backends`: importing this module has done the work."""
 
 
 def __getattr__(name: str) -> Any:

@@ -3,22 +3,77 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from torch_trn import device
+from torch_trn.device import index, memory, properties, random, streams
 from torch_trn.on_import import on_import
 
+# Never change while a compiled function lives: folded into its graph.
+_CONSTANT: tuple[Any, ...] = (
+    index.device_type,
+    index.device_count,
+    index.is_available,
+    index._checked_index,
+    properties.get_device_properties,
+    properties.get_device_name,
+    properties.get_device_capability,
+    properties.get_amp_supported_dtype,
+)
+# Read or change the runtime: a graph ends before them.
+_OUTSIDE_GRAPHS: tuple[Any, ...] = (
+    index.init,
+    index.is_initialized,
+    index._is_in_bad_fork,
+    index._lazy_init,
+    index.current_device,
+    index.set_device,
+    index.exchange_device,
+    index.synchronize,
+)
 
-def _register(device_interface: ModuleType) -> None:
-    from torch_trn import device
+
+def _mark_functions() -> None:
+    # What torch.compiler.assume_constant_result and .disable set; calling those would import torch._dynamo.
+    for function in _CONSTANT:
+        function._dynamo_marked_constant = True
+    for function in _OUTSIDE_GRAPHS:
+        function._torchdynamo_disable = True
+        function._torchdynamo_disable_msg = "it acts on the device's runtime"
+
+
+def _skip_files(trace_rules: ModuleType) -> None:
+    # Calls into these end a graph; their own code runs untraced.
+    for module in (memory, random, streams):
+        trace_rules.add(module.__name__)
+
+
+def _register_interface(device_interface: ModuleType) -> None:
     from torch_trn.device_interface import TrnInterface
 
     name = torch._C._get_privateuse1_backend_name()
     device_interface.register_interface_for_device(name, TrnInterface)
-    for index in range(device.device_count()):
-        device_interface.register_interface_for_device(f"{name}:{index}", TrnInterface)
+    for i in range(device.device_count()):
+        device_interface.register_interface_for_device(f"{name}:{i}", TrnInterface)
+
+
+def _register_device_context(ctx_manager: ModuleType) -> None:
+    members = {
+        "_exchange_fn": staticmethod(index.exchange_device),
+        "_maybe_exchange_fn": staticmethod(index.maybe_exchange_device),
+        "_get_device_index_fn": staticmethod(index._get_device_index),
+        "module_name": lambda self: f"torch.{index.device_type()}",
+        "python_type": lambda self: device.device,
+    }
+    variable = type("TrnDeviceVariable", (ctx_manager.GenericDeviceVariable,), members)
+    ctx_manager.register_device_context_manager(device.device, variable)
 
 
 def install() -> None:
-    """Registers the device's interface when torch._dynamo.device_interface is imported."""
-    on_import("torch._dynamo.device_interface", _register)
+    """Marks the device module's functions; registers the rest when torch._dynamo is imported."""
+    _mark_functions()
+    on_import("torch._dynamo.trace_rules", _skip_files)
+    on_import("torch._dynamo.device_interface", _register_interface)
+    on_import("torch._dynamo.variables.ctx_manager", _register_device_context)

@@ -29,10 +29,12 @@ def _refusing(reduce: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(reduce)
     def checked(value: Any) -> Any:
-        if value.device.type == torch._C._get_privateuse1_backend_name():
+        # TypedStorage.device warns that the class is deprecated.
+        place = value._untyped_storage.device if isinstance(value, torch.storage.TypedStorage) else value.device
+        if place.type == torch._C._get_privateuse1_backend_name():
             raise RuntimeError(
                 f"[multiprocessing] device memory is never shared between processes; got a {type(value).__name__} on "
-                f"'{value.device}', limit 'cpu'. Send value.cpu() and move it to the device in the other process."
+                f"'{place}', limit 'cpu'. Send value.cpu() and move it to the device in the other process."
             )
         return reduce(value)
 

@@ -17,7 +17,7 @@ def _apply(state: dict[str, bool]) -> None:
         _C.set_poison(_state["uninitialized"])
 
 
-class strict:  # noqa: N801  (read as a verb, like torch.no_grad)
+class strict:
     """Turns strict modes on at once, or for a `with` block.
 
     Args:
@@ -46,7 +46,5 @@ def apply_environment() -> None:
     names = set(_state) if text == "1" else {part.strip() for part in text.split(",")}
     unknown = names - set(_state)
     if unknown:
-        raise ValueError(
-            f"[strict] TORCH_TRN_STRICT takes {', '.join(_state)} or 1; got {', '.join(sorted(unknown))}."
-        )
+        raise ValueError(f"[strict] TORCH_TRN_STRICT takes {', '.join(_state)} or 1; got {', '.join(sorted(unknown))}.")
     strict(**{name: True for name in names})

@@ -1,5 +1,10 @@
 #include "aten/alias.h"
 
+#include <ATen/NestedTensorImpl.h>
+#include <ATen/SparseCsrTensorImpl.h>
+#include <ATen/SparseTensorImpl.h>
+#include <ATen/quantized/QTensorImpl.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/TensorImpl.h>
 
 #include "aten/allocator.h"
@@ -9,23 +14,127 @@ namespace trn::aten {
 
 namespace {
 
+using at::SparseCsrTensorImpl;
+using at::SparseTensorImpl;
+using at::native::NestedTensorImpl;
 using c10::DispatchKey;
 using c10::DispatchKeySet;
+using c10::TensorImpl;
 
 // TensorImpl keeps its device to itself; a derived class may reach it.
-struct Access : c10::TensorImpl {
-  static void set_device(c10::TensorImpl* impl, c10::Device device) { impl->*(&Access::device_opt_) = device; }
+struct Access : TensorImpl {
+  static void set_device(TensorImpl* impl, c10::Device device) { impl->*(&Access::device_opt_) = device; }
 };
 
 constexpr DispatchKeySet kCarried({DispatchKey::Conjugate, DispatchKey::Negative});
+constexpr DispatchKeySet kSparse({DispatchKey::Sparse, DispatchKey::SparseCsr});
+constexpr DispatchKeySet kNotPlain({DispatchKey::Sparse, DispatchKey::SparseCsr, DispatchKey::Quantized,
+                                    DispatchKey::NestedTensor});
+
+SparseTensorImpl* as_coo(const at::Tensor& tensor) {
+  return tensor.key_set().has(DispatchKey::Sparse) ? static_cast<SparseTensorImpl*>(tensor.unsafeGetTensorImpl())
+                                                   : nullptr;
+}
+SparseCsrTensorImpl* as_compressed(const at::Tensor& tensor) {
+  return tensor.key_set().has(DispatchKey::SparseCsr) ? static_cast<SparseCsrTensorImpl*>(tensor.unsafeGetTensorImpl())
+                                                      : nullptr;
+}
+NestedTensorImpl* as_nested(const at::Tensor& tensor) {
+  return tensor.key_set().has(DispatchKey::NestedTensor) ? static_cast<NestedTensorImpl*>(tensor.unsafeGetTensorImpl())
+                                                         : nullptr;
+}
+at::QTensorImpl* as_quantized(const at::Tensor& tensor) {
+  return tensor.key_set().has(DispatchKey::Quantized) ? static_cast<at::QTensorImpl*>(tensor.unsafeGetTensorImpl())
+                                                      : nullptr;
+}
+bool is_sparse(const at::Tensor& tensor) {
+  return tensor.key_set().has_any(kSparse);
+}
+
+// The same quantized or nested tensor over another storage; `backend` is the storage's component.
+at::Tensor over_storage(const at::Tensor& tensor, c10::Storage storage, c10::BackendComponent backend) {
+  TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  if (NestedTensorImpl* nested = as_nested(tensor)) {
+    return at::detail::make_tensor<NestedTensorImpl>(
+        std::move(storage), DispatchKeySet(DispatchKey::NestedTensor) | DispatchKeySet(backend), impl->dtype(),
+        nested->get_nested_sizes(), nested->get_nested_strides(), nested->get_storage_offsets());
+  }
+  at::Tensor made = at::detail::make_tensor<at::QTensorImpl>(
+      std::move(storage), DispatchKeySet(DispatchKey::Quantized) | DispatchKeySet(backend), impl->dtype(),
+      as_quantized(tensor)->quantizer());
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
+  return made;
+}
+
+// The same sparse tensor on the CPU, of the members that `alias` makes of its own.
+template <class Alias>
+at::Tensor sparse_alias(const at::Tensor& tensor, Alias alias) {
+  if (SparseTensorImpl* coo = as_coo(tensor)) {
+    at::Tensor made = at::detail::make_tensor<SparseTensorImpl>(DispatchKeySet(DispatchKey::SparseCPU), coo->dtype());
+    SparseTensorImpl* to = as_coo(made);
+    to->raw_resize_(coo->sparse_dim(), coo->dense_dim(), coo->sizes());
+    to->set_indices_and_values_unsafe(alias(coo->indices()), alias(coo->values()));
+    to->set_coalesced(coo->coalesced());
+    return made;
+  }
+  SparseCsrTensorImpl* compressed = as_compressed(tensor);
+  at::Tensor made = at::detail::make_tensor<SparseCsrTensorImpl>(
+      DispatchKeySet(DispatchKey::SparseCsrCPU), c10::Device(c10::kCPU), tensor.layout(), compressed->dtype());
+  as_compressed(made)->set_member_tensors(alias(compressed->compressed_indices()), alias(compressed->plain_indices()),
+                                          alias(compressed->values()), compressed->sizes());
+  return made;
+}
+
+void change_device(TensorImpl* impl, int index) {
+  impl->_change_backend_component_keys(device(index));
+  Access::set_device(impl, device(index));
+}
+
+// A sparse result of the CPU becomes one of the device, of the members that `give` makes of its own.
+template <class Give>
+void adopt_sparse(const at::Tensor& result, int index, Give give) {
+  const c10::DeviceGuard guard(device(index));
+  if (SparseTensorImpl* coo = as_coo(result)) {
+    const bool coalesced = coo->coalesced();
+    const at::Tensor indices = give(coo->indices()), values = give(coo->values());
+    change_device(coo, index);
+    coo->set_indices_and_values_unsafe(indices, values);
+    coo->set_coalesced(coalesced);
+    return;
+  }
+  SparseCsrTensorImpl* compressed = as_compressed(result);
+  const at::Tensor outer = give(compressed->compressed_indices()), inner = give(compressed->plain_indices()),
+                   values = give(compressed->values());
+  const std::vector<std::int64_t> sizes = compressed->sizes().vec();
+  change_device(compressed, index);
+  compressed->set_member_tensors(outer, inner, values, sizes);
+}
 
 }  // namespace
 
+bool is_plain(const at::Tensor& tensor) {
+  return !tensor.key_set().has_any(kNotPlain);
+}
+
+std::vector<at::Tensor> members_of(const at::Tensor& tensor) {
+  if (SparseTensorImpl* coo = as_coo(tensor)) {
+    return {coo->indices(), coo->values()};
+  }
+  if (SparseCsrTensorImpl* compressed = as_compressed(tensor)) {
+    return {compressed->compressed_indices(), compressed->plain_indices(), compressed->values()};
+  }
+  return {tensor};
+}
+
 at::Tensor cpu_alias(const at::Tensor& tensor) {
-  c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  if (C10_UNLIKELY(impl->key_set().has_any(kNotPlain))) {
+    return is_sparse(tensor) ? sparse_alias(tensor, [](const at::Tensor& member) { return cpu_alias(member); })
+                             : over_storage(tensor, cpu_twin(impl->unsafe_storage()), c10::BackendComponent::CPUBit);
+  }
   const DispatchKeySet carried = impl->key_set() & kCarried;
-  auto alias = c10::make_intrusive<c10::TensorImpl>(cpu_twin(impl->unsafe_storage()),
-                                                    DispatchKeySet(DispatchKey::CPU) | carried, impl->dtype());
+  auto alias = c10::make_intrusive<TensorImpl>(cpu_twin(impl->unsafe_storage()),
+                                               DispatchKeySet(DispatchKey::CPU) | carried, impl->dtype());
   alias->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
   if (C10_UNLIKELY(impl->is_wrapped_number())) {
     alias->set_wrapped_number(true);
@@ -34,31 +143,43 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
 }
 
 void adopt(const at::Tensor& result, int index) {
-  c10::TensorImpl* impl = result.unsafeGetTensorImpl();
+  TensorImpl* impl = result.unsafeGetTensorImpl();
   if (impl->device().is_privateuseone()) {
     return;
   }
+  if (C10_UNLIKELY(is_sparse(result))) {
+    adopt_sparse(result, index, [&](const at::Tensor& member) {
+      adopt(member, index);
+      return member;
+    });
+    return;
+  }
   adopt(*impl->unsafe_storage().unsafeGetStorageImpl(), index);
-  impl->_change_backend_component_keys(device(index));
-  Access::set_device(impl, device(index));
+  change_device(impl, index);
 }
 
 at::Tensor device_view(const at::Tensor& result, const c10::Storage& storage) {
-  c10::TensorImpl* impl = result.unsafeGetTensorImpl();
+  TensorImpl* impl = result.unsafeGetTensorImpl();
+  if (C10_UNLIKELY(impl->key_set().has_any(kNotPlain))) {
+    return over_storage(result, storage, c10::BackendComponent::PrivateUse1Bit);
+  }
   const DispatchKeySet carried = impl->key_set() & kCarried;
-  auto view = c10::make_intrusive<c10::TensorImpl>(c10::Storage(storage),
-                                                   DispatchKeySet(DispatchKey::PrivateUse1) | carried, impl->dtype());
+  auto view = c10::make_intrusive<TensorImpl>(c10::Storage(storage), DispatchKeySet(DispatchKey::PrivateUse1) | carried,
+                                              impl->dtype());
   view->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
   return at::Tensor(std::move(view));
 }
 
 void follow_metadata(const at::Tensor& original, const at::Tensor& alias) {
-  c10::TensorImpl* to = original.unsafeGetTensorImpl();
-  c10::TensorImpl* from = alias.unsafeGetTensorImpl();
+  TensorImpl* to = original.unsafeGetTensorImpl();
+  TensorImpl* from = alias.unsafeGetTensorImpl();
   const c10::Storage& storage = to->unsafe_storage();
   if (C10_UNLIKELY(from->unsafe_storage().data() != storage.data() ||
                    from->unsafe_storage().nbytes() != storage.nbytes())) {
     follow_resize(storage, from->unsafe_storage());
+  }
+  if (C10_UNLIKELY(as_nested(original))) {
+    return;  // its sizes are fixed for life
   }
   if (C10_UNLIKELY(to->sizes() != from->sizes() || to->strides() != from->strides() ||
                    to->storage_offset() != from->storage_offset())) {
@@ -69,6 +190,87 @@ void follow_metadata(const at::Tensor& original, const at::Tensor& alias) {
   }
   if (C10_UNLIKELY(original.is_neg() != alias.is_neg())) {
     original._set_neg(alias.is_neg());
+  }
+  if (at::QTensorImpl* quantized = as_quantized(original)) {
+    quantized->set_quantizer_(as_quantized(alias)->quantizer());
+  }
+}
+
+at::Tensor Aliases::remember(const at::Tensor& original, at::Tensor alias, bool written) {
+  pairs_.push_back({original, alias, written});
+  return alias;
+}
+
+at::Tensor Aliases::to_cpu(const at::Tensor& tensor, bool written) {
+  if (!tensor.defined() || !tensor.device().is_privateuseone()) {
+    return tensor;
+  }
+  for (const auto& pair : pairs_) {
+    if (pair.original.is_same(tensor) && pair.written == written) {
+      return pair.alias;
+    }
+  }
+  if (is_sparse(tensor)) {
+    return remember(tensor, sparse_alias(tensor, [&](const at::Tensor& member) { return to_cpu(member, written); }),
+                    written);
+  }
+  if (written) {
+    tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->mutable_data_ptr();
+  }
+  return remember(tensor, cpu_alias(tensor), written);
+}
+
+at::Tensor Aliases::to_device(const at::Tensor& result) {
+  if (!result.defined() || !result.device().is_cpu()) {
+    return result;
+  }
+  for (const auto& pair : pairs_) {
+    if (pair.alias.is_same(result)) {
+      return pair.original;
+    }
+  }
+  if (is_sparse(result)) {
+    adopt_sparse(result, device_, [&](const at::Tensor& member) { return to_device(member); });
+    return result;
+  }
+  const c10::Storage& storage = result.unsafeGetTensorImpl()->unsafe_storage();
+  for (const auto& pair : pairs_) {
+    if (!is_sparse(pair.alias) && storage.nbytes() &&
+        pair.alias.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(storage)) {
+      return device_view(result, pair.original.unsafeGetTensorImpl()->unsafe_storage());
+    }
+  }
+  adopt(result, device_);
+  return result;
+}
+
+void Aliases::follow_written() {
+  for (const auto& [original, alias, written] : pairs_) {
+    if (!written) {
+      continue;
+    }
+    if (SparseTensorImpl* to = as_coo(original)) {
+      const SparseTensorImpl* from = as_coo(alias);
+      const at::Tensor indices = to_device(from->indices()), values = to_device(from->values());
+      const c10::DeviceGuard guard(device(device_));
+      if (!indices.is_same(to->indices()) || !values.is_same(to->values()) || to->sizes() != from->sizes()) {
+        to->raw_resize_(from->sparse_dim(), from->dense_dim(), from->sizes());
+        to->set_indices_and_values_unsafe(indices, values);
+      }
+      if (to->coalesced() != from->coalesced()) {
+        to->set_coalesced(from->coalesced());
+      }
+    } else if (SparseCsrTensorImpl* to = as_compressed(original)) {
+      const SparseCsrTensorImpl* from = as_compressed(alias);
+      const at::Tensor outer = to_device(from->compressed_indices()), inner = to_device(from->plain_indices()),
+                       values = to_device(from->values());
+      if (!outer.is_same(to->compressed_indices()) || !inner.is_same(to->plain_indices()) ||
+          !values.is_same(to->values()) || to->sizes() != from->sizes()) {
+        to->set_member_tensors(outer, inner, values, from->sizes());
+      }
+    } else {
+      follow_metadata(original, alias);
+    }
   }
 }
 

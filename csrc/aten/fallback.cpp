@@ -20,16 +20,6 @@ namespace {
 using c10::IValue;
 using torch::jit::Stack;
 
-// Backward of device work runs on the calling thread, as on the CPU: an engine thread per device would bring an OpenMP
-// team of its own that competes with the caller's for the same cores.
-void run_backward_on_this_thread() {
-  thread_local bool done = false;
-  if (C10_UNLIKELY(!done)) {
-    c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
-    done = true;
-  }
-}
-
 [[noreturn]] void throw_mixed_devices(const OperatorPlan& plan, c10::Device first, c10::Device second) {
   TORCH_CHECK(false, "Expected all tensors to be on the same device, but found at least two devices, ", first, " and ",
               second, "! (when running aten::", plan.name, ")");
@@ -256,7 +246,15 @@ class Call {
 
 }  // namespace
 
-void run_on_device(const OperatorPlan& plan, Stack* stack) {
+void run_backward_on_this_thread() {
+  thread_local bool done = false;
+  if (C10_UNLIKELY(!done)) {
+    c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    done = true;
+  }
+}
+
+const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* stack) {
   run_backward_on_this_thread();
   check_strict(plan);
   Call call(plan);
@@ -318,6 +316,7 @@ void run_on_device(const OperatorPlan& plan, Stack* stack) {
   if (C10_UNLIKELY(plan.result_size_depends_on_data || plan.returns_host_value)) {
     host_copy(plan.name, call.device(), runtime::Direction::to_host, 8, true);
   }
+  return variant;
 }
 
 }  // namespace trn::aten

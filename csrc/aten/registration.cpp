@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "aten/any_layout.h"
+#include "aten/direct_ops.h"
 #include "aten/fallback.h"
 
 namespace trn::aten {
@@ -44,18 +46,23 @@ constexpr std::array<std::string_view, 24> kOwnKernel{"aten::empty.memory_format
                                                       "aten::resize_as_"};
 
 // Decompose on the device unless they are taken whole: one launch, as the hardware's own kernel would be.
-constexpr std::array<std::string_view, 4> kTakenWhole{"aten::convolution", "aten::convolution_backward",
+// (mode and conj_physical_ look for the names of the devices that they know.)
+constexpr std::array<std::string_view, 6> kTakenWhole{"aten::convolution",
+                                                      "aten::convolution_backward",
                                                       "aten::convolution_overrideable",
-                                                      "aten::convolution_backward_overrideable"};
+                                                      "aten::convolution_backward_overrideable",
+                                                      "aten::mode",
+                                                      "aten::conj_physical_"};
 
 // No CPU kernel in PyTorch; ours is in cpu_kernels/, under the same name in the namespace `trn`.
-constexpr std::array<std::string_view, 11> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
+constexpr std::array<std::string_view, 12> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
                                                          "_scaled_dot_product_fused_attention_overrideable_backward",
                                                          "_thnn_fused_lstm_cell",
                                                          "_thnn_fused_lstm_cell_backward_impl",
                                                          "_thnn_fused_gru_cell",
                                                          "_thnn_fused_gru_cell_backward",
                                                          "batch_norm_stats",
+                                                         "batch_norm_gather_stats",
                                                          "batch_norm_gather_stats_with_counts",
                                                          "batch_norm_elemt",
                                                          "batch_norm_backward_reduce",
@@ -109,7 +116,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   };
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
-    if (!name.name.starts_with("aten::") || contains(kOwnKernel, full_name(name))) {
+    if (!name.name.starts_with("aten::") || contains(kOwnKernel, full_name(name)) ||
+        has_direct_kernel(full_name(name)) || makes_other_layout(full_name(name))) {
       continue;
     }
     const auto op = dispatcher.findSchema(name);

@@ -49,8 +49,8 @@ py::object default_generator(int index) {
   static auto* generators = new std::map<int, py::object>();
   auto [it, inserted] = generators->try_emplace(index);
   if (inserted) {
-    it->second =
-        py::reinterpret_steal<py::object>(THPGenerator_initDefaultGenerator(aten::default_generator(static_cast<c10::DeviceIndex>(index))));
+    it->second = py::reinterpret_steal<py::object>(
+        THPGenerator_initDefaultGenerator(aten::default_generator(static_cast<c10::DeviceIndex>(index))));
   }
   return it->second;
 }
@@ -99,8 +99,8 @@ py::dict memory_by_category(int index) {
 }
 
 void set_memory_fraction(double fraction, int index) {
-  TORCH_CHECK_VALUE(fraction > 0 && fraction <= 1, "[set_memory_fraction] the fraction must lie in (0, 1]; got ", fraction,
-                    ".");
+  TORCH_CHECK_VALUE(fraction > 0 && fraction <= 1, "[set_memory_fraction] the fraction must lie in (0, 1]; got ",
+                    fraction, ".");
   const auto bytes = static_cast<double>(aten::system().target()->device.hbm_bytes);
   aten::system().device(index).memory->set_limit(static_cast<std::size_t>(fraction * bytes));
 }

@@ -143,7 +143,8 @@ void bind_target(py::module_& module) {
   bind_record<target::Chip>(module, "Chip");
   bind_record<target::Instance>(module, "Instance");
   bind_record<target::Target>(module, "Target")
-      .def(py::init(&target_from_dict), py::arg("fields"), "A target from the plain values of torch_trn.target_files.load.")
+      .def(py::init(&target_from_dict), py::arg("fields"),
+           "A target from the plain values of torch_trn.target_files.load.")
       .def(py::pickle(&target_to_dict, &target_from_dict));
 }
 

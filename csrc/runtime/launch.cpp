@@ -132,9 +132,11 @@ const LaunchVariant* Launches::find(LaunchKey key) const {
 
 const LaunchVariant* Launches::insert(LaunchKey key, std::string_view op_name, const kernels::Spec& spec) {
   const LaunchVariant* variant = intern(op_name, spec);
-  table().put(hash(key), key, variant);
+  put(key, variant);
   return variant;
 }
+
+void Launches::put(LaunchKey key, const LaunchVariant* variant) const { table().put(hash(key), key, variant); }
 
 const LaunchVariant* Launches::intern(std::string_view op_name, const kernels::Spec& spec) {
   std::lock_guard lock(mutex_);

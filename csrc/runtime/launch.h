@@ -38,6 +38,7 @@ class Launches {
 
   // nullptr on the first sight of a key. A hit takes no lock: each thread keeps its own table.
   const LaunchVariant* find(LaunchKey key) const;
+  void put(LaunchKey key, const LaunchVariant* variant) const;
   const LaunchVariant* insert(LaunchKey key, std::string_view op_name, const kernels::Spec& spec);
   // Without a key, for launches that no cache serves.
   const LaunchVariant* intern(std::string_view op_name, const kernels::Spec& spec);

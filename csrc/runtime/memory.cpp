@@ -55,7 +55,9 @@ Memory::Memory(int device, char* base, std::size_t capacity, AttachmentDeleter d
       capacity_(capacity / kGranule * kGranule),
       limit_(capacity_),
       delete_attachment_(deleter) {
-  free_by_class_.resize(class_index(kClassLimit) + 1);
+  for (auto& lists : free_by_class_) {
+    lists.resize(class_index(kClassLimit) + 1);
+  }
   free_ranges_[0] = capacity_;
   granules_.resize(capacity_ / kGranule);
 }
@@ -120,7 +122,7 @@ void Memory::push_free(Block* block) {
   if (block->size > kClassLimit) {
     free_large_[block->size].push_back(block);
   } else {
-    free_by_class_[class_index(block->size)].push_back(block);
+    free_by_class_[block->segment->pool][class_index(block->size)].push_back(block);
   }
 }
 
@@ -140,7 +142,7 @@ Block* Memory::take(std::size_t bytes, Pool pool) {
     return segment ? &segment->blocks.front() : nullptr;
   }
   const std::size_t index = class_index(bytes);
-  auto& list = free_by_class_[index];
+  auto& list = free_by_class_[pool][index];
   if (list.empty()) {
     const std::size_t block_size = class_size(index);
     const std::size_t num_blocks = block_size < 2 * kGranule ? 4 : 1;
@@ -289,8 +291,10 @@ bool Memory::release_cached() {
   for (Block* block : waiting_) {
     ++block->segment->num_used;  // a waiting block keeps its segment
   }
-  for (auto& list : free_by_class_) {
-    std::erase_if(list, releasable);
+  for (auto& lists : free_by_class_) {
+    for (auto& list : lists) {
+      std::erase_if(list, releasable);
+    }
   }
   free_large_.clear();
   bool any = false;

@@ -152,7 +152,7 @@ class Memory {
   bool poison_ = false;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<Block*>> free_large_;  // by block size, 16 MiB and up
-  std::vector<std::vector<Block*>> free_by_class_;
+  std::array<std::vector<std::vector<Block*>>, kNumPools> free_by_class_;
   std::map<std::size_t, std::size_t> free_ranges_;  // offset -> size, of the address range
   std::vector<Segment*> granules_;                  // address / 2 MiB -> segment
   std::map<Segment*, std::unique_ptr<Segment>> segments_;

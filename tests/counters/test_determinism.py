@@ -85,7 +85,7 @@ RANDOM: dict[str, Callable[[torch.device], torch.Tensor]] = {
     "log_normal_": lambda d: torch.empty(100_003, device=d).log_normal_(),
     "random_": lambda d: torch.empty(100_003, device=d, dtype=torch.int64).random_(),
     "multinomial": lambda d: torch.ones(1000, device=d).multinomial(500),
-    "poisson": lambda d: torch.full((10_003,), 4.0, device=d).poisson(),
+    "poisson": lambda d: torch.poisson(torch.full((10_003,), 4.0, device=d)),
     "dropout": lambda d: nn.functional.dropout(torch.ones(100_003, device=d), 0.4),
     "alpha_dropout": lambda d: nn.functional.alpha_dropout(torch.ones(10_003, device=d), 0.4, training=True),
     "dropout2d": lambda d: nn.functional.dropout2d(torch.ones(50, 40, 3, 3, device=d), 0.4),

@@ -5,6 +5,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+# Forward-mode AD compiles its decompositions with torch.jit on first use.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
 X = torch.randn(4, 3, dtype=torch.float64)
 
 
@@ -129,6 +132,7 @@ def test_backward_in_another_thread():
     assert x.grad.tolist() == [5, 5, 5]
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_anomaly_mode():
     x = torch.tensor([-1.0], device="trn", requires_grad=True)
     with (

@@ -47,9 +47,10 @@ def test_dlpack_device_index():
     assert torch.from_dlpack(x).device == x.device
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_numpy_refuses():
     x = torch.ones(3, device="trn")
-    for convert in (lambda: x.numpy(), lambda: np.asarray(x), lambda: np.array(x)):
+    for convert in (x.numpy, lambda: np.asarray(x), lambda: np.array(x, copy=True)):
         with pytest.raises(TypeError, match=r"can't convert trn:0 device type tensor to numpy.*cpu\(\)"):
             convert()
     assert np.array_equal(x.numpy(force=True), np.ones(3, dtype=np.float32))
@@ -86,10 +87,20 @@ def test_other_processes_are_refused(make):
         multiprocessing.reduction.ForkingPickler.dumps(make())
 
 
+def _doubled(receive, send) -> None:
+    send.put(receive.get() * 2)
+    receive.get()
+
+
 def test_cpu_tensors_still_cross_processes():
-    queue = torch_multiprocessing.get_context("fork").SimpleQueue()
-    queue.put(torch.arange(3))
-    assert queue.get().tolist() == [0, 1, 2]
+    context = torch_multiprocessing.get_context("spawn")
+    there, back = context.SimpleQueue(), context.SimpleQueue()
+    process = context.Process(target=_doubled, args=(there, back))
+    process.start()
+    there.put(torch.arange(3))
+    assert back.get().tolist() == [0, 2, 4]
+    there.put(None)
+    process.join()
 
 
 def test_share_memory_is_a_no_op_as_on_cuda():
@@ -98,7 +109,7 @@ def test_share_memory_is_a_no_op_as_on_cuda():
 
 
 def _child(queue) -> None:
-    queue.put(torch.ones(3, device="trn").sum().cpu())
+    queue.put(torch.ones(3, device="trn").sum().item())
 
 
 def test_spawned_process_has_its_own_device():
@@ -106,6 +117,6 @@ def test_spawned_process_has_its_own_device():
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(queue,))
     process.start()
-    assert queue.get().item() == 3
+    assert queue.get() == 3
     process.join()
     assert process.exitcode == 0

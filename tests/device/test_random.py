@@ -28,7 +28,7 @@ DRAWS = {
     "geometric_": lambda: torch.empty(1000, device="trn").geometric_(0.3),
     "random_": lambda: torch.empty(1000, device="trn").random_(0, 50),
     "multinomial": lambda: torch.ones(50, device="trn").multinomial(20),
-    "poisson": lambda: torch.full((1000,), 3.0, device="trn").poisson(),
+    "poisson": lambda: torch.poisson(torch.full((1000,), 3.0, device="trn")),
     "binomial": lambda: torch.binomial(torch.full((1000,), 9.0, device="trn"), torch.full((1000,), 0.5, device="trn")),
     "standard_gamma": lambda: torch._standard_gamma(torch.full((1000,), 2.0, device="trn")),
     "dirichlet": lambda: torch._sample_dirichlet(torch.full((100, 5), 2.0, device="trn")),
@@ -40,7 +40,7 @@ DRAWS = {
     "gumbel_softmax": lambda: F.gumbel_softmax(torch.zeros(100, 10, device="trn")),
     "rand_like": lambda: torch.rand_like(torch.empty(1000, device="trn")),
     "fractional_max_pool2d": lambda: F.fractional_max_pool2d(
-        torch.arange(4096.0, device="trn").reshape(1, 1, 64, 64), 3, output_ratio=0.5
+        torch.arange(4096.0, device="trn").reshape(1, 1, 64, 64), 3, output_ratio=(0.5, 0.5)
     ),
     "sdpa_dropout": lambda: F.scaled_dot_product_attention(
         *(torch.ones(1, 2, 16, 8, device="trn") for _ in range(3)), dropout_p=0.5
@@ -194,7 +194,7 @@ def test_offset():
 def test_generators_of_the_wrong_device_raise():
     with pytest.raises(RuntimeError, match="'trn' device type for generator but found 'cpu'"):
         torch.rand(3, device="trn", generator=torch.Generator())
-    with pytest.raises(RuntimeError, match="generator"):
+    with pytest.raises(RuntimeError, match="device"):
         torch.rand(3, generator=torch.Generator("trn"))
     with pytest.raises(RuntimeError, match="99"):
         torch.Generator("trn:99")

@@ -134,11 +134,12 @@ def test_event_rules():
     plain.record()
     with pytest.raises((RuntimeError, ValueError), match=r"timing|elapsed"):
         timed.elapsed_time(plain)
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, ValueError), match="recorded"):
         trn.Event(enable_timing=True).elapsed_time(timed)
     with pytest.raises(RuntimeError, match="one process"):
         trn.Event(interprocess=True)
     assert trn.Event().query()
+    assert isinstance(timed, trn.Event) and isinstance(timed, torch.Event) and not isinstance(1, trn.Event)
 
 
 def test_torch_stream_and_event():

@@ -63,6 +63,7 @@ def test_nested_jagged():
     assert padded.shape == (2, 4, 3)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantized():
     x = torch.tensor([[-1.0, 0.25, 0.5], [1.0, 2.0, 3.0]])
     expected = torch.quantize_per_tensor(x, 0.05, 3, torch.qint8)

@@ -137,8 +137,3 @@ def test_transformer_encoder_fast_path():
     x = torch.randn(2, 5, 16)
     with torch.inference_mode():
         torch.testing.assert_close(twin(x.to("trn")).cpu(), layer(x), rtol=1e-4, atol=1e-5)
-
-
-def test_data_parallel_over_one_device():
-    model = nn.DataParallel(nn.Linear(2, 2).to("trn"), device_ids=[0])
-    assert model(torch.ones(3, 2, device="trn")).shape == (3, 2)

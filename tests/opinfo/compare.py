@@ -107,5 +107,6 @@ def neutral(message: str) -> str:
     text = re.sub(rf"\b({name}|cpu|privateuseone|privateuse1)(:\d+)?\b", "DEV", text, flags=re.IGNORECASE)
     text = re.sub(r"DEV([A-Z]\w*(Tensor|Type))", r"\1", text)
     text = re.sub(rf"\b(torch\.)?({name}|DEV)\.(\w+Tensor)", r"torch.\3", text, flags=re.IGNORECASE)
+    text = re.sub(r",\s*device='DEV'", "", text)
     text = re.sub(r"0x[0-9a-f]+", "ADDR", text)
     return " ".join(text.split())

@@ -30,7 +30,7 @@ def run(function: Callable[[], Any]) -> Ran:
         try:
             result.value = function()
         except Exception as error:
-            result.error = error
+            result.error = error.with_traceback(None)  # its frames hold `result`: a cycle that keeps tensors alive
     result.warned = {neutral(str(w.message)) for w in caught}
     result.drew = not torch.equal(before, torch.get_rng_state())
     return result

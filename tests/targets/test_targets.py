@@ -261,7 +261,8 @@ TEXTS = [
     ('[core]\ntensor_clock_hz = { source = "x" }', "core.tensor_clock_hz: must have a value; got no `value`."),
     (
         '[core]\ntensor_clock_hz = { value = 2.4e9, sauce = "x" }',
-        "core.tensor_clock_hz.sauce: must be a field of [core.tensor_clock_hz]; got an unknown field. Did you mean source?",
+        "core.tensor_clock_hz.sauce: must be a field of [core.tensor_clock_hz]; got an unknown field. "
+        "Did you mean source?",
     ),
     (
         '[core]\nfp8_passes = { value = 0.5, source = "x", derived = 1 }',

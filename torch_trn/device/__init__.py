@@ -89,7 +89,9 @@ class _TensorType(type):
 
 
 def __getattr__(name: str) -> Any:
-    """The legacy tensor types (torch.trn.FloatTensor, ...), made when first asked for."""
+    """`_initialized`, which activation checkpointing reads, and the legacy types (torch.trn.FloatTensor, ...)."""
+    if name == "_initialized":
+        return _utils.is_initialized()
     if name in _TENSOR_TYPES:
         made = _TensorType(name, (), {"dtype": _TENSOR_TYPES[name], "__module__": f"torch.{_utils.device_type()}"})
         globals()[name] = made

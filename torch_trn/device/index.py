@@ -119,13 +119,8 @@ def exchange_device(device: int) -> int:
     return torch._C._accelerator_exchangeDevice(_checked_index(device))
 
 
-def maybe_exchange_device(device: int) -> int:
-    """As exchange_device; may leave the device alone where it was never used."""
-    if device < 0:
-        return -1
-    return torch._C._accelerator_maybeExchangeDevice(_checked_index(device))
-
-
+# On CUDA it avoids making a context; there is none here.
+maybe_exchange_device = exchange_device
 _exchange_device = exchange_device
 _maybe_exchange_device = maybe_exchange_device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import pickle
 from typing import Any
 
@@ -101,9 +102,40 @@ memory_cached = memory_reserved
 max_memory_cached = max_memory_reserved
 
 
+def _tag_owners() -> None:
+    """Tells the allocator whose memory is whose, from the modules, parameters and optimizers that are alive.
+
+    The allocator itself only knows activations from temporaries. Costs a walk over Python's objects, so it runs when
+    somebody asks.
+    """
+
+    def tag(tensor: Any, category: str) -> None:
+        if isinstance(tensor, torch.Tensor):
+            local = getattr(tensor, "_local_tensor", tensor)
+            if local.device.type == device_type():
+                _C.memory_tag(local, category)
+
+    for owner in gc.get_objects():
+        kind = type(owner)
+        if issubclass(kind, torch.nn.Parameter):
+            tag(owner, "parameters")
+            tag(owner.grad, "gradients")
+        elif issubclass(kind, torch.nn.Module):
+            for buffer in owner.__dict__.get("_buffers", {}).values():
+                tag(buffer, "parameters")
+        elif issubclass(kind, torch.optim.Optimizer):
+            for state in owner.__dict__.get("state", {}).values():
+                for value in state.values() if isinstance(state, dict) else ():
+                    tag(value, "optimizer_state")
+
+
 def memory_by_category(device: DeviceLike = None) -> dict[str, int]:
     """Bytes held now by parameters, gradients, optimizer_state, activations and temporaries."""
-    return dict(_C.memory_by_category(_checked_index(device))) if is_initialized() else {}
+    index = _checked_index(device)
+    if not is_initialized():
+        return {}
+    _tag_owners()
+    return dict(_C.memory_by_category(index))
 
 
 def reset_peak_memory_stats(device: DeviceLike = None) -> None:

@@ -68,36 +68,28 @@ class Stream(torch.Stream):
         return f"torch.{device_type()}.Stream(device={self.device}, stream_id={self.stream_id})"
 
 
-class Event(torch.Event):
-    """A point on a stream's simulated clock.
+class _EventType(type):
+    """Events are plain torch.Event objects: torch's elapsed_time takes no subclass."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, torch.Event) and instance.device.type == device_type()
+
+
+class Event(torch.Event, metaclass=_EventType):
+    """A point on a stream's simulated clock; elapsed_time gives simulated milliseconds.
 
     Args:
         enable_timing: whether elapsed_time may be asked for.
         blocking, interprocess: accepted for compatibility; interprocess events are refused.
     """
 
-    def __new__(cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> Self:
+    def __new__(cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> torch.Event:  # type: ignore[misc]
         if interprocess:
             raise RuntimeError(
                 f"[{device_type()}.Event] an event belongs to one process; got interprocess=True. "
                 "Exchange values through torch.distributed instead."
             )
-        return super().__new__(cls, device=torch.device(device_type()), enable_timing=enable_timing, blocking=blocking)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """State is made in __new__."""
-
-    def record(self, stream: torch.Stream | None = None) -> None:
-        """Marks the present end of a stream, the current one by default."""
-        super().record(current_stream() if stream is None else stream)
-
-    def wait(self, stream: torch.Stream | None = None) -> None:
-        """Everything launched on a stream from now on, the current one by default, starts after this event."""
-        super().wait(current_stream() if stream is None else stream)
-
-    def elapsed_time(self, end_event: torch.Event) -> float:
-        """Simulated milliseconds from this event to `end_event`."""
-        return super().elapsed_time(end_event)
+        return torch.Event(torch.device(device_type()), enable_timing=enable_timing, blocking=blocking)
 
 
 def current_stream(device: DeviceLike = None) -> Stream:

@@ -188,7 +188,7 @@ class Reader:
             if not isinstance(raw.get(flag, False), bool):
                 self.fail(f"{path}.{flag}", "must be true or false", repr(raw[flag]), "Write true, or leave it out.")
         error = raw.get("error")
-        if error is not None and (isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 < error):
+        if error is not None and (isinstance(error, bool) or not isinstance(error, (int, float)) or not error > 0):
             self.fail(f"{path}.error", "must be a positive fraction", repr(error), "Write 0.3 for +-30 %.")
         derived, estimate, calibrated = (raw.get(flag, False) for flag in _FLAGS)
         self.sources[path] = Source(source, derived, estimate, calibrated, error)

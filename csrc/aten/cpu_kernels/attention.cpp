@@ -1,7 +1,8 @@
 // Fused attention: the device takes SDPA's fused path wherever the CPU does, through the CPU's flash kernels.
+#include <ATen/EmptyTensor.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/native/transformers/attention.h>
-#include <ATen/ops/_fused_sdp_choice.h>
+#include <ATen/ops/_fused_sdp_choice_ops.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
@@ -9,6 +10,7 @@
 
 #include <array>
 #include <tuple>
+#include <vector>
 
 #include "aten/alias.h"
 
@@ -19,8 +21,22 @@ namespace {
 using at::Tensor;
 using c10::SymInt;
 
+// A CPU tensor of the same shape: an alias, or a stand-in for a tensor that has no memory (fake, functional).
 Tensor alias_of(const Tensor& tensor) {
-  return tensor.device().is_privateuseone() && tensor.unsafeGetTensorImpl()->has_storage() ? cpu_alias(tensor) : tensor;
+  const bool has_memory = tensor.device().is_privateuseone() && !tensor.key_set().has(c10::DispatchKey::Python) &&
+                          !tensor.key_set().has(c10::DispatchKey::Functionalize);
+  if (has_memory) {
+    return cpu_alias(tensor);
+  }
+  auto concrete = [](c10::SymIntArrayRef values) {
+    std::vector<std::int64_t> out;
+    for (const SymInt& value : values) {
+      out.push_back(value.guard_int(__FILE__, __LINE__));
+    }
+    return out;
+  };
+  return Tensor(at::detail::empty_strided_cpu(concrete(tensor.sym_sizes()), concrete(tensor.sym_strides()),
+                                              tensor.scalar_type()));
 }
 
 // The CPU's own choice, asked about aliases; its flash kernel becomes the device's fused one.
@@ -33,8 +49,9 @@ std::int64_t fused_sdp_choice(const Tensor& query, const Tensor& key, const Tens
     return kMath;
   }
   const std::optional<Tensor> host_mask = mask ? std::optional<Tensor>(alias_of(*mask)) : std::nullopt;
-  const std::int64_t choice = at::_fused_sdp_choice(alias_of(query), alias_of(key), alias_of(value), host_mask, dropout,
-                                                    causal, scale, enable_gqa);
+  const std::int64_t choice = at::_ops::_fused_sdp_choice::redispatch(
+      c10::DispatchKeySet(c10::DispatchKey::CPU), alias_of(query), alias_of(key), alias_of(value), host_mask, dropout,
+      causal, scale, enable_gqa);
   return choice == static_cast<std::int64_t>(at::SDPBackend::flash_attention)
              ? static_cast<std::int64_t>(at::SDPBackend::overrideable)
              : choice;

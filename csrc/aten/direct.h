@@ -1,0 +1,279 @@
+// The short way for operators that training loops call most: unboxed, once their launch is known.
+#pragma once
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/boxing/impl/boxing.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "aten/alias.h"
+#include "aten/allocator.h"
+#include "aten/fallback.h"
+#include "aten/launch_arguments.h"
+#include "aten/launch_seam.h"
+#include "aten/system.h"
+
+namespace trn::aten {
+
+// One call: key, device and aliases. Everything out of the ordinary declines, and the boxed way takes the call.
+template <std::size_t N>
+class DirectCall {
+ public:
+  explicit DirectCall(const OperatorPlan& plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan) | 1); }
+
+  const KeyWords& key() const { return key_; }
+  int device() const { return device_; }
+
+  bool describe(std::size_t slot, const at::Tensor& tensor) {
+    append_key(key_, tensor);
+    if (!tensor.defined()) {
+      return true;
+    }
+    const c10::Device device = tensor.device();
+    if (C10_UNLIKELY(!device.is_privateuseone())) {
+      return device.is_cpu() && tensor.dim() == 0;
+    }
+    originals_[slot] = &tensor;
+    if (device_ < 0) {
+      device_ = device.index();
+    }
+    return device.index() == device_;
+  }
+  bool describe(std::size_t slot, const std::optional<at::Tensor>& tensor) {
+    if (tensor) {
+      return describe(slot, *tensor);
+    }
+    key_.push_back(0);
+    return true;
+  }
+  bool describe(std::size_t, const at::Scalar& scalar) {
+    const bool real = !scalar.isComplex() && !scalar.isSymbolic();
+    key_.push_back(static_cast<std::int64_t>(scalar.type()) << 8 |
+                   (real ? static_cast<std::int64_t>(scalar_class(scalar.toDouble())) : 0));
+    return real;
+  }
+  bool describe(std::size_t, double value) {
+    key_.push_back(static_cast<std::int64_t>(scalar_class(value)));
+    return true;
+  }
+  bool describe(std::size_t, std::int64_t value) {
+    key_.push_back(value);
+    return true;
+  }
+  bool describe(std::size_t, bool value) {
+    key_.push_back(value);
+    return true;
+  }
+  bool describe(std::size_t, at::ScalarType value) {
+    key_.push_back(static_cast<std::int64_t>(value));
+    return true;
+  }
+  bool describe(std::size_t, const c10::SymInt& value) {
+    key_.push_back(value.is_heap_allocated() ? 0 : value.as_int_unchecked());
+    return !value.is_heap_allocated();
+  }
+  bool describe(std::size_t, c10::string_view value) {
+    key_.push_back(static_cast<std::int64_t>(std::hash<std::string_view>{}(value)));
+    return true;
+  }
+  bool describe(std::size_t, at::IntArrayRef values) {
+    key_.push_back(static_cast<std::int64_t>(values.size()));
+    key_.append(values.begin(), values.end());
+    return true;
+  }
+  bool describe(std::size_t slot, at::OptionalIntArrayRef values) {
+    return describe(slot, values.has_value() ? *values : at::IntArrayRef()) && (key_.push_back(values.has_value()), true);
+  }
+  bool describe(std::size_t slot, c10::SymIntArrayRef values) {
+    const auto ints = c10::asIntArrayRefSlowOpt(values);
+    return ints && describe(slot, *ints);
+  }
+  bool describe(std::size_t slot, const at::OptionalSymIntArrayRef& values) {
+    key_.push_back(values.has_value());
+    return !values.has_value() || describe(slot, *values);
+  }
+  template <std::size_t M>
+  bool describe(std::size_t, const std::array<bool, M>& values) {
+    std::int64_t bits = 0;
+    for (const bool value : values) {
+      bits = bits << 1 | static_cast<std::int64_t>(value);
+    }
+    key_.push_back(bits);
+    return true;
+  }
+  template <class T>
+    requires(!std::is_same_v<T, at::Tensor>)
+  bool describe(std::size_t slot, const std::optional<T>& value) {
+    key_.push_back(value.has_value());
+    return !value || describe(slot, *value);
+  }
+
+  void alias(const OperatorPlan& plan) {
+    for (std::size_t i = 0; i < N; ++i) {
+      if (originals_[i]) {
+        if (plan.is_written[i] && originals_[i]->has_storage()) {
+          originals_[i]->storage().unsafeGetStorageImpl()->mutable_data_ptr();
+        }
+        aliases_[i] = cpu_alias(*originals_[i]);
+      }
+    }
+  }
+
+  // An argument as the CPU kernel takes it.
+  template <class T>
+  decltype(auto) pass(std::size_t slot, T& value) {
+    using Plain = std::remove_cvref_t<T>;
+    if constexpr (std::is_same_v<Plain, at::Tensor>) {
+      return originals_[slot] ? static_cast<T&>(aliases_[slot]) : value;
+    } else if constexpr (std::is_same_v<Plain, std::optional<at::Tensor>>) {
+      return originals_[slot] ? std::optional<at::Tensor>(aliases_[slot]) : std::optional<at::Tensor>(value);
+    } else {
+      return static_cast<T&>(value);
+    }
+  }
+
+  at::Tensor give(at::Tensor result) const {
+    if (!result.defined()) {
+      return result;
+    }
+    for (std::size_t i = 0; i < N; ++i) {
+      if (originals_[i]) {
+        if (aliases_[i].is_same(result)) {
+          return *originals_[i];
+        }
+        if (aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
+          return device_view(result, originals_[i]->storage());
+        }
+      }
+    }
+    adopt(result, device_);
+    return result;
+  }
+
+  void follow_written(const OperatorPlan& plan) const {
+    for (std::size_t i = 0; i < N; ++i) {
+      if (originals_[i] && plan.is_written[i]) {
+        follow_metadata(*originals_[i], aliases_[i]);
+      }
+    }
+  }
+
+  void operands(const OperatorPlan& plan, Operands& out) const {
+    for (std::size_t i = 0; i < N; ++i) {
+      if (originals_[i] && originals_[i]->has_storage()) {
+        out.read(*originals_[i]);
+        if (plan.is_written[i]) {
+          out.write(*originals_[i]);
+        }
+      }
+    }
+  }
+
+ private:
+  KeyWords key_;
+  int device_ = -1;
+  std::array<const at::Tensor*, N> originals_{};
+  std::array<at::Tensor, N> aliases_;
+};
+
+template <class Op, class Signature>
+struct Direct;
+
+template <class Op, class Result, class... Args>
+struct Direct<Op, Result(Args...)> {
+  static Result call(Args... args) {
+    static const OperatorPlan& plan =
+        plan_of(c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name));
+    return run(plan, std::index_sequence_for<Args...>(), args...);
+  }
+
+ private:
+  template <std::size_t... I>
+  static Result run(const OperatorPlan& plan, std::index_sequence<I...>, Args&... args) {
+    run_backward_on_this_thread();
+    check_strict(plan);
+    DirectCall<sizeof...(Args)> call(plan);
+    const bool ordinary = (call.describe(I, args) && ...) && call.device() >= 0;
+    const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
+    if (C10_UNLIKELY(!variant)) {
+      torch::jit::Stack stack;
+      (stack.emplace_back(args), ...);
+      variant = run_on_device(plan, &stack);
+      if (ordinary) {
+        system().launches().put(call.key(), variant);
+      }
+      return unbox(stack, args...);
+    }
+    call.alias(plan);
+    if constexpr (std::is_reference_v<Result>) {
+      {
+        at::AutoDispatchBelowADInplaceOrView below_autograd;
+        DeviceScope scope(call.device());
+        Op::redispatch(kCpu, call.pass(I, args)...);
+      }
+      call.follow_written(plan);
+      finish(plan, *variant, call);
+      return written(args...);
+    } else {
+      auto result = [&] {
+        at::AutoDispatchBelowADInplaceOrView below_autograd;
+        DeviceScope scope(call.device());
+        return Op::redispatch(kCpu, call.pass(I, args)...);
+      }();
+      call.follow_written(plan);
+      if constexpr (std::is_same_v<Result, at::Tensor>) {
+        at::Tensor out = call.give(std::move(result));
+        finish(plan, *variant, call, out);
+        return out;
+      } else {
+        std::apply([&](auto&... item) { ((item = call.give(std::move(item))), ...); }, result);
+        std::apply([&](auto&... item) { finish(plan, *variant, call, item...); }, result);
+        return result;
+      }
+    }
+  }
+
+  static constexpr c10::DispatchKeySet kCpu{c10::DispatchKey::CPU};
+
+  template <class Call, class... Results>
+  static void finish(const OperatorPlan& plan, const runtime::LaunchVariant& variant, const Call& call,
+                     const Results&... results) {
+    Operands operands;
+    if (C10_UNLIKELY(recording())) {
+      call.operands(plan, operands);
+      ((results.defined() ? operands.write(results) : void()), ...);
+    }
+    launch(plan, variant, call.device(), operands);
+  }
+
+  // The argument that an in-place or out= operator writes and returns.
+  template <class First, class... Rest>
+  static at::Tensor& written(First& first, Rest&... rest) {
+    if constexpr (std::is_same_v<First, at::Tensor>) {
+      return first;
+    } else {
+      return written(rest...);
+    }
+  }
+
+  static Result unbox(torch::jit::Stack& stack, Args&... args) {
+    if constexpr (std::is_reference_v<Result>) {
+      return written(args...);
+    } else if constexpr (std::is_same_v<Result, at::Tensor>) {
+      return std::move(stack.back()).toTensor();
+    } else {
+      return unbox_tuple(stack, std::make_index_sequence<std::tuple_size_v<Result>>());
+    }
+  }
+  template <std::size_t... I>
+  static Result unbox_tuple(torch::jit::Stack& stack, std::index_sequence<I...>) {
+    return {std::move(stack[I]).toTensor()...};
+  }
+};
+
+}  // namespace trn::aten

@@ -1,0 +1,102 @@
+"""Nested tensors against the CPU: the jagged layout, and the strided one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from torch_trn import _C
+
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+
+PARTS = [torch.arange(6.0).view(2, 3) - 2, torch.arange(12.0).view(4, 3) / 7]
+LAYOUTS = [torch.jagged, torch.strided]
+
+
+def nested(device: str, layout: torch.layout, *, requires_grad: bool = False) -> torch.Tensor:
+    return torch.nested.nested_tensor(
+        [p.clone() for p in PARTS], layout=layout, device=device, requires_grad=requires_grad
+    )
+
+
+def same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert actual.device.type == "trn" and actual.is_nested == expected.is_nested
+    if not actual.is_nested:
+        torch.testing.assert_close(actual.detach().cpu(), expected.detach())
+        return
+    for a, e in zip(actual.unbind(), expected.unbind(), strict=True):
+        assert a.device.type == "trn" and _C.storage_in_hbm(a)
+        torch.testing.assert_close(a.detach().cpu(), e.detach())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+class TestBothLayouts:
+    def test_construction(self, layout):
+        same(nested("trn", layout), nested("cpu", layout))
+        same(
+            torch.nested.as_nested_tensor([p.to("trn") for p in PARTS], layout=layout),
+            torch.nested.as_nested_tensor(PARTS, layout=layout),
+        )
+
+    def test_transfer(self, layout):
+        moved = nested("cpu", layout).to("trn")
+        same(moved, nested("cpu", layout))
+        for actual, expected in zip(moved.cpu().unbind(), PARTS, strict=True):
+            assert actual.device.type == "cpu" and actual.equal(expected)
+        same(moved.clone(), nested("cpu", layout))
+
+    def test_repr(self, layout):
+        assert "nested" in repr(nested("trn", layout)).lower()
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda x: x * 2,
+            lambda x: x + x,
+            lambda x: x.relu(),
+            lambda x: x.sin() if x.layout == torch.jagged else x.tanh(),
+            lambda x: torch.nested.to_padded_tensor(x, 0.5),
+            lambda x: nn.functional.softmax(x, -1),
+            lambda x: nn.functional.layer_norm(x, (3,)),
+            lambda x: nn.functional.linear(x, torch.ones(5, 3, device=x.device), torch.ones(5, device=x.device)),
+            lambda x: x.transpose(1, 2),
+            lambda x: torch.nn.functional.gelu(x),
+        ],
+    )
+    def test_operator(self, layout, call):
+        same(call(nested("trn", layout)), call(nested("cpu", layout)))
+
+    def test_backward(self, layout):
+        grads = []
+        for device in ("cpu", "trn"):
+            x = nested(device, layout, requires_grad=True)
+            weight = torch.ones(2, 3, device=device, requires_grad=True)
+            out = torch.nested.to_padded_tensor(nn.functional.linear(x, weight).relu(), 0.0)
+            out.square().sum().backward()
+            grads.append((x.grad, weight.grad))
+        same(grads[1][0], grads[0][0])
+        same(grads[1][1], grads[0][1])
+
+    def test_launches_are_charged(self, layout):
+        x = nested("trn", layout)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.PrivateUse1]) as prof:
+            x.relu()
+        assert any("relu" in kernel.name for event in prof.events() for kernel in event.kernels)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_attention(seeded, layout):
+    q = [torch.randn(n, 2, 4) for n in (3, 5)]
+    results = []
+    for device in ("cpu", "trn"):
+        x = torch.nested.nested_tensor(q, layout=layout, device=device).transpose(1, 2)
+        results.append(nn.functional.scaled_dot_product_attention(x, x, x).transpose(1, 2))
+    same(results[1], results[0])
+
+
+def test_what_is_missing_raises():
+    x = nested("trn", torch.strided)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        x.cumsum(1)
+    with pytest.raises(RuntimeError):
+        x + nested("cpu", torch.strided)
