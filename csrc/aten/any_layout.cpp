@@ -126,13 +126,15 @@ struct Devices {
 Devices devices_of(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments) {
   Devices found;
   bool nested = plan.name.starts_with("_nested");
+  bool may_be_on_host = true;
   std::optional<c10::Device> elsewhere;
   for (const auto& value : arguments) {
     each_tensor(value, [&](const at::Tensor& tensor) {
       nested = nested || is_nested(tensor);
       const c10::Device device = tensor.device();
       if (!device.is_privateuseone()) {
-        if (tensor.dim() != 0 || !device.is_cpu()) {
+        may_be_on_host = may_be_on_host && is_plain(tensor) && device.is_cpu();
+        if (!is_plain(tensor) || tensor.dim() != 0 || !device.is_cpu()) {
           elsewhere = device;
         }
         return;
@@ -152,8 +154,9 @@ Devices devices_of(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments) {
   if (found.launch < 0) {
     found.launch = current_device();
   }
-  // A nested tensor's sizes lie on the host.
-  TORCH_CHECK(!elsewhere || nested, "Expected all tensors to be on the same device, but found at least two devices, ",
+  // A nested tensor's sizes lie on the host; empty_quantized reads the quantizer of its argument, and no element.
+  TORCH_CHECK(!elsewhere || (nested && may_be_on_host) || plan.name == "empty_quantized",
+              "Expected all tensors to be on the same device, but found at least two devices, ",
               aten::device(found.launch), " and ", elsewhere.value_or(c10::Device(c10::kCPU)), "! (when running ",
               plan.name, ")");
   return found;

@@ -119,7 +119,7 @@ class DirectCall {
         if (plan.is_written[i] && originals_[i]->has_storage()) {
           originals_[i]->storage().unsafeGetStorageImpl()->mutable_data_ptr();
         }
-        aliases_[i] = cpu_alias(*originals_[i]);
+        aliases_[i] = known_alias(i);
       }
     }
   }
@@ -175,6 +175,16 @@ class DirectCall {
   }
 
  private:
+  // One tensor passed twice is one alias: kernels tell "the same tensor" by identity.
+  at::Tensor known_alias(std::size_t slot) const {
+    for (std::size_t i = 0; i < slot; ++i) {
+      if (originals_[i] && originals_[i]->is_same(*originals_[slot])) {
+        return aliases_[i];
+      }
+    }
+    return cpu_alias(*originals_[slot]);
+  }
+
   KeyWords key_;
   int device_ = -1;
   std::array<const at::Tensor*, N> originals_{};

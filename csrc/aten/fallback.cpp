@@ -218,7 +218,7 @@ class Call {
     }
     const bool scalar =
         tensor.dim() == 0 && device.is_cpu() && !plan_.is_index[position] && !plan_.is_written[position];
-    if (!scalar && !(plan_.takes_cpu_tensors && device.is_cpu())) {
+    if (!scalar && !(plan_.may_be_on_host[position] && device.is_cpu())) {
       throw_mixed_devices(plan_, aten::device(device_), device);
     }
     host_tensors_.push_back(tensor);
@@ -231,6 +231,15 @@ class Call {
     const bool written = plan_.is_written[position];
     if (written && tensor.has_storage()) {
       tensor.storage().unsafeGetStorageImpl()->mutable_data_ptr();  // a lazily cloned storage gets its own memory now
+    }
+    // One tensor passed twice is one alias: kernels tell "the same tensor" by identity. In long lists only a written
+    // argument is looked for, which is where it matters.
+    const std::size_t num_searched = written ? pairs_.size() : std::min<std::size_t>(pairs_.size(), 16);
+    for (std::size_t i = 0; i < num_searched; ++i) {
+      if (pairs_[i].original.is_same(tensor)) {
+        pairs_[i].written |= written;
+        return pairs_[i].alias;
+      }
     }
     at::Tensor alias = cpu_alias(tensor);
     pairs_.push_back({tensor, alias, written});

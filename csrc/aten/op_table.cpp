@@ -131,18 +131,29 @@ bool launches_nothing(const c10::OperatorName& name) {
   return std::ranges::binary_search(kNoLaunch, base_name(name.name));
 }
 
+// PyTorch runs a structured operator's functional and in-place forms through its out= form, so one registration serves
+// all three; a bare name in the list ("div", which is no overload of its own) stands for the whole operator.
 NeuronStatus neuron_status(const c10::OperatorName& name) {
   constexpr std::string_view kNamespace = "aten::";
   if (!name.name.starts_with(kNamespace)) {
     return NeuronStatus::absent;
   }
-  std::string overload = name.name.substr(kNamespace.size());
-  if (!name.overload_name.empty()) {
-    overload += '.';
-    overload += name.overload_name;
+  const std::string listed = name.name.substr(kNamespace.size());
+  const std::string base(base_name(name.name));
+  const std::string& overload = name.overload_name;
+  const bool is_plain = overload.empty() || overload == "Tensor";
+  const std::string candidates[] = {
+      overload.empty() ? listed : listed + "." + overload,
+      base + "." + (is_plain ? "out" : overload + "_out"),
+      base,
+  };
+  for (const auto& candidate : candidates) {
+    const auto* const found = std::ranges::lower_bound(kNeuronOps, std::string_view(candidate), {}, &NeuronRow::name);
+    if (found != std::end(kNeuronOps) && found->name == candidate) {
+      return found->status;
+    }
   }
-  const auto* const found = std::ranges::lower_bound(kNeuronOps, std::string_view(overload), {}, &NeuronRow::name);
-  return found != std::end(kNeuronOps) && found->name == overload ? found->status : NeuronStatus::absent;
+  return NeuronStatus::absent;
 }
 
 std::string_view name(NeuronStatus status) {

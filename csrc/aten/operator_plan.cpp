@@ -60,6 +60,8 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   for (std::size_t i = 0; i < num_arguments; ++i) {
     const auto& argument = schema.arguments()[i];
     is_written.push_back(argument.alias_info() && argument.alias_info()->isWrite());
+    may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
+                             (argument.name() == "indices" || argument.name() == "lengths"));
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
     auto type = argument.type();
     if (auto optional = type->cast<c10::OptionalType>()) {
@@ -78,7 +80,6 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // need nothing: the alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
   result_size_depends_on_data = contains(kDataDependent, schema.name());
-  takes_cpu_tensors = contains(kTakesCpuTensors, schema.name());
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));
 }
 

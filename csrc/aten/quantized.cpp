@@ -27,14 +27,18 @@ at::Tensor stored(const at::Tensor& tensor) {
   return made;
 }
 
-// copy_ has checked the schemes and handed the quantizer over.
+// The integers are copied, and the quantizer with them, as on the CPU.
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blocking) {
   TORCH_CHECK_NOT_IMPLEMENTED(self.is_quantized() && dst.is_quantized(),
                               "[copy_] both sides of a quantized copy are quantized; got ", self.scalar_type(), " to ",
                               dst.scalar_type(), ". Use quantize_per_tensor or dequantize.");
   TORCH_CHECK(self.scalar_type() == dst.scalar_type(), "[copy_] quantized types must be the same; got ",
               self.scalar_type(), " to ", dst.scalar_type(), ".");
+  TORCH_CHECK(self.qscheme() == dst.qscheme(), "[copy_] quantization schemes must be the same; got ",
+              c10::toString(self.qscheme()), " to ", c10::toString(dst.qscheme()), ".");
   at::_copy_from(stored(self), stored(dst), non_blocking);
+  static_cast<at::QTensorImpl*>(dst.unsafeGetTensorImpl())
+      ->set_quantizer_(static_cast<at::QTensorImpl*>(self.unsafeGetTensorImpl())->quantizer());
   return dst;
 }
 

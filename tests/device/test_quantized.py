@@ -115,15 +115,15 @@ def test_views_share_memory():
 
 
 def test_from_parameters_on_the_device():
-    actual = torch.quantize_per_tensor(
-        X.to("trn"), torch.tensor(0.05, device="trn"), torch.tensor(3, device="trn"), torch.qint8
+    scale, zero_point = torch.tensor(0.05), torch.tensor(3)
+    same(
+        torch.quantize_per_tensor(X.to("trn"), scale.to("trn"), zero_point.to("trn"), torch.qint8),
+        torch.quantize_per_tensor(X, scale, zero_point, torch.qint8),
     )
-    same(actual, per_tensor("cpu"))
-    a, b = torch.quantize_per_tensor(
-        [X.to("trn"), X.to("trn")], torch.tensor([0.05, 0.1], device="trn"), torch.tensor([3, 4], device="trn"), torch.qint8
-    )
-    same(a, per_tensor("cpu"))
-    assert b.q_scale() == pytest.approx(0.1)
+    scales, zero_points = torch.tensor([0.05, 0.1]), torch.tensor([3, 4])
+    many = torch.quantize_per_tensor([X.to("trn")] * 2, scales.to("trn"), zero_points.to("trn"), torch.qint8)
+    for actual, expected in zip(many, torch.quantize_per_tensor([X, X], scales, zero_points, torch.qint8), strict=True):
+        same(actual, expected)
     same(torch.quantize_per_tensor_dynamic(X.to("trn"), torch.qint8, False),
          torch.quantize_per_tensor_dynamic(X, torch.qint8, False))
     same(torch._make_per_tensor_quantized_tensor(X.to("trn").char(), 0.5, 1),
