@@ -58,6 +58,7 @@ def _register() -> None:
     _C.set_library_folders(
         [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]
     )
+    _C.set_owner_tagger(_device_module.memory._tag_owners)
     apply_environment()
 
 

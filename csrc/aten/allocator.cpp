@@ -18,6 +18,7 @@ using runtime::kNumPools;
 using runtime::MemoryStats;
 
 std::mutex twin_mutex;
+std::function<void()> owner_tagger;
 
 c10::StorageImpl* twin_of(const Block* block) {
   return static_cast<c10::StorageImpl*>(block->attachment);
@@ -270,7 +271,12 @@ void delete_attachment(void* attachment) {
   c10::raw::intrusive_ptr::decref(static_cast<c10::StorageImpl*>(attachment));
 }
 
+void set_owner_tagger(std::function<void()> tagger) { owner_tagger = std::move(tagger); }
+
 void throw_out_of_memory(int index, std::size_t bytes) {
+  if (owner_tagger) {
+    owner_tagger();
+  }
   auto& memory = *system().device(index).memory;
   const auto stats = memory.stats();
   const double gib = 1 << 30;

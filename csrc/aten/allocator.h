@@ -5,6 +5,8 @@
 #include <c10/core/Storage.h>
 #include <c10/core/StorageImpl.h>
 
+#include <functional>
+
 #include "runtime/memory.h"
 
 namespace trn::aten {
@@ -36,6 +38,8 @@ void adopt(c10::StorageImpl& storage, int device);
 void follow_resize(const c10::Storage& storage, const c10::Storage& twin);
 
 void delete_attachment(void* attachment);
+// Asked before an out-of-memory error is worded: whose memory is whose.
+void set_owner_tagger(std::function<void()> tagger);
 [[noreturn]] void throw_out_of_memory(int device, std::size_t bytes);
 
 }  // namespace trn::aten

@@ -26,6 +26,8 @@ using c10::IValue;
 using torch::jit::Stack;
 
 constexpr std::string_view kMakesOtherLayout[] = {
+    "aten::_embedding_bag_backward",
+    "aten::_embedding_bag_sparse_backward",
     "aten::_empty_affine_quantized",
     "aten::_empty_per_channel_affine_quantized",
     "aten::_make_per_channel_quantized_tensor",
@@ -220,11 +222,19 @@ void append_product(kernels::Spec& spec, c10::ArrayRef<IValue> inputs, c10::Arra
 }
 
 kernels::Spec spec_of(const OperatorPlan& plan, c10::ArrayRef<IValue> inputs, c10::ArrayRef<IValue> outputs) {
-  bool plain = true;
+  bool fits_the_rule = true;
+  auto check = [&](const at::Tensor& tensor) {
+    fits_the_rule = fits_the_rule && !is_sparse(tensor) && !is_nested(tensor);
+  };
   for (const auto& value : inputs) {
-    each_tensor(value, [&](const at::Tensor& tensor) { plain = plain && !is_sparse(tensor) && !is_nested(tensor); });
+    each_tensor(value, check);
   }
-  if (plain) {
+  if (!plan.name.starts_with("_to_sparse")) {
+    for (const auto& value : outputs) {
+      each_tensor(value, check);
+    }
+  }
+  if (fits_the_rule) {
     const LaunchArguments arguments(plan.op, inputs, outputs);
     return find_op(plan.op.operator_name()).rule(arguments);
   }
@@ -304,13 +314,21 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
   const std::size_t begin = stack->size() - plan.num_arguments;
   const std::vector<IValue> originals(stack->begin() + static_cast<std::ptrdiff_t>(begin), stack->end());
   const Devices devices = devices_of(plan, originals);
+  // This kernel keeps what its backward needs only for arguments that require a gradient.
+  const bool asks_for_gradients = plan.name == "_sparse_mm_reduce_impl";
   Aliases aliases(devices.launch);
   for (std::size_t i = 0; i < plan.num_arguments; ++i) {
     IValue& value = (*stack)[begin + i];
     if (value.isDevice() && value.toDevice().is_privateuseone()) {
       value = IValue(c10::Device(c10::kCPU));
     } else {
-      change_tensors(value, [&](const at::Tensor& tensor) { return aliases.to_cpu(tensor, plan.is_written[i]); });
+      change_tensors(value, [&](const at::Tensor& tensor) {
+        at::Tensor alias = aliases.to_cpu(tensor, plan.is_written[i]);
+        if (asks_for_gradients && tensor.requires_grad()) {
+          alias.unsafeGetTensorImpl()->set_requires_grad(true);
+        }
+        return alias;
+      });
     }
   }
   {

@@ -87,7 +87,8 @@ class DirectCall {
     return true;
   }
   bool describe(std::size_t slot, at::OptionalIntArrayRef values) {
-    return describe(slot, values.has_value() ? *values : at::IntArrayRef()) && (key_.push_back(values.has_value()), true);
+    return describe(slot, values.has_value() ? *values : at::IntArrayRef()) &&
+           (key_.push_back(values.has_value()), true);
   }
   bool describe(std::size_t slot, c10::SymIntArrayRef values) {
     const auto ints = c10::asIntArrayRefSlowOpt(values);

@@ -58,6 +58,7 @@
 
 #include "aten/direct.h"
 
+// clang-format off
 #define TRN_DIRECT_OPS(_)                                                                                            \
   _(add_Tensor) _(add__Tensor) _(sub_Tensor) _(sub__Tensor) _(mul_Tensor) _(mul__Tensor) _(div_Tensor) _(div__Tensor) \
   _(neg) _(exp) _(log) _(sqrt) _(rsqrt) _(pow_Tensor_Scalar) _(where_self) _(fill__Scalar) _(zero_)                  \
@@ -71,6 +72,7 @@
   _(sum_dim_IntList) _(sum) _(mean) _(mean_dim)                                                                      \
   _(nll_loss_forward) _(nll_loss_backward) _(index_select) _(embedding_dense_backward)                               \
   _(max_pool2d_with_indices) _(max_pool2d_with_indices_backward)
+// clang-format on
 
 namespace trn::aten {
 
@@ -92,9 +94,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 }  // namespace
 
 bool has_direct_kernel(std::string_view name) {
-#define TRN_COMPARE(op)                      \
+#define TRN_COMPARE(op)                    \
   if (name == full_name<at::_ops::op>()) { \
-    return true;                             \
+    return true;                           \
   }
   TRN_DIRECT_OPS(TRN_COMPARE)
 #undef TRN_COMPARE

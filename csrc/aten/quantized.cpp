@@ -2,6 +2,9 @@
 #include <ATen/ops/_copy_from.h>
 #include <ATen/ops/q_per_channel_scales.h>
 #include <ATen/ops/q_per_channel_zero_points.h>
+#include <ATen/ops/quantize_per_channel.h>
+#include <ATen/ops/quantize_per_tensor.h>
+#include <ATen/ops/set_native.h>
 #include <ATen/quantized/QTensorImpl.h>
 #include <torch/library.h>
 
@@ -28,10 +31,20 @@ at::Tensor stored(const at::Tensor& tensor) {
 }
 
 // The integers are copied, and the quantizer with them, as on the CPU.
-at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blocking) {
-  TORCH_CHECK_NOT_IMPLEMENTED(self.is_quantized() && dst.is_quantized(),
-                              "[copy_] both sides of a quantized copy are quantized; got ", self.scalar_type(), " to ",
-                              dst.scalar_type(), ". Use quantize_per_tensor or dequantize.");
+// A quantized target takes floating-point values in its own scheme.
+at::Tensor in_scheme_of(const at::Tensor& values, const at::Tensor& target) {
+  const at::Tensor moved = values.to(target.device(), at::kFloat);
+  if (target.qscheme() == at::kPerTensorAffine) {
+    return at::quantize_per_tensor(moved, target.q_scale(), target.q_zero_point(), target.scalar_type());
+  }
+  return at::quantize_per_channel(moved, target.q_per_channel_scales(), target.q_per_channel_zero_points(),
+                                  target.q_per_channel_axis(), target.scalar_type());
+}
+
+at::Tensor copy_from(const at::Tensor& source, const at::Tensor& dst, bool non_blocking) {
+  TORCH_CHECK_NOT_IMPLEMENTED(dst.is_quantized(), "[copy_] a quantized source has a quantized target; got ",
+                              source.scalar_type(), " to ", dst.scalar_type(), ". Use dequantize.");
+  const at::Tensor self = source.is_quantized() ? source : in_scheme_of(source, dst);
   TORCH_CHECK(self.scalar_type() == dst.scalar_type(), "[copy_] quantized types must be the same; got ",
               self.scalar_type(), " to ", dst.scalar_type(), ".");
   TORCH_CHECK(self.qscheme() == dst.qscheme(), "[copy_] quantization schemes must be the same; got ",
@@ -51,12 +64,14 @@ at::Tensor zero_points(const at::Tensor& self) {
 }
 
 bool has_own_kernel(std::string_view name) {
-  return name == "aten::q_per_channel_scales" || name == "aten::q_per_channel_zero_points";
+  return name == "aten::q_per_channel_scales" || name == "aten::q_per_channel_zero_points" ||
+         name == "aten::set_.source_Storage_storage_offset";
 }
 
 TORCH_LIBRARY_IMPL(aten, QuantizedPrivateUse1, m) {
   take_layout(m, "aten", c10::DispatchKey::QuantizedCPU, has_own_kernel);
   m.impl("_copy_from", TORCH_FN(copy_from));
+  m.impl("set_.source_Storage_storage_offset", TORCH_FN(at::native::set_storage_quantized_));
   m.impl("q_per_channel_scales", TORCH_FN(scales));
   m.impl("q_per_channel_zero_points", TORCH_FN(zero_points));
 }

@@ -201,6 +201,21 @@ void bind_device(py::module_& module) {
   module.def("op_table", &op_table);
   module.def("storage_in_hbm", &storage_in_hbm);
   module.def("build_settings", &build_settings);
+  module.def("set_owner_tagger", [](py::function tagger) {
+    // Leaked: it must not be destroyed after the interpreter.
+    auto* callable = new py::function(std::move(tagger));
+    aten::set_owner_tagger([callable] {
+      if (!Py_IsInitialized()) {
+        return;
+      }
+      py::gil_scoped_acquire gil;
+      try {
+        (*callable)();
+      } catch (py::error_already_set& error) {
+        error.discard_as_unraisable("torch_trn: owners of memory");
+      }
+    });
+  });
   module.def("set_strict_fallback", &aten::set_strict_fallback);
   module.def("set_poison", [](bool poison) {
     for (int i = 0; i < aten::device_count(); ++i) {

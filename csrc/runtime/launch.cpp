@@ -136,7 +136,9 @@ const LaunchVariant* Launches::insert(LaunchKey key, std::string_view op_name, c
   return variant;
 }
 
-void Launches::put(LaunchKey key, const LaunchVariant* variant) const { table().put(hash(key), key, variant); }
+void Launches::put(LaunchKey key, const LaunchVariant* variant) const {
+  table().put(hash(key), key, variant);
+}
 
 const LaunchVariant* Launches::intern(std::string_view op_name, const kernels::Spec& spec) {
   std::lock_guard lock(mutex_);

@@ -88,7 +88,7 @@ class TestEveryLayout:
     def test_to_dense_gradient(self, layout):
         grads = []
         for device in ("cpu", "trn"):
-            x = DENSE.to(device).requires_grad_()
+            x = DENSE.clone().to(device).requires_grad_()
             blocks = {"blocksize": (2, 2)} if layout in (torch.sparse_bsr, torch.sparse_bsc) else {}
             x.to_sparse(layout=layout, **blocks).to_dense().square().sum().backward()
             grads.append(x.grad.cpu())
@@ -224,7 +224,7 @@ class TestCoo:
         d = torch.randn(4, 3)
         for device in ("cpu", "trn"):
             s = make(torch.sparse_coo, device).requires_grad_()
-            w = d.to(device).requires_grad_()
+            w = d.clone().to(device).requires_grad_()
             torch.sparse.mm(s, w).square().sum().backward()
             assert s.grad.layout == torch.sparse_coo and s.grad.device.type == device
             grads.append([s.grad.to_dense().cpu(), w.grad.cpu()])
@@ -285,7 +285,7 @@ class TestCompressed:
         b = torch.randn(3, 4)
         results = []
         for device in ("cpu", "trn"):
-            s, d = csr(device).requires_grad_(), b.to(device).requires_grad_()
+            s, d = csr(device).requires_grad_(), b.clone().to(device).requires_grad_()
             out = torch.sparse.mm(s, d, reduce)
             out.sum().backward()
             results.append([out.detach().cpu(), d.grad.cpu(), s.grad.to_dense().cpu()])

@@ -48,6 +48,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{row['value_checks']} value checks bit-equal ({row['bit_equal_cells']} cells), "
             f"{row['stride_differences']} results with other strides, {row['seconds']:.0f} s of work"
         )
+    honest = [outcome for cell, outcome in results.items() if cell.suite == "honesty"]
+    if honest:
+        generic = sorted({name for outcome in honest for name in outcome.notes.get("generic", [])})
+        mixed = sum(outcome.notes.get("mixed", 0) for outcome in honest)
+        terminalreporter.line(
+            f"{mixed} calls with one tensor elsewhere; {len(generic)} operators costed by the generic rule"
+        )
     path = os.environ.get("TORCH_TRN_OPINFO_REPORT")
     if path:
         Path(path).write_text(json.dumps({str(c): o.to_dict() for c, o in results.items()}, indent=1))

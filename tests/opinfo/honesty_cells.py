@@ -42,6 +42,8 @@ NO_LAUNCH = {
 # differ, or None for all.
 TAKES_ANOTHER_DEVICE: dict[str, tuple[str, set[int] | None]] = {
     "__getitem__": ("index tensors may be on CPU", {1, 2, 3, 4}),
+    "_unsafe_masked_index": ("index tensors may be on CPU", {2, 3}),
+    "_unsafe_masked_index_put_accumulate": ("index tensors may be on CPU", {2, 3}),
     "atleast_1d": ("each tensor is viewed alone", None),
     "atleast_2d": ("each tensor is viewed alone", None),
     "atleast_3d": ("each tensor is viewed alone", None),

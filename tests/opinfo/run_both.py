@@ -100,8 +100,9 @@ class Both:
             out.fail(f"{heading}: the device's operator drew from the CPU generator")
         if got.warned - want.warned:
             out.fail(f"{heading}: warns '{sorted(got.warned - want.warned)[0]:.160}', CPU does not")
-        elif want.warned - got.warned:
-            out.fail(f"{heading}: does not warn '{sorted(want.warned - got.warned)[0]:.160}'")
+        missing = sorted(text for text in want.warned - got.warned if "oneDNN" not in text)  # a library of CPU's own
+        if missing:
+            out.fail(f"{heading}: does not warn '{missing[0]:.160}'")
         values = self.values and not want.drew
         with contextlib.suppress(StopIteration):
             verdict = same(got.value, want.value, self.device if where else None, values, self.widen)

@@ -49,9 +49,9 @@ std::int64_t fused_sdp_choice(const Tensor& query, const Tensor& key, const Tens
     return kMath;
   }
   const std::optional<Tensor> host_mask = mask ? std::optional<Tensor>(alias_of(*mask)) : std::nullopt;
-  const std::int64_t choice = at::_ops::_fused_sdp_choice::redispatch(
-      c10::DispatchKeySet(c10::DispatchKey::CPU), alias_of(query), alias_of(key), alias_of(value), host_mask, dropout,
-      causal, scale, enable_gqa);
+  const std::int64_t choice = at::_ops::_fused_sdp_choice::redispatch(c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                                      alias_of(query), alias_of(key), alias_of(value),
+                                                                      host_mask, dropout, causal, scale, enable_gqa);
   return choice == static_cast<std::int64_t>(at::SDPBackend::flash_attention)
              ? static_cast<std::int64_t>(at::SDPBackend::overrideable)
              : choice;
