@@ -87,7 +87,8 @@ def autoload() -> str:
     device = _device_name()
     code = f"import torch; print(torch.ones(2, device={device!r}).sum().item())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if child.returncode or child.stdout.strip() != "2.0":
+    # An editable install that rebuilds prints its build first.
+    if child.returncode or child.stdout.split()[-1:] != ["2.0"]:
         last = (child.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckError(last, "A fresh python should have the device after import torch; install torch_trn again.")
     return f'import torch is enough for device="{device}"'

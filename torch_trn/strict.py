@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
+
+import torch
 
 from torch_trn import _C
 
-_state = {"fallback": False, "uninitialized": False}
+_state = {"fallback": False, "uninitialized": False, "pointers": False}
+_POINTER_OWNERS: tuple[Any, ...] = (torch.Tensor, torch.UntypedStorage)
+_data_ptr: dict[Any, Callable[[Any], int]] = {}
+
+
+def _refusing(original: Callable[[Any], int]) -> Callable[[Any], int]:
+    def data_ptr(self: Any) -> int:
+        # torch itself uses addresses to tell storages apart; only other code could follow one.
+        caller = str(sys._getframe(1).f_globals.get("__name__", ""))
+        if self.device.type == torch._C._get_privateuse1_backend_name() and caller.split(".")[0] != "torch":
+            raise RuntimeError(
+                f"[strict] a device pointer means nothing to host code; got data_ptr() of memory on {self.device}, "
+                f"called from {caller or 'unknown code'}. Copy the tensor with .cpu() first."
+            )
+        return original(self)
+
+    return data_ptr
+
+
+def _guard_pointers(guard: bool) -> None:
+    for owner in _POINTER_OWNERS:
+        if guard and owner not in _data_ptr:
+            _data_ptr[owner] = owner.data_ptr
+            owner.data_ptr = _refusing(owner.data_ptr)
+        elif not guard and owner in _data_ptr:
+            original = _data_ptr.pop(owner)
+            if "data_ptr" in owner.__dict__:
+                del owner.data_ptr
+            if owner.data_ptr is not original:
+                owner.data_ptr = original
 
 
 def _apply(state: dict[str, bool]) -> None:
@@ -15,6 +49,7 @@ def _apply(state: dict[str, bool]) -> None:
     _C.set_strict_fallback(_state["fallback"])
     if _C.is_initialized() or _state["uninitialized"]:
         _C.set_poison(_state["uninitialized"])
+    _guard_pointers(_state["pointers"])
 
 
 class strict:
@@ -23,11 +58,12 @@ class strict:
     Args:
         fallback: an operator that TorchNeuron would run on the host raises NotImplementedError, naming it.
         uninitialized: fresh device memory reads as NaN (integers as -1).
+        pointers: `data_ptr()` of a device tensor raises RuntimeError outside of torch itself.
     """
 
-    def __init__(self, fallback: bool = False, uninitialized: bool = False) -> None:
+    def __init__(self, fallback: bool = False, uninitialized: bool = False, pointers: bool = False) -> None:
         self._previous = dict(_state)
-        _apply({"fallback": fallback, "uninitialized": uninitialized})
+        _apply({"fallback": fallback, "uninitialized": uninitialized, "pointers": pointers})
 
     def __enter__(self) -> strict:
         return self

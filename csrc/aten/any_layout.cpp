@@ -121,8 +121,9 @@ std::vector<at::Tensor> members_of(c10::ArrayRef<IValue> values) {
 }
 
 struct Devices {
-  int launch = -1;                // the device of the tensors, or of the device argument
-  bool results_on_device = true;  // false where a device argument asks for another place
+  int launch = -1;   // the device of the tensors, or of the device argument
+  int results = -1;  // where fresh results lie: a device argument's place comes first
+  bool results_on_device = true;
 };
 
 Devices devices_of(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments) {
@@ -148,13 +149,16 @@ Devices devices_of(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments) {
     });
     if (value.isDevice()) {
       found.results_on_device = value.toDevice().is_privateuseone();
-      if (found.launch < 0 && found.results_on_device) {
-        found.launch = resolve(value.toDevice());
+      if (found.results_on_device) {
+        found.results = resolve(value.toDevice());
       }
     }
   }
   if (found.launch < 0) {
-    found.launch = current_device();
+    found.launch = found.results >= 0 ? found.results : current_device();
+  }
+  if (found.results < 0) {
+    found.results = found.launch;
   }
   // A nested tensor's sizes lie on the host; empty_quantized reads the quantizer of its argument, and no element.
   TORCH_CHECK(!elsewhere || (nested && may_be_on_host) || plan.name == "empty_quantized",
@@ -316,7 +320,7 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
   const Devices devices = devices_of(plan, originals);
   // This kernel keeps what its backward needs only for arguments that require a gradient.
   const bool asks_for_gradients = plan.name == "_sparse_mm_reduce_impl";
-  Aliases aliases(devices.launch);
+  Aliases aliases(devices.results);
   for (std::size_t i = 0; i < plan.num_arguments; ++i) {
     IValue& value = (*stack)[begin + i];
     if (value.isDevice() && value.toDevice().is_privateuseone()) {
@@ -335,7 +339,7 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     std::optional<DeviceScope> scope;
     if (devices.results_on_device) {
-      scope.emplace(devices.launch);
+      scope.emplace(devices.results);
     }
     plan.op.redispatchBoxed(c10::DispatchKeySet(cpu_key), stack);
   }
@@ -381,7 +385,7 @@ void take_layout(torch::Library& m, std::string_view name_space, DispatchKey cpu
   const std::string prefix = std::string(name_space) + "::";
   for (const auto& name : dispatcher.getAllOpNames()) {
     const std::string full = full_name(name);
-    if (!full.starts_with(prefix) || skip(full)) {
+    if (!full.starts_with(prefix) || skip(full) || name.name == "aten::_pin_memory") {  // only host memory is pinned
       continue;
     }
     const auto op = dispatcher.findSchema(name);

@@ -45,6 +45,10 @@ class TestBothLayouts:
             assert actual.device.type == "cpu" and actual.equal(expected)
         same(moved.clone(), nested("cpu", layout))
 
+    def test_second_device(self, layout):
+        moved = nested("trn:0", layout).to("trn:1")
+        assert moved.device == torch.device("trn:1") and all(part.device.index == 1 for part in moved.unbind())
+
     def test_repr(self, layout):
         assert "nested" in repr(nested("trn", layout)).lower()
 
@@ -57,7 +61,9 @@ class TestBothLayouts:
             lambda x: x.sin() if x.layout == torch.jagged else x.tanh(),
             lambda x: torch.nested.to_padded_tensor(x, 0.5),
             lambda x: nn.functional.softmax(x, -1),
-            lambda x: nn.functional.layer_norm(x, (3,), torch.ones(3, device=x.device), torch.zeros(3, device=x.device)),
+            lambda x: nn.functional.layer_norm(
+                x, (3,), torch.ones(3, device=x.device), torch.zeros(3, device=x.device)
+            ),
             lambda x: nn.functional.linear(x, torch.ones(5, 3, device=x.device), torch.ones(5, device=x.device)),
             lambda x: x.transpose(1, 2),
             lambda x: torch.nn.functional.gelu(x),

@@ -65,6 +65,12 @@ def test_transfer(make):
     assert repr(moved).startswith("tensor(") and "quantization_scheme" in repr(moved) and "trn:0" in repr(moved)
 
 
+def test_second_device():
+    moved = per_tensor("trn:0").to("trn:1")
+    assert moved.device == torch.device("trn:1") and moved.int_repr().device.index == 1
+    same(moved, per_tensor("cpu"))
+
+
 def test_copy_into():
     target = torch.quantize_per_tensor(torch.zeros(2, 3, device="trn"), 1.0, 0, torch.qint8)
     same(target.copy_(per_tensor("trn")), per_tensor("cpu"))
@@ -124,10 +130,14 @@ def test_from_parameters_on_the_device():
     many = torch.quantize_per_tensor([X.to("trn")] * 2, scales.to("trn"), zero_points.to("trn"), torch.qint8)
     for actual, expected in zip(many, torch.quantize_per_tensor([X, X], scales, zero_points, torch.qint8), strict=True):
         same(actual, expected)
-    same(torch.quantize_per_tensor_dynamic(X.to("trn"), torch.qint8, False),
-         torch.quantize_per_tensor_dynamic(X, torch.qint8, False))
-    same(torch._make_per_tensor_quantized_tensor(X.to("trn").char(), 0.5, 1),
-         torch._make_per_tensor_quantized_tensor(X.char(), 0.5, 1))
+    same(
+        torch.quantize_per_tensor_dynamic(X.to("trn"), torch.qint8, False),
+        torch.quantize_per_tensor_dynamic(X, torch.qint8, False),
+    )
+    same(
+        torch._make_per_tensor_quantized_tensor(X.to("trn").char(), 0.5, 1),
+        torch._make_per_tensor_quantized_tensor(X.char(), 0.5, 1),
+    )
     made = torch._empty_affine_quantized([2, 3], scale=0.5, zero_point=1, dtype=torch.quint8, device="trn")
     assert made.device.type == "trn" and made.q_scale() == 0.5
     assert torch.equal(per_tensor("trn"), per_tensor("trn"))

@@ -116,7 +116,7 @@ def test_a_cell_is_one_launch(seeded):
 
 def test_gates_of_the_wrong_width_raise():
     x = torch.ones(2, 8, device="trn")
-    with pytest.raises(RuntimeError, match="the state is .batch, hidden. of 4 gates"):
+    with pytest.raises(RuntimeError, match=r"the state is .batch, hidden. of 4 gates"):
         torch.ops.aten._thnn_fused_lstm_cell(x, x, torch.ones(2, 3, device="trn"))
     with pytest.raises(RuntimeError, match="of 3 gates"):
         torch.ops.aten._thnn_fused_gru_cell(x, x, torch.ones(2, 3, device="trn"))

@@ -1,5 +1,7 @@
 """The grid: which (suite, entry, dtype) cells exist, and what a cell's check returns."""
 
+import importlib
+import warnings
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -39,32 +41,33 @@ class Outcome:
 
 
 @cache
-def ops() -> dict[str, Any]:
-    from torch.testing._internal.common_methods_invocations import op_db
+def _database(module: str) -> Any:
+    """A module of torch.testing._internal; it warns of optional packages that are not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(f"torch.testing._internal.{module}")
 
-    return {op.full_name: op for op in op_db}
+
+@cache
+def ops() -> dict[str, Any]:
+    return {op.full_name: op for op in _database("common_methods_invocations").op_db}
 
 
 @cache
 def foreach_ops() -> dict[str, Any]:
-    from torch.testing._internal import common_methods_invocations as databases
-
+    databases = _database("common_methods_invocations")
     names = ("unary", "binary", "pointwise", "reduce", "other")
     return {op.full_name: op for name in names for op in getattr(databases, f"foreach_{name}_op_db")}
 
 
 @cache
 def modules() -> dict[str, Any]:
-    from torch.testing._internal.common_modules import module_db
-
-    return {module.name: module for module in module_db}
+    return {module.name: module for module in _database("common_modules").module_db}
 
 
 @cache
 def optimizers() -> dict[str, Any]:
-    from torch.testing._internal.common_optimizers import optim_db
-
-    return {optimizer.optim_cls.__name__: optimizer for optimizer in optim_db}
+    return {optimizer.optim_cls.__name__: optimizer for optimizer in _database("common_optimizers").optim_db}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -1,0 +1,56 @@
+"""Strict modes: what is slow, undefined or meaningless on the hardware raises."""
+
+import subprocess
+import sys
+from io import BytesIO
+
+import pytest
+import torch
+import torch_trn
+
+
+def test_an_operator_that_the_hardware_would_run_on_the_host_raises():
+    x = torch.ones(3, 3).to("trn")
+    with torch_trn.strict(fallback=True):
+        assert (x @ x).sum().item() == 27
+        with pytest.raises(NotImplementedError, match=r"\[strict\].*aten::.*svd.*which TorchNeuron runs on the host"):
+            torch.linalg.svd(x)
+    torch.linalg.svd(x)
+
+
+def test_fresh_memory_reads_as_nan():
+    with torch_trn.strict(uninitialized=True):
+        assert torch.empty(1000, device="trn").isnan().all()
+        assert (torch.empty(10, device="trn", dtype=torch.int32) == -1).all()
+        assert torch.zeros(10, device="trn").sum().item() == 0
+
+
+def test_a_device_pointer_does_not_reach_host_code():
+    x = torch.ones(3, device="trn")
+    with torch_trn.strict(pointers=True):
+        for owner in (x, x.untyped_storage()):
+            with pytest.raises(RuntimeError, match=r"\[strict\] a device pointer.*trn:0.*\.cpu\(\)"):
+                owner.data_ptr()
+        assert torch.ones(3).data_ptr() != 0
+        torch.save(x, BytesIO())
+    assert x.data_ptr() != 0
+    assert "data_ptr" not in torch.Tensor.__dict__
+
+
+def test_modes_nest_and_end():
+    with torch_trn.strict(uninitialized=True):
+        with torch_trn.strict(pointers=True), pytest.raises(RuntimeError, match="strict"):
+            torch.ones(1, device="trn").data_ptr()
+        assert torch.empty(1000, device="trn").isnan().all()
+        torch.ones(1, device="trn").data_ptr()
+
+
+@pytest.mark.parametrize(("value", "code"), [("uninitialized", 0), ("1", 0), ("speed", 1)])
+def test_the_environment_sets_them(value, code):
+    program = "import torch, torch_trn; assert torch.empty(100, device='trn').isnan().all()"
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={**__import__("os").environ, "TORCH_TRN_STRICT": value}, capture_output=True
+    )
+    assert (run.returncode != 0) == bool(code), run.stderr.decode()
+    if code:
+        assert b"[strict] TORCH_TRN_STRICT takes" in run.stderr
