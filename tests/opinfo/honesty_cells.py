@@ -52,6 +52,7 @@ TAKES_ANOTHER_DEVICE: dict[str, tuple[str, set[int] | None]] = {
     "expand_as": ("reads the size of the other", None),
     "index_put": ("index tensors may be on CPU", {1, 2}),
     "resize_as_": ("reads the size of the other", None),
+    "nn.functional.ctc_loss": ("moves targets and lengths to where it needs them", None),
     "reshape_as": ("reads the size of the other", None),
     "select_scatter": ("copies the source, as copy_ does", None),
     "slice_scatter": ("copies the source, as copy_ does", None),
