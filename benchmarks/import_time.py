@@ -12,13 +12,21 @@ import sys
 from rows import Row, arguments, emit
 
 BAR_SECONDS = 0.15
-CODE = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"
+CODE = """
+import sys, time
+started = time.perf_counter()
+import torch
+print(time.perf_counter() - started, int("torch_trn" in sys.modules))
+"""
 
 
 def seconds(autoload: bool) -> float:
     environment = dict(os.environ, TORCH_DEVICE_BACKEND_AUTOLOAD="1" if autoload else "0")
     run = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
-    return float(run.stdout)
+    taken, loaded = run.stdout.split()
+    if bool(int(loaded)) != autoload:
+        raise RuntimeError("[import_time] autoload needs the installed package; got none. Run pip install . first.")
+    return float(taken)
 
 
 def measure(rounds: int) -> list[Row]:

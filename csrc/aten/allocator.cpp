@@ -271,7 +271,9 @@ void delete_attachment(void* attachment) {
   c10::raw::intrusive_ptr::decref(static_cast<c10::StorageImpl*>(attachment));
 }
 
-void set_owner_tagger(std::function<void()> tagger) { owner_tagger = std::move(tagger); }
+void set_owner_tagger(std::function<void()> tagger) {
+  owner_tagger = std::move(tagger);
+}
 
 void throw_out_of_memory(int index, std::size_t bytes) {
   if (owner_tagger) {

@@ -6,6 +6,7 @@ from io import BytesIO
 
 import pytest
 import torch
+
 import torch_trn
 
 
@@ -49,7 +50,9 @@ def test_modes_nest_and_end():
 def test_the_environment_sets_them(value, code):
     program = "import torch, torch_trn; assert torch.empty(100, device='trn').isnan().all()"
     run = subprocess.run(
-        [sys.executable, "-c", program], env={**__import__("os").environ, "TORCH_TRN_STRICT": value}, capture_output=True
+        [sys.executable, "-c", program],
+        env={**__import__("os").environ, "TORCH_TRN_STRICT": value},
+        capture_output=True,
     )
     assert (run.returncode != 0) == bool(code), run.stderr.decode()
     if code:
