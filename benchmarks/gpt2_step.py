@@ -64,17 +64,17 @@ def measure_time(device: str, rounds: int, fused: bool | None) -> list[Row]:
     ]
 
 
-def resident(device: str) -> int:
+def resident(device: str, fused: bool | None) -> int:
     """Peak resident bytes of a process that takes three steps on `device`."""
-    command = [sys.executable, __file__, "--rss-of", device]
+    command = [sys.executable, __file__, "--rss-of", device, *(["--fused"] if fused else [])]
     return int(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
-def measure_memory(device: str) -> list[Row]:
-    cpu, other = resident("cpu"), resident(device)
+def measure_memory(device: str, fused: bool | None) -> list[Row]:
+    cpu, other = resident("cpu", fused), resident(device, fused)
     return [
         Row(
-            "GPT-2 124M step, peak RSS, trn over CPU",
+            f"GPT-2 124M step, peak RSS, trn over CPU{', fused AdamW' if fused else ''}",
             f"<= {MEMORY_BAR}",
             f"{other / cpu:.3f}; CPU {cpu / 2**30:.2f} GiB",
             other / cpu <= MEMORY_BAR,
@@ -91,16 +91,15 @@ def main() -> None:
 
     options = arguments(__doc__, add)
     if options.rss_of:
-        step = stepper(options.rss_of, True)
+        step = stepper(options.rss_of, True, options.fused)
         for _ in range(3):
             step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
-    rows = (
-        measure_memory(options.device)
-        if options.memory
-        else measure_time(options.device, options.rounds, options.fused)
-    )
+    if options.memory:
+        rows = measure_memory(options.device, options.fused)
+    else:
+        rows = measure_time(options.device, options.rounds, options.fused)
     emit(rows, options.json)
 
 

@@ -23,6 +23,10 @@ using c10::TensorImpl;
 
 // TensorImpl keeps its device to itself; a derived class may reach it.
 struct Access : TensorImpl {
+  static void set_storage(TensorImpl* impl, c10::Storage storage, caffe2::TypeMeta dtype) {
+    impl->*(&Access::storage_) = std::move(storage);
+    impl->*(&Access::data_type_) = dtype;
+  }
   static void set_device(TensorImpl* impl, c10::Device device) { impl->*(&Access::device_opt_) = device; }
 };
 
@@ -126,6 +130,15 @@ std::vector<at::Tensor> members_of(const at::Tensor& tensor) {
   return {tensor};
 }
 
+namespace {
+
+std::vector<at::Tensor>& idle_aliases() {
+  thread_local std::vector<at::Tensor> idle;
+  return idle;
+}
+
+}  // namespace
+
 at::Tensor cpu_alias(const at::Tensor& tensor) {
   TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (C10_UNLIKELY(impl->key_set().has_any(kNotPlain))) {
@@ -140,6 +153,32 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
     alias->set_wrapped_number(true);
   }
   return at::Tensor(std::move(alias));
+}
+
+at::Tensor borrow_alias(const at::Tensor& tensor) {
+  TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  auto& idle = idle_aliases();
+  if (idle.empty() || impl->key_set().has_any(kNotPlain | kCarried) || impl->is_wrapped_number()) {
+    return cpu_alias(tensor);
+  }
+  at::Tensor alias = std::move(idle.back());
+  idle.pop_back();
+  TensorImpl* to = alias.unsafeGetTensorImpl();
+  Access::set_storage(to, cpu_twin(impl->unsafe_storage()), impl->dtype());
+  to->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
+  return alias;
+}
+
+void return_alias(at::Tensor&& alias) {
+  constexpr std::size_t kMostIdle = 64;
+  auto& idle = idle_aliases();
+  TensorImpl* impl = alias.unsafeGetTensorImpl();
+  const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() &&
+                             !impl->key_set().has_any(kNotPlain | kCarried) && !impl->is_wrapped_number();
+  if (is_ours_alone && idle.size() < kMostIdle) {
+    Access::set_storage(impl, c10::Storage(), impl->dtype());  // the block's twin has no other owner again
+    idle.push_back(std::move(alias));
+  }
 }
 
 void adopt(const at::Tensor& result, int index) {

@@ -25,6 +25,15 @@ template <std::size_t N>
 class DirectCall {
  public:
   explicit DirectCall(const OperatorPlan& plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan) | 1); }
+  ~DirectCall() {
+    for (auto& alias : aliases_) {
+      if (alias.defined()) {
+        return_alias(std::move(alias));
+      }
+    }
+  }
+  DirectCall(const DirectCall&) = delete;
+  DirectCall& operator=(const DirectCall&) = delete;
 
   const KeyWords& key() const { return key_; }
   int device() const { return device_; }
@@ -183,7 +192,7 @@ class DirectCall {
         return aliases_[i];
       }
     }
-    return cpu_alias(*originals_[slot]);
+    return borrow_alias(*originals_[slot]);
   }
 
   KeyWords key_;

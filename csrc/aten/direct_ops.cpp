@@ -60,7 +60,7 @@
 
 // clang-format off
 #define TRN_DIRECT_OPS(_)                                                                                            \
-  _(add_Tensor) _(add__Tensor) _(sub_Tensor) _(sub__Tensor) _(mul_Tensor) _(mul__Tensor) _(div_Tensor) _(div__Tensor) \
+  _(add_Tensor) _(add__Tensor) _(add_out) _(mul_out) _(mm_out) _(addmm_out) _(bmm_out) _(sub_Tensor) _(sub__Tensor) _(mul_Tensor) _(mul__Tensor) _(div_Tensor) _(div__Tensor) \
   _(neg) _(exp) _(log) _(sqrt) _(rsqrt) _(pow_Tensor_Scalar) _(where_self) _(fill__Scalar) _(zero_)                  \
   _(eq_Scalar) _(eq_Tensor) _(ne_Scalar) _(ne_Tensor) _(lt_Scalar) _(lt_Tensor) _(le_Scalar) _(le_Tensor)            \
   _(gt_Scalar) _(gt_Tensor) _(ge_Scalar) _(ge_Tensor) _(addcmul_) _(addcdiv_) _(lerp__Scalar)                        \

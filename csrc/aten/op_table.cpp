@@ -146,6 +146,7 @@ NeuronStatus neuron_status(const c10::OperatorName& name) {
       overload.empty() ? listed : listed + "." + overload,
       base + "." + (is_plain ? "out" : overload + "_out"),
       base,
+      base == "_copy_from" ? "copy_" : base,
   };
   for (const auto& candidate : candidates) {
     const auto* const found = std::ranges::lower_bound(kNeuronOps, std::string_view(candidate), {}, &NeuronRow::name);

@@ -1,5 +1,6 @@
 """Strict modes: what is slow, undefined or meaningless on the hardware raises."""
 
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -51,7 +52,7 @@ def test_the_environment_sets_them(value, code):
     program = "import torch, torch_trn; assert torch.empty(100, device='trn').isnan().all()"
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env={**__import__("os").environ, "TORCH_TRN_STRICT": value},
+        env={**os.environ, "TORCH_TRN_STRICT": value},
         capture_output=True,
     )
     assert (run.returncode != 0) == bool(code), run.stderr.decode()
