@@ -138,6 +138,13 @@ NeuronStatus neuron_status(const c10::OperatorName& name) {
   if (!name.name.starts_with(kNamespace)) {
     return NeuronStatus::absent;
   }
+  // Entry points that only this kind of backend has: TorchNeuron runs copies and SDPA natively under their public
+  // names.
+  constexpr std::string_view kSeams[] = {"aten::_copy_from", "aten::_scaled_dot_product_fused_attention_overrideable",
+                                         "aten::_scaled_dot_product_fused_attention_overrideable_backward"};
+  if (std::ranges::find(kSeams, std::string_view(name.name)) != std::end(kSeams)) {
+    return NeuronStatus::native;
+  }
   const std::string listed = name.name.substr(kNamespace.size());
   const std::string base(base_name(name.name));
   const std::string& overload = name.overload_name;
@@ -146,7 +153,6 @@ NeuronStatus neuron_status(const c10::OperatorName& name) {
       overload.empty() ? listed : listed + "." + overload,
       base + "." + (is_plain ? "out" : overload + "_out"),
       base,
-      base == "_copy_from" ? "copy_" : base,
   };
   for (const auto& candidate : candidates) {
     const auto* const found = std::ranges::lower_bound(kNeuronOps, std::string_view(candidate), {}, &NeuronRow::name);
