@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kMinBlock = 256;
 constexpr std::size_t kSmallLimit = std::size_t{1} << 20;
 constexpr std::size_t kClassLimit = std::size_t{16} << 20;
+constexpr std::size_t kUncommitBytes = std::size_t{32} << 20;
 
 // Four classes to the octave: 256, 320, 384, 448, 512, 640, ...
 std::size_t class_index(std::size_t bytes) {
@@ -247,6 +248,10 @@ void Memory::free(Block* block) {
     block->is_tensor = false;
   }
   block->requested = 0;
+  if (block->size >= kUncommitBytes) {
+    // The address stays cached, the host's pages do not: a freed large tensor costs the host nothing, as on the CPU.
+    madvise(block->ptr, block->size, MADV_DONTNEED);
+  }
   if (block->stream_uses.empty()) {
     push_free(block);
   } else {
