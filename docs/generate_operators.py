@@ -8,9 +8,9 @@ from torch_trn import _C
 PAGE = Path(__file__).with_name("operators.md")
 HEAD = """# Operators
 
-Generated from the operator table by `docs/generate_operators.py`. Overloads are those of ATen's that the row serves. The
-last three columns say where AWS's TorchNeuron runs them: on its device, on the host on purpose, or on the host because
-it registers nothing.
+Generated from the operator table by `docs/generate_operators.py`. Overloads are those of ATen's that the row serves.
+The last three columns say where AWS's TorchNeuron runs them: on its device, on the host on purpose, or on the host
+because it registers nothing.
 """
 
 
