@@ -228,7 +228,10 @@ class Hooks:
             hooks = getattr(parameter, "_post_accumulate_grad_hooks", None)
             if handle is None or handle.id not in (hooks or ()):
                 register: Any = parameter.register_post_accumulate_grad_hook
-                self._gradient_handles[id(parameter)] = register(_tag_gradient)
+                # The common case stays out of Python: it runs once per parameter and backward.
+                is_wrapper = hasattr(parameter, "_local_tensor")
+                hook = _tag_gradient if is_wrapper else native.extension().memory_tag_gradient
+                self._gradient_handles[id(parameter)] = register(hook)
             if parameter.grad is not None:
                 tag(parameter.grad, "gradients")
 

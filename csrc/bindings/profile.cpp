@@ -225,6 +225,7 @@ void bind_profile(py::module_& module) {
   });
   module.def("profiler_step", [] { aten::system().recorder().step(); });
   module.def("set_library_folders", &set_library_folders);
+  module.def("memory_tag_gradient", [](const at::Tensor& parameter) { tag(parameter.grad(), "gradients"); });
   module.def("memory_tag", &tag, py::arg("tensor"), py::arg("category"));
 }
 

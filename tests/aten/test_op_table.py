@@ -122,7 +122,9 @@ def test_family_of(name: str, family: str) -> None:
     [
         ("add", "add.out", "native"),
         ("add", "add_.Tensor", "native"),
-        ("abs", "abs_", "absent"),
+        ("abs", "abs_", "native"),  # through abs.out
+        ("div", "div.Tensor", "native"),  # through div.out
+        ("_copy_from", "_copy_from", "native"),  # copy_
         ("_linalg_svd", "_linalg_svd", "host"),
         ("cumprod", "cumprod", "absent"),
     ],
