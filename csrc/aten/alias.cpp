@@ -193,7 +193,12 @@ void adopt(const at::Tensor& result, int index) {
     });
     return;
   }
-  adopt(*impl->unsafe_storage().unsafeGetStorageImpl(), index);
+  c10::StorageImpl* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  if (C10_UNLIKELY(is_twin(*storage))) {
+    Access::set_storage(impl, device_copy(*storage, index), impl->dtype());
+  } else {
+    adopt(*storage, index);
+  }
   change_device(impl, index);
 }
 

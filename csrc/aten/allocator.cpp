@@ -228,6 +228,19 @@ c10::Storage cpu_twin(const c10::Storage& storage) {
   return c10::Storage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(twin));
 }
 
+bool is_twin(const c10::StorageImpl& storage) {
+  const Block* block = block_of(storage);
+  return block && twin_of(block) == &storage;
+}
+
+c10::Storage device_copy(const c10::StorageImpl& storage, int index) {
+  Block* block = allocate_block(index, storage.nbytes(), true);
+  std::memcpy(block->ptr, storage.data(), storage.nbytes());
+  return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), storage.sym_nbytes(),
+      c10::DataPtr(block->ptr, block->ptr, &release, device(index)), device_allocator(), true));
+}
+
 void adopt(c10::StorageImpl& storage, int index) {
   c10::DataPtr& data = storage._mutable_data_ptr_no_checks();
   if (data.device().is_privateuseone()) {
