@@ -2,7 +2,8 @@
 
     python examples/three_targets.py
 
-Prints a table of device time, MFU's numerator and cost; nothing runs again for the second and third chip.
+Prints a table: device time in eager and compiled mode, model FLOPs and HBM traffic. Nothing runs again for the second
+and third chip.
 """
 
 import torch
