@@ -1,5 +1,6 @@
 // Copies from one layout or dtype to another: DMA alone, a cast on VectorE, or transposes.
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/build.h"
 #include "kernels/side_by_side.h"
@@ -29,24 +30,35 @@ struct Ends {
   std::int16_t src, dst;
   Dtype loaded, stored;  // in SBUF
   std::int64_t smallest_itemsize;
+  Spacing from = {}, to = {};
 };
+
+// Where both ends of a dense copy are spaced, a tile holds whole runs of both.
+std::int64_t unit_of(const Spacing& from, const Spacing& to) {
+  return std::lcm(from.moves_span ? from.run : 1, to.moves_span ? to.run : 1);
+}
 
 // The DMA narrows 64-bit types on its way, so only what differs in SBUF takes VectorE. Both directions pass through
 // SBUF, so that each side of HBM is charged.
 void stream_copy(Builder& builder, const target::Target& target, std::int64_t elements, const Ends& ends) {
-  const bool cast = ends.loaded != ends.stored;
-  const std::int64_t free = stream_free_elements(target, elements, ends.smallest_itemsize,
-                                                 2 * (target::itemsize(ends.loaded) + target::itemsize(ends.stored)));
-  const std::int16_t loaded = builder.sbuf("loaded", ends.loaded, target.core.num_partitions, free);
-  const std::int16_t stored = cast ? builder.sbuf("stored", ends.stored, target.core.num_partitions, free) : loaded;
-  stream(builder, target, elements, free, [&](const StreamTile& tile) {
-    const Tile in = on_chip_tile(loaded, tile.partitions, tile.free);
-    const Tile out = on_chip_tile(stored, tile.partitions, tile.free);
-    builder.dma(in, tile.hbm(ends.src));
-    if (cast) {
-      builder.tensor_copy(out, in);
+  const bool by_engine = ends.loaded != ends.stored || ends.from.moves_span || ends.to.moves_span;
+  const std::int64_t unit = unit_of(ends.from, ends.to);
+  const std::int64_t bytes = ceil_div(ends.from.span(unit), unit) * target::itemsize(ends.loaded) +
+                             ceil_div(ends.to.span(unit), unit) * target::itemsize(ends.stored);
+  const std::int64_t free = round_up(stream_free_elements(target, elements, ends.smallest_itemsize, 2 * bytes), unit);
+  const std::int16_t loaded = builder.sbuf("loaded", ends.loaded, target.core.num_partitions, ends.from.span(free));
+  const std::int16_t stored =
+      by_engine ? builder.sbuf("stored", ends.stored, target.core.num_partitions, ends.to.span(free)) : loaded;
+  stream(builder, target, elements / unit, free / unit, [&](const StreamTile& units) {
+    const StreamTile tile{units.partitions, units.free * unit, units.first * unit};
+    builder.dma(ends.from.loaded(loaded, tile), ends.from.hbm(ends.src, tile));
+    if (ends.to.has_gaps()) {
+      builder.dma(ends.to.loaded(stored, tile), ends.to.hbm(ends.dst, tile));
     }
-    builder.dma(tile.hbm(ends.dst), out);
+    if (by_engine) {
+      builder.tensor_copy(ends.to.picked(stored, tile), ends.from.picked(loaded, tile));
+    }
+    builder.dma(ends.to.hbm(ends.dst, tile), ends.to.loaded(stored, tile));
   });
 }
 
@@ -146,11 +158,18 @@ program::Program copy(const target::Target& target, const CopyShape& shape) {
     stream_transpose(builder, target, shape.elements * src_planes, ends);
     return builder.take();
   }
-  const Ends ends{.src = builder.hbm("src", shape.src),
-                  .dst = builder.hbm("dst", shape.dst, true),
+  Spacing from = dense ? spacing(target, shape.src, false) : Spacing{};
+  Spacing to = dense ? spacing(target, shape.dst, true) : Spacing{};
+  if (shape.elements % unit_of(from, to) != 0 || unit_of(from, to) > target.core.dma_saturating_bytes) {
+    (from.moves_span ? to : from) = {};
+  }
+  const Ends ends{.src = builder.hbm("src", shape.src, from, false),
+                  .dst = builder.hbm("dst", shape.dst, to, true),
                   .loaded = src == dst ? src : sbuf_dtype(src),
                   .stored = src == dst ? dst : sbuf_dtype(dst),
-                  .smallest_itemsize = std::min(target::itemsize(src), target::itemsize(dst))};
+                  .smallest_itemsize = std::min(target::itemsize(src), target::itemsize(dst)),
+                  .from = from,
+                  .to = to};
   if (dense) {
     stream_copy(builder, target, shape.elements, ends);
   } else {

@@ -5,6 +5,7 @@
 #include "kernels/pointwise.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,6 +52,7 @@ enum class Reach {
 struct Operand {
   Access access;
   Reach reach = Reach::dense;
+  tiling::Spacing spacing = {};
   std::int16_t hbm = -1, sbuf = -1;
 };
 
@@ -59,6 +61,7 @@ class Emitter {
   Emitter(const target::Target& target, const PointwiseShape& shape)
       : target_(target), shape_(shape), partitions_(target.core.num_partitions), builder_("pointwise") {
     period_ = longest_period(shape);
+    unit_ = spaced_unit();
     for (const Access& access : shape.inputs) {
       inputs_.push_back(declare_hbm(access, "in_" + std::to_string(inputs_.size()), false));
     }
@@ -114,8 +117,29 @@ class Emitter {
     } else {
       operand.reach = Reach::unrelated;
     }
-    operand.hbm = builder_.hbm(name, access, is_output);
+    if (unit_ > 0 && operand.reach == Reach::dense) {
+      operand.spacing = tiling::spacing(target_, access, is_output);
+    }
+    operand.hbm = builder_.hbm(name, access, operand.spacing, is_output);
     return operand;
+  }
+
+  // What a flat tile of spaced operands is a multiple of: whole periods and whole runs. 0: no operand is spaced, or one
+  // such unit is too large for a partition, so that every run is a descriptor.
+  std::int64_t spaced_unit() const {
+    std::int64_t unit = period_, bytes = 4;
+    bool is_spaced = false;
+    for (const auto* list : {&shape_.inputs, &shape_.outputs}) {
+      for (const Access& access : *list) {
+        const auto spacing = tiling::spacing(target_, access, list == &shape_.outputs);
+        const bool moves_span = spacing.moves_span && access.elements == shape_.elements;
+        is_spaced = is_spaced || moves_span;
+        unit = std::lcm(unit, moves_span ? spacing.run : 1);
+        bytes += 2 * (moves_span ? tiling::ceil_div(spacing.pitch, spacing.run) : 1) * target::itemsize(access.dtype);
+      }
+    }
+    const bool fits = unit <= target_.core.sbuf_bytes_per_partition / bytes && shape_.elements % unit == 0;
+    return is_spaced && fits && shape_.segments <= 1 ? unit : 0;
   }
 
   void choose_layout() {
@@ -124,14 +148,15 @@ class Emitter {
       for (const Operand& operand : *list) {
         const std::int64_t size = target::itemsize(tiling::sbuf_dtype(operand.access.dtype));
         smallest = std::min(smallest, size);
-        bytes += 2 * size;
+        bytes += 2 * tiling::ceil_div(operand.spacing.pitch, operand.spacing.run) * size;
       }
     }
     const std::int64_t per_segment = shape_.elements / std::max<std::int64_t>(shape_.segments, 1);
     free_ = tiling::stream_free_elements(target_, std::max<std::int64_t>(per_segment, 1), smallest, bytes);
-    if (period_ <= free_) {
+    if (unit_ > 0 || period_ <= free_) {
+      unit_ = std::max(unit_, period_);
       layout_ = Layout::flat;
-      free_ = free_ / period_ * period_;
+      free_ = std::max<std::int64_t>(free_ / unit_, 1) * unit_;
       return;
     }
     for (Operand& input : inputs_) {  // these layouts take one period
@@ -145,7 +170,7 @@ class Emitter {
   std::int16_t declare_sbuf(const Operand& operand) {
     const bool resident = is_resident(operand);
     return builder_.sbuf(builder_.name(operand.hbm) + "_tile", tiling::sbuf_dtype(operand.access.dtype), partitions_,
-                         resident ? operand.access.elements : free_, resident ? 1 : 2);
+                         resident ? operand.access.elements : operand.spacing.span(free_), resident ? 1 : 2);
   }
 
   bool is_resident(const Operand& operand) const {
@@ -187,8 +212,8 @@ class Emitter {
     std::vector<Tile> inputs, outputs;
     for (const Operand& input : inputs_) {
       if (input.reach == Reach::dense) {
-        inputs.push_back(on_chip_tile(input.sbuf, partitions, free));
-        builder_.dma(inputs.back(), address(input));
+        inputs.push_back(input.spacing.picked(input.sbuf, {partitions, free}));
+        builder_.dma(input.spacing.loaded(input.sbuf, {partitions, free}), address(input));
       } else if (input.reach == Reach::periodic && input.access.elements != 1) {
         inputs.push_back(repeated(input));
       } else {
@@ -196,26 +221,30 @@ class Emitter {
       }
     }
     for (const Operand& output : outputs_) {
-      outputs.push_back(on_chip_tile(output.sbuf, partitions, free));
+      outputs.push_back(output.spacing.picked(output.sbuf, {partitions, free}));
+      if (output.spacing.has_gaps()) {
+        builder_.dma(output.spacing.loaded(output.sbuf, {partitions, free}), address(output));
+      }
     }
     const Tile scratch = on_chip_tile(scratch_, partitions, free);
     tiling::apply_steps(builder_, shape_.steps, inputs, outputs, scratch, position);
     for (const Operand& output : outputs_) {
       if (output.reach == Reach::dense) {
-        builder_.dma(address(output), on_chip_tile(output.sbuf, partitions, free));
+        builder_.dma(address(output), output.spacing.loaded(output.sbuf, {partitions, free}));
       }
     }
   }
 
   void stream_rows() {
     const std::int64_t segments = std::max<std::int64_t>(shape_.segments, 1);
-    const std::int64_t rows = shape_.elements / period_ / segments;
-    const std::int64_t left_over = shape_.elements - rows * period_ * segments;
+    const std::int64_t rows = shape_.elements / unit_ / segments;
+    const std::int64_t left_over = shape_.elements - rows * unit_ * segments;
     auto body = [&](std::int64_t start) {
       return [this, start](const StreamTile& at) {
-        const StreamTile elements{at.partitions, at.free * period_, at.first * period_ + start};
+        const StreamTile elements{at.partitions, at.free * unit_, at.first * unit_ + start};
         tile(
-            at.partitions, elements.free, [&](const Operand& operand) { return elements.hbm(operand.hbm); },
+            at.partitions, elements.free,
+            [&](const Operand& operand) { return operand.spacing.hbm(operand.hbm, elements); },
             [&](const Operand& operand) {
               const std::int64_t n = operand.access.elements;
               return on_chip_tile(operand.sbuf, at.partitions, std::vector<Dim>{{elements.free / n, 0}, {n, 1}});
@@ -223,7 +252,7 @@ class Emitter {
             elements);
       };
     };
-    tiling::stream(builder_, target_, rows, free_ / period_, body(0), segments);
+    tiling::stream(builder_, target_, rows, free_ / unit_, body(0), segments);
     if (left_over > 0) {
       tiling::stream(builder_, target_, left_over, free_, body(shape_.elements - left_over), 1, "left_over_");
     }
@@ -279,7 +308,7 @@ class Emitter {
   Builder builder_;
   std::vector<Operand> inputs_, outputs_;
   Layout layout_ = Layout::flat;
-  std::int64_t period_ = 1, free_ = 1;
+  std::int64_t period_ = 1, unit_ = 1, free_ = 1;
   std::int16_t scratch_ = -1;
 };
 

@@ -20,11 +20,13 @@ struct Access {
   Dtype dtype = Dtype::float32;
   std::int64_t elements = 0;             // distinct elements touched: a broadcast operand counts once
   std::int64_t contiguous_elements = 0;  // length of the contiguous runs; == elements when dense
+  std::int64_t span_elements = 0;        // with the gaps after its runs, all of one length; 0: they differ, or none
   template <class V>
   static void visit(V&& v, auto& s) {
     v("dtype", s.dtype);
     v("elements", s.elements);
     v("contiguous_elements", s.contiguous_elements);
+    v("span_elements", s.span_elements);
   }
 };
 

@@ -98,6 +98,11 @@ std::int16_t Builder::hbm(std::string name, const Access& access, bool is_output
   return hbm(std::move(name), access.dtype, access.elements, is_output, access.contiguous_elements);
 }
 
+std::int16_t Builder::hbm(std::string name, const Access& access, const Spacing& spacing, bool is_output) {
+  return spacing.moves_span ? hbm(std::move(name), access.dtype, spacing.span(access.elements), is_output)
+                            : hbm(std::move(name), access, is_output);
+}
+
 std::int16_t Builder::temporary(std::string name, Dtype dtype, std::int64_t elements) {
   return add(
       {.memory = Memory::hbm, .dtype = dtype, .name = std::move(name), .elements = elements, .is_temporary = true});
@@ -222,6 +227,38 @@ Tile on_chip_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t fre
 
 Tile StreamTile::hbm(std::int16_t buffer, std::int64_t unit) const {
   return hbm_tile(buffer, partitions, free * unit, {{free * unit, 1}}, first * unit);
+}
+
+Tile Spacing::hbm(std::int16_t buffer, const StreamTile& tile) const {
+  return hbm_tile(buffer, tile.partitions, span(tile.free), {{span(tile.free), 1}}, tile.first / run * pitch);
+}
+
+Tile Spacing::loaded(std::int16_t buffer, const StreamTile& tile) const {
+  return on_chip_tile(buffer, tile.partitions, span(tile.free));
+}
+
+Tile Spacing::picked(std::int16_t buffer, const StreamTile& tile) const {
+  if (!has_gaps()) {
+    return loaded(buffer, tile);
+  }
+  std::vector<Dim> dims{{tile.free / run, pitch}};
+  if (run > 1) {
+    dims.push_back({run, 1});
+  }
+  return on_chip_tile(buffer, tile.partitions, std::move(dims));
+}
+
+Spacing spacing(const target::Target& target, const Access& access, bool is_output) {
+  const std::int64_t run = access.contiguous_elements;
+  if (run <= 0 || run >= access.elements || access.span_elements < access.elements || access.elements % run != 0 ||
+      access.span_elements % (access.elements / run) != 0) {
+    return {};
+  }
+  const std::int64_t pitch = access.span_elements / (access.elements / run);
+  const std::int64_t size = target::itemsize(access.dtype);
+  const std::int64_t passes = is_output && pitch > run ? 2 : 1;
+  const std::int64_t descriptor = std::max(run * size, (run * size + target.core.dma_saturating_bytes) / 2);
+  return passes * pitch * size < descriptor ? Spacing{true, run, pitch} : Spacing{};
 }
 
 namespace {

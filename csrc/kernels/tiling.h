@@ -54,6 +54,8 @@ Dtype sbuf_dtype(Dtype dtype);
 std::int64_t stream_free_elements(const target::Target& target, std::int64_t elements, std::int64_t smallest_itemsize,
                                   std::int64_t bytes_per_element);
 
+struct Spacing;
+
 class Builder {
  public:
   explicit Builder(std::string name) { program_.name = std::move(name); }
@@ -63,6 +65,7 @@ class Builder {
   std::int16_t hbm(std::string name, Dtype dtype, std::int64_t elements, bool is_output = false,
                    std::int64_t run_elements = 0);
   std::int16_t hbm(std::string name, const Access& access, bool is_output = false);
+  std::int16_t hbm(std::string name, const Access& access, const Spacing& spacing, bool is_output);
   std::int16_t temporary(std::string name, Dtype dtype, std::int64_t elements);
   // copies = 2: double buffered, so that loading the next tile overlaps with using this one; 1: resident.
   std::int16_t sbuf(std::string name, Dtype dtype, std::int64_t partitions, std::int64_t elements_per_partition,
@@ -138,6 +141,23 @@ struct StreamTile {
   // The same elements of a flat HBM tensor, each counting for `unit` consecutive ones.
   Tile hbm(std::int16_t buffer, std::int64_t unit = 1) const;
 };
+
+// How a kernel moves a flat operand whose elements lie in runs. Short runs with short gaps move as one span, gaps
+// included, and engines pick the elements on the chip: `run` of every `pitch`. Else each run is a descriptor of its
+// own.
+struct Spacing {
+  bool moves_span = false;
+  std::int64_t run = 1, pitch = 1;
+
+  bool has_gaps() const { return pitch > run; }
+  std::int64_t span(std::int64_t elements) const { return elements / run * pitch; }
+  // A tile's first element and width are multiples of `run`.
+  Tile hbm(std::int16_t buffer, const StreamTile& tile) const;
+  Tile loaded(std::int16_t buffer, const StreamTile& tile) const;
+  Tile picked(std::int16_t buffer, const StreamTile& tile) const;
+};
+// A span that is written is read first, for what lies in its gaps.
+Spacing spacing(const target::Target& target, const Access& access, bool is_output);
 
 // Covers `elements` of a flat tensor by 128 x F tiles in at most three nests: "body" (full tiles), "remainder" (one
 // tile of 128 x less) and "tail" (under 128 elements, on one partition if they fit). `segments` such tensors lie one

@@ -16,7 +16,7 @@ def some_size(rng: random.Random, largest: int) -> int:
 
 
 def access(dtype: str, elements: int) -> dict[str, Any]:
-    return {"dtype": dtype, "elements": elements, "contiguous_elements": elements}
+    return {"dtype": dtype, "elements": elements, "contiguous_elements": elements, "span_elements": 0}
 
 
 def softmax(rng: random.Random, rows: int, cols: int, **fields: Any) -> Part:

@@ -28,8 +28,9 @@ def cost(target: Any, part: Part) -> dict[str, Any]:
     return result
 
 
-def access(dtype: str, elements: int, contiguous: int | None = None) -> dict[str, Any]:
-    return {"dtype": dtype, "elements": elements, "contiguous_elements": contiguous or elements}
+def access(dtype: str, elements: int, contiguous: int | None = None, span: int = 0) -> dict[str, Any]:
+    run = contiguous or elements
+    return {"dtype": dtype, "elements": elements, "contiguous_elements": run, "span_elements": span}
 
 
 def bytes_of(accesses: list[dict[str, Any]]) -> int:
@@ -103,6 +104,25 @@ def test_strided_copy_is_slower_by_its_descriptors(target: Any) -> None:
     strided = cost(target, {**part, "src": access("float32", n, 64)})
     assert strided["counts"]["dma_descriptors"] >= n // 64
     assert strided["seconds"] > 1.5 * dense["seconds"]
+
+
+@pytest.mark.parametrize(("run", "pitch"), [(1, 2), (1, 7), (2, 3), (16, 32), (32, 96)])
+def test_short_gaps_move_with_their_runs(target: Any, run: int, pitch: int) -> None:
+    """One side spaced: its whole span is read; where it is written, it is read first, for what lies in the gaps."""
+    n = 16 * 3 * 128 * 96
+    dense, spaced = access("float32", n), access("float32", n, run, n // run * pitch)
+    part: Part = {"family": "copy", "elements": n, "transpose": False}
+    check(target, {**part, "src": spaced, "dst": dense}, 4 * n // run * pitch, 4 * n)
+    check(target, {**part, "src": dense, "dst": spaced}, 4 * n + 4 * n // run * pitch, 4 * n // run * pitch)
+    runs = cost(target, {**part, "src": access("float32", n, run), "dst": dense})
+    assert cost(target, {**part, "src": spaced, "dst": dense})["seconds"] < runs["seconds"] / 2
+
+
+def test_wide_gaps_are_skipped(target: Any) -> None:
+    n = 1 << 18
+    part: Part = {"family": "copy", "elements": n, "dst": access("float32", n), "transpose": False}
+    check(target, {**part, "src": access("float32", n, 1, 4096 * n)}, 4 * n, 4 * n)
+    check(target, {**part, "src": access("float32", n, 1024, 2 * n)}, 4 * n, 4 * n)
 
 
 def test_four_byte_transpose_runs_on_the_tensor_engine(target: Any) -> None:
@@ -292,8 +312,8 @@ EMPTY: list[Part] = [
     {
         "family": "copy",
         "elements": 0,
-        "src": {"dtype": "float32", "elements": 0, "contiguous_elements": 0},
-        "dst": {"dtype": "float32", "elements": 0, "contiguous_elements": 0},
+        "src": access("float32", 0),
+        "dst": access("float32", 0),
         "transpose": False,
     },
     {

@@ -9,8 +9,9 @@ from torch_trn import _C
 Part = dict[str, Any]
 
 
-def access(dtype: str, elements: int, contiguous: int | None = None) -> dict[str, Any]:
-    return {"dtype": dtype, "elements": elements, "contiguous_elements": contiguous or elements}
+def access(dtype: str, elements: int, contiguous: int | None = None, span: int = 0) -> dict[str, Any]:
+    run = contiguous or elements
+    return {"dtype": dtype, "elements": elements, "contiguous_elements": run, "span_elements": span}
 
 
 STEPS = [

@@ -48,8 +48,9 @@ def empty(elements: int, dtype: str) -> Array:
     return np.full(elements * BYTES[dtype], 0xFF, dtype=np.uint8)
 
 
-def access(dtype: str, elements: int, contiguous: int | None = None) -> dict[str, Any]:
-    return {"dtype": dtype, "elements": elements, "contiguous_elements": contiguous or elements}
+def access(dtype: str, elements: int, contiguous: int | None = None, span: int = 0) -> dict[str, Any]:
+    run = contiguous or elements
+    return {"dtype": dtype, "elements": elements, "contiguous_elements": run, "span_elements": span}
 
 
 def matmul_part(m: int, n: int, k: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:

@@ -260,6 +260,27 @@ def test_broadcast(target: Any, rows: int, period: int) -> None:
         assert_close(got.reshape(rows, period), grid[0] - grid[1], "float32")
 
 
+@pytest.mark.parametrize(
+    ("elements", "length", "pitch", "period"),
+    [(700, 1, 2, 1), (4200, 1, 3, 7), (9600, 8, 12, 24), (200_000, 4, 6, 10), (2400, 16, 17, 1)],
+)
+def test_operands_with_gaps(target: Any, elements: int, length: int, pitch: int, period: int) -> None:
+    """Short gaps move with their runs, in and out, and what lies in the gaps of a result stays."""
+    span = elements // length * pitch
+    rng = np.random.default_rng(elements)
+    x, bias, out = (rng.standard_normal(n).astype(np.float32) for n in (span, period, span))
+    spaced = access("float32", elements, length, span)
+    part = pointwise_part(elements, [spaced, access("float32", period)], [spaced], [step("tensor_tensor", "add")])
+    expected = out.copy()
+    sums = x.reshape(-1, pitch)[:, :length].reshape(-1, period) + bias
+    expected.reshape(-1, pitch)[:, :length] = sums.reshape(-1, length)
+    stored = to_device(out, "float32")
+    counts = run(part, target, [to_device(a, "float32") for a in (x, bias)], [stored])
+    assert np.array_equal(stored.view(np.float32), expected)
+    assert counts["hbm_read_bytes"] == 4 * (2 * span + period)
+    assert counts["hbm_write_bytes"] == 4 * span
+
+
 @pytest.mark.parametrize("seed", range(120))
 def test_traffic_and_counts(target: Any, seed: int) -> None:
     """Executed counts equal the closed form, and HBM bytes are the operands' own."""

@@ -21,6 +21,7 @@ std::vector<Access> accesses(Tensors tensors) {
 std::vector<Access> aggregate(Tensors tensors) {
   Access sum;
   std::int64_t runs = 0;
+  bool is_spaced = true;
   for (const auto& tensor : tensors) {
     const Access one = access_of(tensor);
     if (one.elements == 0) {
@@ -29,11 +30,14 @@ std::vector<Access> aggregate(Tensors tensors) {
     sum.dtype = one.dtype;
     sum.elements += one.elements;
     runs += one.elements / one.contiguous_elements;
+    sum.span_elements += one.span_elements;
+    is_spaced = is_spaced && one.span_elements > 0;
   }
   if (sum.elements == 0) {
     return {};
   }
   sum.contiguous_elements = sum.elements / std::max<std::int64_t>(runs, 1);
+  sum.span_elements = is_spaced ? sum.span_elements : 0;
   return {sum};
 }
 

@@ -96,11 +96,38 @@ Spec copy(const LaunchArguments& args) {
   return copy_between(from, dst.defined() ? dst : args.output());
 }
 
+namespace {
+
+// Tensors that lie alike in HBM move by one program: the dense ones together, and those of one spacing.
+std::vector<std::vector<at::Tensor>> alike(const std::vector<at::Tensor>& tensors) {
+  std::vector<std::vector<at::Tensor>> groups;
+  std::vector<std::pair<std::int64_t, std::int64_t>> spacings;
+  for (const auto& tensor : tensors) {
+    const Access one = access_of(tensor);
+    if (one.elements == 0) {
+      continue;
+    }
+    const bool is_dense = one.contiguous_elements == one.elements;
+    const std::pair spacing = is_dense ? std::pair<std::int64_t, std::int64_t>{0, 0}
+                                       : std::pair{one.contiguous_elements, one.span_elements / one.elements};
+    const auto at = std::ranges::find(spacings, spacing);
+    if (at == spacings.end()) {
+      spacings.push_back(spacing);
+      groups.push_back({tensor});
+    } else {
+      groups[static_cast<std::size_t>(at - spacings.begin())].push_back(tensor);
+    }
+  }
+  return groups;
+}
+
+}  // namespace
+
 Spec concatenate(const LaunchArguments& args) {
   const auto& out = args.output();
   const auto parts = named(args, {"tensors"});
-  const auto sources = aggregate(parts);
-  if (sources.empty() || !out.defined()) {
+  const auto groups = alike(parts);
+  if (groups.empty() || !out.defined()) {
     return {};
   }
   // Each input lands as runs of its own extent along dim and everything behind it.
@@ -115,8 +142,17 @@ Spec concatenate(const LaunchArguments& args) {
   }
   const auto pieces = std::max<std::int64_t>(outer * static_cast<std::int64_t>(parts.size()), 1);
   to.contiguous_elements = std::min(to.contiguous_elements, std::max<std::int64_t>(to.elements / pieces, 1));
-  const auto& first = parts.front();
-  return moved(to.elements, sources.front(), to, !stacks && is_transposed(first, out));
+  to.span_elements = out.is_contiguous() ? to.elements : 0;  // together the inputs leave no gap
+  Spec spec;
+  for (const auto& group : groups) {
+    const Access from = aggregate(group).front();
+    Access share = to;
+    share.elements = group.size() == parts.size() ? to.elements : std::min(from.elements, to.elements);
+    share.contiguous_elements = std::min(share.contiguous_elements, share.elements);
+    share.span_elements = to.span_elements > 0 ? share.elements : 0;
+    spec = concat(std::move(spec), moved(share.elements, from, share, !stacks && is_transposed(group.front(), out)));
+  }
+  return spec;
 }
 
 Spec rearrange(const LaunchArguments& args) {
@@ -133,6 +169,7 @@ Spec rearrange(const LaunchArguments& args) {
   }
   const auto run = is_strided(inputs.front()) ? run_length(args, inputs.front(), result) : 1;
   from.contiguous_elements = std::clamp<std::int64_t>(run, 1, from.contiguous_elements);
+  from.span_elements = inputs.front().is_contiguous() ? from.elements : 0;
   return moved(to.elements, from, to, false);
 }
 
