@@ -2,10 +2,13 @@
 
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/node.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <vector>
 
 namespace trn::aten {
@@ -20,23 +23,57 @@ std::function<std::uint32_t()> line_source;
 thread_local std::vector<std::uint32_t> module_stack;
 thread_local std::optional<Phase> phase_override;
 
-// Autograd numbers its nodes in the order of the forward pass; this remembers where each number came from. A ring, so
-// that a profile of any length keeps its memory: graphs of more nodes lose the oldest attributions only.
-constexpr std::size_t kRingSize = 1 << 16;
-struct Origin {
-  std::uint64_t sequence = UINT64_MAX;
-  std::uint32_t module = 0, line = 0;
-};
-std::array<Origin, kRingSize>& ring() {
-  static auto* instance = new std::array<Origin, kRingSize>();
-  return *instance;
-}
-
 std::uint32_t top_module() {
   return module_stack.empty() ? 0 : module_stack.back();
 }
 std::uint32_t current_line() {
   return line_source ? line_source() : 0;
+}
+
+// Each thread numbers its autograd nodes in the order of the forward pass; this remembers where each number came from.
+// A ring, so that a profile of any length keeps its memory: graphs of more nodes lose the oldest attributions only.
+constexpr std::size_t kRingSize = 1 << 16;
+struct Origin {
+  std::uint64_t thread = 0, sequence = UINT64_MAX;
+  std::uint32_t module = 0, line = 0;
+};
+Origin& slot(std::uint64_t thread, std::uint64_t sequence) {
+  static auto* ring = new std::array<Origin, kRingSize>();
+  return (*ring)[(sequence + thread * 7919) % kRingSize];
+}
+
+std::atomic<std::uint64_t> num_recordings{0};
+
+// Views make nodes and launch nothing, so a launch, or the border of a module, speaks for all nodes since the last one.
+class NodesOfThread {
+ public:
+  // Are there nodes without an origin? An operator's node is made before its launch, also the first of a recording.
+  bool any() {
+    const std::uint64_t next = at::sequence_number::peek();
+    if (const auto id = num_recordings.load(std::memory_order_relaxed); id != recording_) {
+      recording_ = id;
+      first_ = std::max<std::uint64_t>(next, 1) - 1;
+    }
+    return first_ < next;
+  }
+  void give(std::uint32_t module, std::uint32_t line) {
+    const std::uint64_t next = at::sequence_number::peek();
+    const std::uint64_t thread = at::RecordFunction::currentThreadId();
+    for (std::uint64_t s = std::max(first_, next - std::min(next, kRingSize)); s < next; ++s) {
+      slot(thread, s) = {thread, s, module, line};
+    }
+    first_ = next;
+  }
+
+ private:
+  std::uint64_t recording_ = 0, first_ = 0;
+};
+thread_local NodesOfThread nodes;
+
+void give_nodes_to_this_module() {
+  if (nodes.any()) {
+    nodes.give(top_module(), current_line());
+  }
 }
 
 bool in_backward() noexcept {
@@ -48,9 +85,8 @@ bool in_backward() noexcept {
 Site current_site() {
   if (!in_backward()) {
     Site site{top_module(), current_line(), phase_override.value_or(Phase::forward)};
-    const std::uint64_t next = at::sequence_number::peek();
-    if (next > 0) {
-      ring()[(next - 1) % kRingSize] = {next - 1, site.module, site.line};
+    if (nodes.any()) {
+      nodes.give(site.module, site.line);
     }
     return site;
   }
@@ -58,14 +94,17 @@ Site current_site() {
   if (at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph()) {
     return {top_module(), current_line(), Phase::recompute};
   }
-  Site site{0, 0, Phase::backward};
+  // Gradients accumulate right after the node that made them, and are its module's.
+  thread_local Site site;
   if (auto node = torch::autograd::get_current_node()) {
     const std::uint64_t sequence = node->sequence_nr();
-    if (const Origin& origin = ring()[sequence % kRingSize]; origin.sequence == sequence) {
-      site.module = origin.module;
-      site.line = origin.line;
+    const Origin& origin = slot(node->thread_id(), sequence);
+    const bool is_known = origin.sequence == sequence && origin.thread == node->thread_id();
+    if (is_known || sequence != UINT64_MAX) {
+      site = {is_known ? origin.module : 0, is_known ? origin.line : 0, Phase::backward};
     }
   }
+  site.phase = Phase::backward;
   return site;
 }
 
@@ -76,12 +115,18 @@ MemoryCategory current_category() noexcept {
   return MemoryCategory::activations;
 }
 
+void begin_recording() {
+  num_recordings.fetch_add(1, std::memory_order_relaxed);
+}
+
 void push_module(std::uint32_t module) {
+  give_nodes_to_this_module();
   module_stack.push_back(module);
 }
 
 void pop_module() {
   if (!module_stack.empty()) {
+    give_nodes_to_this_module();
     module_stack.pop_back();
   }
 }

@@ -14,6 +14,8 @@ runtime::Site current_site();
 // The category that fresh memory belongs to until a later tag knows better.
 runtime::MemoryCategory current_category() noexcept;
 
+// Nodes that autograd made before are none of the recording's.
+void begin_recording();
 void push_module(std::uint32_t module);
 void pop_module();
 void set_phase(std::optional<runtime::Phase> phase);

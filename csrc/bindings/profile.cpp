@@ -184,6 +184,7 @@ std::map<int, runtime::Picoseconds> clocks() {
 
 int start(bool timeline, bool lines) {
   const int profile = aten::system().recorder().open(timeline);
+  aten::begin_recording();
   running[profile] = {lines, clocks()};
   lines_wanted += lines;
   aten::set_line_source(lines_wanted ? std::function<std::uint32_t()>(&source_line) : nullptr);

@@ -115,6 +115,28 @@ def test_launches_know_their_source_line(device: torch.device) -> None:
     assert any(Path(row.name.rsplit(":")[0]).name == Path(__file__).name for row in prof.by_line())
 
 
+def test_backward_of_views_knows_its_forward(device: torch.device) -> None:
+    """Views launch nothing, but what their backward launches has the module and line that made them."""
+
+    class Heads(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k = x.unflatten(-1, (2, 2, 2)).unbind(-3)
+            return q.transpose(0, 1) @ k.transpose(0, 1).mT
+
+    model = nn.Sequential(nn.Linear(8, 8), Heads()).to(device)
+    x = torch.randn(BATCH, 8).to(device)
+    model(x).sum().backward()
+    with torch_trn.profile() as prof:
+        model(x).sum().backward()
+    ledger = prof.ledger.data
+    backward = [e for e in ledger["entries"] if e["phase"] == "backward"]
+    assert len(backward) >= 5
+    assert all(ledger["lines"][e["line"]] for e in ledger["entries"])
+    heads = ledger["modules"].index("1")
+    names = {ledger["ops"][e["op"]] for e in backward if e["module"] == heads}
+    assert {"bmm", "stack"} <= names or {"bmm", "cat"} <= names, names
+
+
 def test_modules_and_lines_can_be_left_out(device: torch.device) -> None:
     training = Training(device)
     with torch_trn.profile(modules=False, lines=False) as prof:
