@@ -1,4 +1,4 @@
-"""Hooks on every nn.Module and Optimizer that tell `_C` the module path, phase, step and owner of memory."""
+"""Tells `_C` the module path, phase, step and owner of memory while profiles run."""
 
 from __future__ import annotations
 
@@ -11,83 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torch_trn import native
-
-# Names that wrappers of torch put into a path; the user did not write them.
-_WRAPPER_PARTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_WRAPPER_ROOTS = ("DistributedDataParallel", "DataParallel")
-
-
-class ModulePaths:
-    """Paths of modules as a user reads them, `blocks.3.attn`, interned in `_C`.
-
-    A module has no link to its parent, so paths come from the module that is called from outside any other: its root.
-    The first model gives bare paths, later ones put their class name in front. A root itself is its class name.
-    """
-
-    def __init__(self, intern: Callable[[str], int]) -> None:
-        self._intern = intern
-        self.ids: dict[int, int] = {}  # by id(module)
-        self._paths: dict[int, str] = {}
-        self._alive: dict[int, weakref.ref[nn.Module]] = {}
-        self._prefixes: dict[int, str] = {}  # of roots
-        self._labels: dict[str, int] = {}
-        self._bare_taken = False
-
-    def path(self, module: nn.Module) -> str:
-        return self._paths[id(module)]
-
-    def name(self, module: nn.Module, parents: list[nn.Module]) -> None:
-        """Names a module not seen before, and all below it; `parents` are the running ones, outermost first."""
-        if not parents:
-            self._name_root(module)
-            return
-        # It may have been added since the root was walked.
-        self._walk(parents[0], self._prefixes.get(id(parents[0]), self.path(parents[0]) + "."))
-        if id(module) not in self.ids:
-            path = f"{self.path(parents[-1])}.{type(module).__name__}"
-            self._set(module, path)
-            self._walk(module, path + ".")
-
-    def _name_root(self, root: nn.Module) -> None:
-        inner = [self._prefixes.pop(id(module)) for module in root.modules() if id(module) in self._prefixes]
-        if inner:
-            # A part was called on its own before: the whole names it anew.
-            for module in root.modules():
-                self.ids.pop(id(module), None)
-        label = type(root).__name__
-        count = self._labels[label] = self._labels.get(label, 0) + 1
-        label = label if count == 1 else f"{label}#{count}"
-        bare = "" in inner or (not self._bare_taken and next(root.children(), None) is not None)
-        self._bare_taken |= bare
-        self._set(root, label)
-        self._prefixes[id(root)] = "" if bare else label + "."
-        self._walk(root, self._prefixes[id(root)])
-
-    def _walk(self, root: nn.Module, prefix: str) -> None:
-        unwrap = type(root).__name__ in _WRAPPER_ROOTS
-        for path, module in root.named_modules():
-            # A shared module keeps its first name.
-            if id(module) in self.ids:
-                continue
-            parts = [part for part in path.split(".") if part not in _WRAPPER_PARTS]
-            if unwrap and parts[:1] == ["module"]:
-                parts = parts[1:]
-            self._set(module, prefix + ".".join(parts) if parts else type(module).__name__)
-
-    def _set(self, module: nn.Module, path: str) -> None:
-        key = id(module)
-
-        def forget(_: weakref.ref[nn.Module]) -> None:
-            for table in (self.ids, self._paths, self._alive, self._prefixes):
-                table.pop(key, None)
-
-        self._alive[key] = weakref.ref(module, forget)
-        self._paths[key] = path
-        self.ids[key] = self._intern(path)
+from torch_trn.module_paths import ModulePaths
 
 
 class Hooks:
@@ -95,145 +22,225 @@ class Hooks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = {"modules": 0, "steps": 0}
-        self._module_handles: list[Any] = []
+        self._num_profiles = {"modules": 0, "steps": 0}
+        self._calls: ModuleCalls | None = None
         self._step_handles: list[Any] = []
-        self._gradient_handles: dict[int, Any] = {}
         self._listeners: list[Callable[[], None]] = []
-        self._state_sizes: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
-        self._stepping: Optimizer | None = None
-        self._paths: ModulePaths | None = None
+        self._optimizers: dict[int, KnownOptimizer] = {}
+        self._gradients = GradientOwners()
+        self.stepping: Optimizer | None = None
 
     def install(self, modules: bool, on_step: Callable[[], None]) -> None:
         with self._lock:
             self._listeners.append(on_step)
-            self._users["steps"] += 1
-            if self._users["steps"] == 1:
-                self._install_steps()
+            self._num_profiles["steps"] += 1
+            if self._num_profiles["steps"] == 1:
+                self._step_handles = [
+                    register_optimizer_step_pre_hook(self._before_step),
+                    register_optimizer_step_post_hook(self._after_step),
+                ]
             if modules:
-                self._users["modules"] += 1
-                if self._users["modules"] == 1:
-                    self._install_modules()
+                self._num_profiles["modules"] += 1
+                if self._num_profiles["modules"] == 1:
+                    self._calls = ModuleCalls(self)
 
     def remove(self, modules: bool, on_step: Callable[[], None]) -> None:
         with self._lock:
             self._listeners.remove(on_step)
-            self._users["steps"] -= 1
+            for known in self._optimizers.values():
+                known.tag_gradients()
+            self._num_profiles["steps"] -= 1
             if modules:
-                self._users["modules"] -= 1
-                if self._users["modules"] == 0:
-                    _remove(self._module_handles)
-                    self._paths = None
-            if self._users["steps"] == 0:
-                _remove(self._step_handles)
-                _remove(self._gradient_handles.values())
-                self._gradient_handles.clear()
-                self._state_sizes.clear()
+                self._num_profiles["modules"] -= 1
+                if self._num_profiles["modules"] == 0 and self._calls is not None:
+                    self._calls.remove()
+                    self._calls = None
+            if self._num_profiles["steps"] == 0:
+                for handle in self._step_handles:
+                    handle.remove()
+                self._step_handles.clear()
+                self._gradients.clear()
+                self._optimizers.clear()
                 self._leave_step()
 
-    def _install_modules(self) -> None:
-        c = native.extension()
-        push, pop = c.profiler_push_module, c.profiler_pop_module
-        paths = self._paths = ModulePaths(c.profiler_intern_module)
-        known = paths.ids
-        thread = threading.local()
-        is_compiling = torch.compiler.is_compiling
+    def watch(self, module: nn.Module) -> None:
+        self._gradients.watch(module.parameters())
+        for buffer in module.buffers():
+            tag(buffer, "parameters")
 
-        def enter(module: nn.Module, args: Any) -> None:
-            if is_compiling():
-                return
-            try:
-                stack = thread.stack
-            except AttributeError:
-                stack = thread.stack = []
-            if not stack and self._stepping is not None:
-                self._check_stepping()
-            if id(module) not in known:
-                paths.name(module, stack)
-                self._watch(module.parameters())
-                for buffer in module.buffers():
-                    tag(buffer, "parameters")
-            stack.append(module)
-            push(known[id(module)])
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.stepping = optimizer
+        begin_step = native.extension().profiler_begin_step
+        known = self._optimizers.get(id(optimizer))
+        if known is None or not begin_step(optimizer.param_groups, known.num_parameters, known.plain):
+            known = self._optimizers[id(optimizer)] = KnownOptimizer(optimizer, self._optimizers)
+            self._gradients.leave_to_optimizer(known.parameters)
+            begin_step(optimizer.param_groups, known.num_parameters, known.plain)
+        known.tag_wrapped_gradients()
 
-        def leave(module: nn.Module, args: Any, result: Any) -> None:
-            if is_compiling():
-                return
-            stack = getattr(thread, "stack", None)
-            if not stack:
-                return
-            if stack[-1] is not module and not any(running is module for running in stack):
-                return  # the profile was entered inside this module
-            # An interrupt leaves modules behind that never reached this hook.
-            while True:
-                left = stack.pop()
-                pop()
-                if left is module:
-                    break
-            if not stack and self._stepping is not None:
-                c.profiler_set_phase("optimizer")
-
-        self._module_handles = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-
-    def _install_steps(self) -> None:
-        c = native.extension()
-
-        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._stepping = optimizer
-            if optimizer not in self._state_sizes:
-                self._state_sizes[optimizer] = 0
-                for parameters in optimizer.param_groups:
-                    self._watch(parameters["params"])
-            c.profiler_set_phase("optimizer")
-
-        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._leave_step()
-            if self._state_sizes.get(optimizer) != len(optimizer.state):
-                self._state_sizes[optimizer] = len(optimizer.state)
-                for state in optimizer.state.values():
-                    for value in state.values() if isinstance(state, dict) else ():
-                        if isinstance(value, torch.Tensor):
-                            tag(value, "optimizer_state")
-            c.profiler_step()
-            for listener in tuple(self._listeners):
-                listener()
-
-        self._step_handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.stepping = None
+        native.extension().profiler_end_step()
+        known = self._optimizers.get(id(optimizer))
+        if known is not None and known.num_states != len(optimizer.state):
+            known.tag_states()
+        for listener in tuple(self._listeners):
+            listener()
 
     def _leave_step(self) -> None:
-        self._stepping = None
+        self.stepping = None
         native.extension().profiler_set_phase(None)
 
-    def _check_stepping(self) -> None:
+    def enter_model_in_step(self) -> None:
         """A model runs inside `step`: its closure calls it (a forward pass), or the step raised and never ended."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            if frame.f_code.co_name == "wrapper" and frame.f_locals.get("self") is self._stepping:
+            if frame.f_code.co_name == "wrapper" and frame.f_locals.get("self") is self.stepping:
                 native.extension().profiler_set_phase(None)
                 return
             frame = frame.f_back
         self._leave_step()
 
-    def _watch(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Tags parameters, and their gradients as soon as backward has made them."""
+    def leave_model_in_step(self) -> None:
+        native.extension().profiler_set_phase("optimizer")
+
+
+class ModuleCalls:
+    """Stands in front of `nn.Module.__call__`: a module hook would send every call down torch's slow path."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        c = native.extension()
+        enter, leave = c.profiler_enter_module, c.profiler_leave_module
+        is_compiling = torch.compiler.is_compiling
+        original = self._original = nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if is_compiling() or not self._active:
+                return original(module, *args, **kwargs)
+            if not enter(module):
+                return self._call_with_care(module, args, kwargs)
+            try:
+                return original(module, *args, **kwargs)
+            finally:
+                leave()
+
+        self._hooks = hooks
+        self._paths = ModulePaths(c.profiler_intern_module, KnownModules())
+        self._active = True
+        self._call = call
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    def _call_with_care(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A module not seen before, or a model called inside an optimizer's step."""
+        c = native.extension()
+        parents = c.profiler_running_modules()
+        in_step = not parents and self._hooks.stepping is not None
+        if in_step:
+            self._hooks.enter_model_in_step()
+        if id(module) not in self._paths.ids:
+            self._paths.name(module, parents)
+            self._hooks.watch(module)
+        entered = c.profiler_enter_known_module(module)
+        try:
+            return self._original(module, *args, **kwargs)
+        finally:
+            if entered:
+                c.profiler_leave_module()
+            if in_step and self._hooks.stepping is not None:
+                self._hooks.leave_model_in_step()
+
+    def remove(self) -> None:
+        self._active = False
+        self._paths.ids.clear()
+        # Who patched over it (torch.fx while it traces) will put back what it found: a call that passes through.
+        if nn.Module.__call__ is self._call:
+            nn.Module.__call__ = self._original  # type: ignore[method-assign]
+
+
+class KnownModules(dict[int, int]):
+    """Index of a path by id(module); `_C` has the same table."""
+
+    def __setitem__(self, key: int, index: int) -> None:
+        super().__setitem__(key, index)
+        native.extension().profiler_know_module(key, index)
+
+    def pop(self, key: int, *default: Any) -> Any:
+        native.extension().profiler_forget_module(key)
+        return super().pop(key, *default)
+
+    def clear(self) -> None:
+        super().clear()
+        native.extension().profiler_forget_modules()
+
+
+class KnownOptimizer:
+    """An optimizer that has stepped: its parameters, whose gradients it owns, and how much state it has tagged."""
+
+    def __init__(self, optimizer: Optimizer, known: dict[int, KnownOptimizer]) -> None:
+        key = id(optimizer)
+        self._optimizer = weakref.ref(optimizer, lambda _: known.pop(key, None))
+        self.parameters: list[torch.Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.plain = [p for p in self.parameters if not hasattr(p, "_local_tensor")]
+        self.num_parameters = len(self.parameters)
+        self._wrappers = [p for p in self.parameters if hasattr(p, "_local_tensor")]
+        self.num_states = 0
+        for parameter in self.parameters:
+            tag(parameter, "parameters")
+
+    def tag_gradients(self) -> None:
+        for parameter in self.parameters:
+            tag_gradient(parameter)
+
+    def tag_wrapped_gradients(self) -> None:
+        for parameter in self._wrappers:
+            tag_gradient(parameter)
+
+    def tag_states(self) -> None:
+        optimizer = self._optimizer()
+        if optimizer is None:
+            return
+        self.num_states = len(optimizer.state)
+        for state in optimizer.state.values():
+            for value in state.values() if isinstance(state, dict) else ():
+                if isinstance(value, torch.Tensor):
+                    tag(value, "optimizer_state")
+
+
+class GradientOwners:
+    """Tags gradients as soon as backward has made them, until an optimizer steps, which does it for all at once."""
+
+    def __init__(self) -> None:
+        # By id: a weak reference would keep torch.utils.swap_tensors from moving the parameter.
+        self._handles: dict[int, Any] = {}
+        self._left: set[int] = set()
+
+    def watch(self, parameters: Iterable[torch.Tensor]) -> None:
         for parameter in parameters:
             tag(parameter, "parameters")
-            if not (parameter.requires_grad and parameter.is_leaf):
+            tag_gradient(parameter)
+            if not (parameter.requires_grad and parameter.is_leaf) or id(parameter) in self._left:
                 continue
-            # Held by id: a weak reference would keep torch.utils.swap_tensors from moving the parameter.
-            handle = self._gradient_handles.get(id(parameter))
+            handle = self._handles.get(id(parameter))
             hooks = getattr(parameter, "_post_accumulate_grad_hooks", None)
             if handle is None or handle.id not in (hooks or ()):
                 register: Any = parameter.register_post_accumulate_grad_hook
                 # The common case stays out of Python: it runs once per parameter and backward.
                 is_wrapper = hasattr(parameter, "_local_tensor")
-                hook = _tag_gradient if is_wrapper else native.extension().memory_tag_gradient
-                self._gradient_handles[id(parameter)] = register(hook)
-            if parameter.grad is not None:
-                tag(parameter.grad, "gradients")
+                hook = tag_gradient if is_wrapper else native.extension().memory_tag_gradient
+                self._handles[id(parameter)] = register(hook)
+
+    def leave_to_optimizer(self, parameters: Iterable[torch.Tensor]) -> None:
+        for parameter in parameters:
+            self._left.add(id(parameter))
+            handle = self._handles.pop(id(parameter), None)
+            if handle is not None:
+                handle.remove()
+
+    def clear(self) -> None:
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+        self._left.clear()
 
 
 def tag(tensor: torch.Tensor, category: str) -> None:
@@ -243,14 +250,9 @@ def tag(tensor: torch.Tensor, category: str) -> None:
         native.extension().memory_tag(local, category)
 
 
-def _tag_gradient(parameter: torch.Tensor) -> None:
+def tag_gradient(parameter: torch.Tensor) -> None:
     if parameter.grad is not None:
         tag(parameter.grad, "gradients")
-
-
-def _remove(handles: Iterable[Any]) -> None:
-    for handle in handles:
-        handle.remove()
 
 
 HOOKS = Hooks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from torch_trn.target_files import load as load_target_file
 
 
+@functools.cache
 def extension() -> Any:
     """The compiled module."""
     return importlib.import_module("torch_trn._C")

@@ -28,6 +28,24 @@ struct Access : TensorImpl {
     impl->*(&Access::data_type_) = dtype;
   }
   static void set_device(TensorImpl* impl, c10::Device device) { impl->*(&Access::device_opt_) = device; }
+  // Sizes, strides and what follows from them, which set_sizes_and_strides would compute anew.
+  static void copy_layout(TensorImpl* to_impl, const TensorImpl* from_impl) {
+    if (C10_UNLIKELY(from_impl->has_symbolic_sizes_strides())) {
+      to_impl->set_sizes_and_strides(from_impl->sym_sizes(), from_impl->sym_strides(), from_impl->sym_storage_offset());
+      return;
+    }
+    auto* to = static_cast<Access*>(to_impl);
+    const auto* from = static_cast<const Access*>(from_impl);
+    to->sizes_and_strides_ = from->sizes_and_strides_;
+    to->storage_offset_ = from->storage_offset_;
+    to->numel_ = from->numel_;
+    to->is_contiguous_ = from->is_contiguous_;
+    to->is_channels_last_ = from->is_channels_last_;
+    to->is_channels_last_contiguous_ = from->is_channels_last_contiguous_;
+    to->is_channels_last_3d_ = from->is_channels_last_3d_;
+    to->is_channels_last_3d_contiguous_ = from->is_channels_last_3d_contiguous_;
+    to->is_non_overlapping_and_dense_ = from->is_non_overlapping_and_dense_;
+  }
 };
 
 constexpr DispatchKeySet kCarried({DispatchKey::Conjugate, DispatchKey::Negative});
@@ -148,7 +166,7 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
   const DispatchKeySet carried = impl->key_set() & kCarried;
   auto alias = c10::make_intrusive<TensorImpl>(cpu_twin(impl->unsafe_storage()),
                                                DispatchKeySet(DispatchKey::CPU) | carried, impl->dtype());
-  alias->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
+  Access::copy_layout(alias.get(), impl);
   if (C10_UNLIKELY(impl->is_wrapped_number())) {
     alias->set_wrapped_number(true);
   }
@@ -165,12 +183,12 @@ at::Tensor borrow_alias(const at::Tensor& tensor) {
   idle.pop_back();
   TensorImpl* to = alias.unsafeGetTensorImpl();
   Access::set_storage(to, cpu_twin(impl->unsafe_storage()), impl->dtype());
-  to->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
+  Access::copy_layout(to, impl);
   return alias;
 }
 
 void return_alias(at::Tensor&& alias) {
-  constexpr std::size_t kMostIdle = 64;
+  constexpr std::size_t kMostIdle = 1024;
   auto& idle = idle_aliases();
   TensorImpl* impl = alias.unsafeGetTensorImpl();
   const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() &&
@@ -210,7 +228,7 @@ at::Tensor device_view(const at::Tensor& result, const c10::Storage& storage) {
   const DispatchKeySet carried = impl->key_set() & kCarried;
   auto view = c10::make_intrusive<TensorImpl>(c10::Storage(storage), DispatchKeySet(DispatchKey::PrivateUse1) | carried,
                                               impl->dtype());
-  view->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
+  Access::copy_layout(view.get(), impl);
   return at::Tensor(std::move(view));
 }
 

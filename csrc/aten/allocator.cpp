@@ -33,16 +33,15 @@ void report(const void* ptr, std::int64_t size, runtime::Device& device) {
   }
 }
 
-// Deleter of every DataPtr into HBM; the context is the block's address.
-void release(void* ptr) {
-  runtime::Device* device = system().device_of(ptr);
-  Block* block = device->memory->find(ptr);
+// Deleter of a device storage's memory: its context is the block, so that no address is looked up.
+void release_block(void* context) {
+  auto* block = static_cast<Block*>(context);
   if (c10::StorageImpl* twin = twin_of(block)) {
     if (c10::raw::intrusive_ptr::use_count(twin) > 1) {
       // A kernel kept a CPU alias: the memory lives as long as that alias does.
       std::lock_guard lock(twin_mutex);
       block->attachment = nullptr;
-      twin->set_data_ptr_noswap({ptr, ptr, &release, c10::Device(c10::kCPU)});
+      twin->set_data_ptr_noswap({block->ptr, block, &release_block, c10::Device(c10::kCPU)});
       c10::raw::intrusive_ptr::decref(twin);
       return;
     }
@@ -51,8 +50,14 @@ void release(void* ptr) {
     system().recorder().freed(block);
   }
   const auto size = static_cast<std::int64_t>(block->size);
-  device->memory->free(block);
-  report(ptr, -size, *device);
+  runtime::Device& device = system().device(block->device);
+  device.memory->free(block);
+  report(block->ptr, -size, device);
+}
+
+// Deleter of what a CPU kernel allocated: its context is the address, as raw allocation asks of CPU allocators.
+void release_address(void* ptr) {
+  release_block(system().device_of(ptr)->memory->find(ptr));
 }
 
 Block* allocate_block(int device, std::size_t bytes, bool is_tensor) {
@@ -92,9 +97,9 @@ class DeviceAllocator final : public c10::DeviceAllocator {
       return {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
     }
     Block* block = allocate_block(index, bytes, true);
-    return {block->ptr, block->ptr, &release, device(index)};
+    return {block->ptr, block, &release_block, device(index)};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* dest, const void* src, std::size_t count) const override { std::memcpy(dest, src, count); }
 
   bool initialized() override { return is_started(); }
@@ -148,7 +153,7 @@ class CpuAllocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t bytes) override {
     if (scope_device >= 0 && bytes != 0) {
       if (Block* block = allocate_block(scope_device, bytes, false)) {
-        return {block->ptr, block->ptr, &release, c10::Device(c10::kCPU)};
+        return {block->ptr, block->ptr, &release_address, c10::Device(c10::kCPU)};
       }
     }
     return base_->allocate(bytes);
@@ -159,7 +164,7 @@ class CpuAllocator final : public c10::Allocator {
  private:
   static void release_any(void* ptr) {
     if (is_started() && system().device_of(ptr)) {
-      release(ptr);
+      release_address(ptr);
     } else {
       c10::GetDefaultCPUAllocator()->raw_deallocate(ptr);
     }
@@ -190,7 +195,12 @@ int DeviceScope::exchange(int device) noexcept {
 }
 
 Block* block_of(const c10::StorageImpl& storage) {
-  void* ptr = storage.data_ptr().get();
+  const c10::DataPtr& data = storage.data_ptr();
+  void* ptr = data.get();
+  if (C10_LIKELY(data.get_deleter() == &release_block)) {
+    auto* block = static_cast<Block*>(data.get_context());
+    return block->ptr == ptr ? block : nullptr;
+  }
   if (!ptr) {
     return nullptr;
   }
@@ -229,6 +239,9 @@ c10::Storage cpu_twin(const c10::Storage& storage) {
 }
 
 bool is_twin(const c10::StorageImpl& storage) {
+  if (storage.data_ptr().get_deleter() == &release_address) {
+    return false;  // fresh from a kernel
+  }
   const Block* block = block_of(storage);
   return block && twin_of(block) == &storage;
 }
@@ -238,7 +251,7 @@ c10::Storage device_copy(const c10::StorageImpl& storage, int index) {
   std::memcpy(block->ptr, storage.data(), storage.nbytes());
   return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), storage.sym_nbytes(),
-      c10::DataPtr(block->ptr, block->ptr, &release, device(index)), device_allocator(), true));
+      c10::DataPtr(block->ptr, block, &release_block, device(index)), device_allocator(), true));
 }
 
 void adopt(c10::StorageImpl& storage, int index) {
@@ -251,14 +264,15 @@ void adopt(c10::StorageImpl& storage, int index) {
     auto& dev = system().device(index);
     dev.memory->adopt(block, storage.nbytes());
     report(block->ptr, static_cast<std::int64_t>(block->size), dev);
-    data.unsafe_set_device(device(index));
+    data.release_context();
+    data = {block->ptr, block, &release_block, device(index)};
   } else if (storage.nbytes() == 0) {
     data = {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
   } else {
     // Made outside the device's memory (a worker thread, or HBM was full).
     Block* fresh = allocate_block(index, storage.nbytes(), true);
     std::memcpy(fresh->ptr, data.get(), storage.nbytes());
-    data = {fresh->ptr, fresh->ptr, &release, device(index)};
+    data = {fresh->ptr, fresh, &release_block, device(index)};
   }
   storage.set_allocator(device_allocator());
 }

@@ -5,11 +5,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/boxing/impl/boxing.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
@@ -26,10 +28,14 @@ class DirectCall {
  public:
   explicit DirectCall(const OperatorPlan& plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan) | 1); }
   ~DirectCall() {
-    for (auto& alias : aliases_) {
+    auto give_back = [](at::Tensor& alias) {
       if (alias.defined()) {
         return_alias(std::move(alias));
       }
+    };
+    std::ranges::for_each(aliases_, give_back);
+    for (auto& list : alias_lists_) {
+      std::ranges::for_each(list, give_back);
     }
   }
   DirectCall(const DirectCall&) = delete;
@@ -59,6 +65,27 @@ class DirectCall {
     }
     key_.push_back(0);
     return true;
+  }
+  bool describe(std::size_t slot, at::TensorList tensors) {
+    key_.push_back(static_cast<std::int64_t>(tensors.size()));
+    lists_[slot] = tensors;
+    for (const at::Tensor& tensor : tensors) {
+      append_key(key_, tensor);
+      if (!tensor.defined() || !tensor.device().is_privateuseone() || !tensor.has_storage()) {
+        return false;
+      }
+      if (device_ < 0) {
+        device_ = tensor.device().index();
+      }
+      if (tensor.device().index() != device_) {
+        return false;
+      }
+    }
+    return true;
+  }
+  bool describe(std::size_t, at::ArrayRef<at::Scalar> scalars) {
+    key_.push_back(static_cast<std::int64_t>(scalars.size()));
+    return std::ranges::all_of(scalars, [&](const at::Scalar& scalar) { return describe(0, scalar); });
   }
   bool describe(std::size_t, const at::Scalar& scalar) {
     const bool real = !scalar.isComplex() && !scalar.isSymbolic();
@@ -125,6 +152,9 @@ class DirectCall {
 
   void alias(const OperatorPlan& plan) {
     for (std::size_t i = 0; i < N; ++i) {
+      if (!lists_[i].empty()) {
+        alias_list(plan, i);
+      }
       if (originals_[i]) {
         if (plan.is_written[i] && originals_[i]->has_storage()) {
           originals_[i]->storage().unsafeGetStorageImpl()->mutable_data_ptr();
@@ -138,7 +168,9 @@ class DirectCall {
   template <class T>
   decltype(auto) pass(std::size_t slot, T& value) {
     using Plain = std::remove_cvref_t<T>;
-    if constexpr (std::is_same_v<Plain, at::Tensor>) {
+    if constexpr (std::is_same_v<Plain, at::TensorList>) {
+      return at::TensorList(alias_lists_[slot]);
+    } else if constexpr (std::is_same_v<Plain, at::Tensor>) {
       return originals_[slot] ? static_cast<T&>(aliases_[slot]) : value;
     } else if constexpr (std::is_same_v<Plain, std::optional<at::Tensor>>) {
       return originals_[slot] ? std::optional<at::Tensor>(aliases_[slot]) : std::optional<at::Tensor>(value);
@@ -167,6 +199,9 @@ class DirectCall {
 
   void follow_written(const OperatorPlan& plan) const {
     for (std::size_t i = 0; i < N; ++i) {
+      for (std::size_t j = 0; plan.is_written[i] && j < lists_[i].size(); ++j) {
+        follow_metadata(lists_[i][j], alias_lists_[i][j]);
+      }
       if (originals_[i] && plan.is_written[i]) {
         follow_metadata(*originals_[i], aliases_[i]);
       }
@@ -175,6 +210,12 @@ class DirectCall {
 
   void operands(const OperatorPlan& plan, Operands& out) const {
     for (std::size_t i = 0; i < N; ++i) {
+      for (const at::Tensor& tensor : lists_[i]) {
+        out.read(tensor);
+        if (plan.is_written[i]) {
+          out.write(tensor);
+        }
+      }
       if (originals_[i] && originals_[i]->has_storage()) {
         out.read(*originals_[i]);
         if (plan.is_written[i]) {
@@ -185,6 +226,22 @@ class DirectCall {
   }
 
  private:
+  void alias_list(const OperatorPlan& plan, std::size_t slot) {
+    auto& aliases = alias_lists_[slot];
+    aliases.reserve(lists_[slot].size());
+    for (std::size_t j = 0; j < lists_[slot].size(); ++j) {
+      const at::Tensor& tensor = lists_[slot][j];
+      if (plan.is_written[slot]) {
+        tensor.storage().unsafeGetStorageImpl()->mutable_data_ptr();
+      }
+      std::size_t same = 0;
+      while (same < slot && !(j < lists_[same].size() && lists_[same][j].is_same(tensor))) {
+        ++same;
+      }
+      aliases.push_back(same < slot ? alias_lists_[same][j] : borrow_alias(tensor));
+    }
+  }
+
   // One tensor passed twice is one alias: kernels tell "the same tensor" by identity.
   at::Tensor known_alias(std::size_t slot) const {
     for (std::size_t i = 0; i < slot; ++i) {
@@ -199,6 +256,8 @@ class DirectCall {
   int device_ = -1;
   std::array<const at::Tensor*, N> originals_{};
   std::array<at::Tensor, N> aliases_;
+  std::array<at::TensorList, N> lists_{};
+  std::array<c10::SmallVector<at::Tensor, 4>, N> alias_lists_;
 };
 
 template <class Op, class Signature>
@@ -230,7 +289,7 @@ struct Direct<Op, Result(Args...)> {
       return unbox(stack, args...);
     }
     call.alias(plan);
-    if constexpr (std::is_reference_v<Result>) {
+    if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
       {
         at::AutoDispatchBelowADInplaceOrView below_autograd;
         DeviceScope scope(call.device());
@@ -239,6 +298,17 @@ struct Direct<Op, Result(Args...)> {
       call.follow_written(plan);
       finish(plan, *variant, call);
       return written(args...);
+    } else if constexpr (std::is_same_v<Result, std::vector<at::Tensor>>) {
+      Result results = [&] {
+        at::AutoDispatchBelowADInplaceOrView below_autograd;
+        DeviceScope scope(call.device());
+        return Op::redispatch(kCpu, call.pass(I, args)...);
+      }();
+      for (at::Tensor& result : results) {
+        result = call.give(std::move(result));
+      }
+      finish(plan, *variant, call, results);
+      return results;
     } else {
       auto result = [&] {
         at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -266,15 +336,25 @@ struct Direct<Op, Result(Args...)> {
     Operands operands;
     if (C10_UNLIKELY(recording())) {
       call.operands(plan, operands);
-      ((results.defined() ? operands.write(results) : void()), ...);
+      (write(operands, results), ...);
     }
     launch(plan, variant, call.device(), operands);
+  }
+  static void write(Operands& operands, const at::Tensor& result) {
+    if (result.defined()) {
+      operands.write(result);
+    }
+  }
+  static void write(Operands& operands, const std::vector<at::Tensor>& results) {
+    std::ranges::for_each(results, [&](const at::Tensor& result) { write(operands, result); });
   }
 
   // The argument that an in-place or out= operator writes and returns.
   template <class First, class... Rest>
-  static at::Tensor& written(First& first, Rest&... rest) {
-    if constexpr (std::is_same_v<First, at::Tensor>) {
+  static Result written(First& first, Rest&... rest) {
+    if constexpr (std::is_void_v<Result>) {
+      return;
+    } else if constexpr (std::is_same_v<First, at::Tensor>) {
       return first;
     } else {
       return written(rest...);
@@ -282,8 +362,10 @@ struct Direct<Op, Result(Args...)> {
   }
 
   static Result unbox(torch::jit::Stack& stack, Args&... args) {
-    if constexpr (std::is_reference_v<Result>) {
+    if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
       return written(args...);
+    } else if constexpr (std::is_same_v<Result, std::vector<at::Tensor>>) {
+      return std::move(stack.back()).toTensorVector();
     } else if constexpr (std::is_same_v<Result, at::Tensor>) {
       return std::move(stack.back()).toTensor();
     } else {

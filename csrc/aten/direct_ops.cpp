@@ -1,5 +1,20 @@
 #include "aten/direct_ops.h"
 
+#include <ATen/ops/_foreach_add_ops.h>
+#include <ATen/ops/_foreach_addcdiv_ops.h>
+#include <ATen/ops/_foreach_addcmul_ops.h>
+#include <ATen/ops/_foreach_div_ops.h>
+#include <ATen/ops/_foreach_lerp_ops.h>
+#include <ATen/ops/_foreach_maximum_ops.h>
+#include <ATen/ops/_foreach_mul_ops.h>
+#include <ATen/ops/_foreach_neg_ops.h>
+#include <ATen/ops/_foreach_norm_ops.h>
+#include <ATen/ops/_foreach_sqrt_ops.h>
+#include <ATen/ops/_foreach_sub_ops.h>
+#include <ATen/ops/_foreach_zero_ops.h>
+#include <ATen/ops/_fused_adam_ops.h>
+#include <ATen/ops/_fused_adamw_ops.h>
+#include <ATen/ops/_fused_sgd_ops.h>
 #include <ATen/ops/_log_softmax_backward_data_ops.h>
 #include <ATen/ops/_log_softmax_ops.h>
 #include <ATen/ops/_softmax_backward_data_ops.h>
@@ -59,19 +74,22 @@
 #include "aten/direct.h"
 
 // clang-format off
-#define TRN_DIRECT_OPS(_)                                                                                            \
-  _(add_Tensor) _(add__Tensor) _(add_out) _(mul_out) _(mm_out) _(addmm_out) _(bmm_out) _(sub_Tensor) _(sub__Tensor) _(mul_Tensor) _(mul__Tensor) _(div_Tensor) _(div__Tensor) \
-  _(neg) _(exp) _(log) _(sqrt) _(rsqrt) _(pow_Tensor_Scalar) _(where_self) _(fill__Scalar) _(zero_)                  \
-  _(eq_Scalar) _(eq_Tensor) _(ne_Scalar) _(ne_Tensor) _(lt_Scalar) _(lt_Tensor) _(le_Scalar) _(le_Tensor)            \
-  _(gt_Scalar) _(gt_Tensor) _(ge_Scalar) _(ge_Tensor) _(addcmul_) _(addcdiv_) _(lerp__Scalar)                        \
-  _(relu) _(relu_) _(threshold_backward) _(sigmoid) _(sigmoid_backward) _(tanh) _(tanh_backward)                     \
-  _(gelu) _(gelu_backward) _(silu) _(silu_backward)                                                                  \
-  _(mm) _(bmm) _(addmm) _(baddbmm) _(convolution) _(convolution_backward)                                            \
-  _(_softmax) _(_softmax_backward_data) _(_log_softmax) _(_log_softmax_backward_data)                                \
-  _(native_layer_norm) _(native_layer_norm_backward) _(native_batch_norm) _(native_batch_norm_backward)              \
-  _(sum_dim_IntList) _(sum) _(mean) _(mean_dim)                                                                      \
-  _(nll_loss_forward) _(nll_loss_backward) _(index_select) _(embedding_dense_backward)                               \
-  _(max_pool2d_with_indices) _(max_pool2d_with_indices_backward)
+#define TRN_DIRECT_OPS(_)                                                                                             \
+  _(add_Tensor) _(add__Tensor) _(add_out) _(mul_out) _(mm_out) _(addmm_out) _(bmm_out) _(sub_Tensor)                  \
+  _(sub__Tensor) _(mul_Tensor) _(mul__Tensor) _(div_Tensor) _(div__Tensor) _(neg) _(exp) _(log) _(sqrt) _(rsqrt)      \
+  _(pow_Tensor_Scalar) _(where_self) _(fill__Scalar) _(zero_) _(eq_Scalar) _(eq_Tensor) _(ne_Scalar) _(ne_Tensor)     \
+  _(lt_Scalar) _(lt_Tensor) _(le_Scalar) _(le_Tensor) _(gt_Scalar) _(gt_Tensor) _(ge_Scalar) _(ge_Tensor)             \
+  _(addcmul_) _(addcdiv_) _(lerp__Scalar) _(relu) _(relu_) _(threshold_backward) _(sigmoid) _(sigmoid_backward)       \
+  _(tanh) _(tanh_backward) _(gelu) _(gelu_backward) _(silu) _(silu_backward) _(mm) _(bmm) _(addmm) _(baddbmm)         \
+  _(convolution) _(convolution_backward) _(_softmax) _(_softmax_backward_data) _(_log_softmax)                        \
+  _(_log_softmax_backward_data) _(native_layer_norm) _(native_layer_norm_backward) _(native_batch_norm)               \
+  _(native_batch_norm_backward) _(sum_dim_IntList) _(sum) _(mean) _(mean_dim) _(nll_loss_forward)                     \
+  _(nll_loss_backward) _(index_select) _(embedding_dense_backward) _(max_pool2d_with_indices)                         \
+  _(max_pool2d_with_indices_backward) _(_foreach_add__List) _(_foreach_add__Scalar) _(_foreach_sub__List)             \
+  _(_foreach_mul__Scalar) _(_foreach_mul__List) _(_foreach_mul__Tensor) _(_foreach_div__Scalar)                       \
+  _(_foreach_div__ScalarList) _(_foreach_lerp__Scalar) _(_foreach_addcmul__Scalar) _(_foreach_addcdiv__Scalar)        \
+  _(_foreach_addcdiv__ScalarList) _(_foreach_maximum__List) _(_foreach_sqrt) _(_foreach_neg)                          \
+  _(_foreach_norm_Scalar) _(_foreach_zero_) _(_fused_adam_) _(_fused_adamw_) _(_fused_sgd_)
 // clang-format on
 
 namespace trn::aten {

@@ -50,7 +50,9 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream exchangeStream(c10::Stream s) const override {
     const int index = resolve(s.device());
-    clock_of(s.device()).ready(static_cast<int>(s.id()));
+    if (s.id() != 0) {
+      clock_of(s.device()).ready(static_cast<int>(s.id()));  // raises when there is no such stream
+    }
     return stream(index, exchange_stream(index, static_cast<int>(s.id())));
   }
   void* getStreamNativeHandle(const c10::Stream s) const override { return reinterpret_cast<void*>(s.id()); }

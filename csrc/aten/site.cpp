@@ -135,6 +135,10 @@ void set_phase(std::optional<Phase> phase) {
   phase_override = phase;
 }
 
+bool is_phase_set() {
+  return phase_override.has_value();
+}
+
 void set_line_source(std::function<std::uint32_t()> source) {
   line_source = std::move(source);
 }

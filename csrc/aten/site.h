@@ -19,6 +19,7 @@ void begin_recording();
 void push_module(std::uint32_t module);
 void pop_module();
 void set_phase(std::optional<runtime::Phase> phase);
+bool is_phase_set();
 // Finds the user's source line of the running thread; 0 when unknown. Empty turns lines off.
 void set_line_source(std::function<std::uint32_t()> source);
 

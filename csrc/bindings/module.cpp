@@ -5,6 +5,7 @@
 #include "bindings/device.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
+#include "bindings/module_calls.h"
 #include "bindings/profile.h"
 #include "bindings/target.h"
 #include "target/error.h"
@@ -50,4 +51,5 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_program(module);
   trn::bindings::bind_device(module);
   trn::bindings::bind_profile(module);
+  trn::bindings::bind_module_calls(module);
 }

@@ -157,22 +157,6 @@ MemoryCategory category_from(const std::string& text) {
   throw py::value_error("[memory_tag] no such category; got " + text + ".");
 }
 
-void tag(const at::Tensor& tensor, const std::string& category) {
-  if (!tensor.defined() || !tensor.device().is_privateuseone() || !tensor.has_storage()) {
-    return;
-  }
-  runtime::Block* block = aten::block_of(*tensor.storage().unsafeGetStorageImpl());
-  if (!block) {
-    return;
-  }
-  const MemoryCategory from = block->category, to = category_from(category);
-  if (from != to) {
-    auto& machine = aten::system();
-    machine.device(block->device).memory->tag(block, to);
-    machine.recorder().tagged(block, from, to);
-  }
-}
-
 std::map<int, runtime::Picoseconds> clocks() {
   std::map<int, runtime::Picoseconds> out;
   auto& machine = aten::system();
@@ -213,21 +197,35 @@ py::tuple progress(int profile) {
 
 }  // namespace
 
+void tag(const at::Tensor& tensor, MemoryCategory to) {
+  if (!tensor.defined() || !tensor.device().is_privateuseone() || !tensor.has_storage()) {
+    return;
+  }
+  runtime::Block* block = aten::block_of(*tensor.storage().unsafeGetStorageImpl());
+  if (!block) {
+    return;
+  }
+  const MemoryCategory from = block->category;
+  if (from != to) {
+    auto& machine = aten::system();
+    machine.device(block->device).memory->tag(block, to);
+    machine.recorder().tagged(block, from, to);
+  }
+}
+
 void bind_profile(py::module_& module) {
   module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
   module.def("profiler_stop", &stop);
   module.def("profiler_progress", &progress);
-  module.def("profiler_push_module", &aten::push_module);
-  module.def("profiler_pop_module", &aten::pop_module);
-  module.def("profiler_intern_module",
-             [](const std::string& path) { return aten::system().recorder().intern_module(path); });
   module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);
   });
-  module.def("profiler_step", [] { aten::system().recorder().step(); });
   module.def("set_library_folders", &set_library_folders);
-  module.def("memory_tag_gradient", [](const at::Tensor& parameter) { tag(parameter.grad(), "gradients"); });
-  module.def("memory_tag", &tag, py::arg("tensor"), py::arg("category"));
+  module.def("memory_tag_gradient",
+             [](const at::Tensor& parameter) { tag(parameter.grad(), MemoryCategory::gradients); });
+  module.def(
+      "memory_tag", [](const at::Tensor& tensor, const std::string& category) { tag(tensor, category_from(category)); },
+      py::arg("tensor"), py::arg("category"));
 }
 
 }  // namespace trn::bindings

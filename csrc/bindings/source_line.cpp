@@ -17,7 +17,7 @@ std::vector<std::string> library_folders;
 struct Code {
   bool is_users = false;
   std::string file;
-  std::unordered_map<int, std::uint32_t> lines;
+  std::unordered_map<int, std::uint32_t> lines;  // by instruction
 };
 std::unordered_map<PyCodeObject*, Code>& codes() {
   static auto* instance = new std::unordered_map<PyCodeObject*, Code>();
@@ -60,10 +60,10 @@ std::uint32_t line_of(PyFrameObject* frame) {
     Code& known = code_of(code);
     Py_DECREF(code);
     if (known.is_users) {
-      const int line = PyFrame_GetLineNumber(frame);
-      auto [it, inserted] = known.lines.try_emplace(line, 0);
+      auto [it, inserted] = known.lines.try_emplace(PyFrame_GetLasti(frame), 0);
       if (inserted) {
-        it->second = aten::system().recorder().intern_line(known.file + ":" + std::to_string(line));
+        const std::string line = std::to_string(PyFrame_GetLineNumber(frame));
+        it->second = aten::system().recorder().intern_line(known.file + ":" + line);
       }
       Py_DECREF(frame);
       return it->second;

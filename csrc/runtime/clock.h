@@ -6,6 +6,7 @@
 #include <deque>
 #include <mutex>
 
+#include "runtime/spin_lock.h"
 #include "target/error.h"
 
 namespace trn::runtime {
@@ -90,7 +91,7 @@ class Clock {
     return streams_[static_cast<std::size_t>(stream)];
   }
 
-  std::mutex mutex_;
+  SpinLock mutex_;
   Picoseconds host_ = 0;
   std::deque<Picoseconds> streams_{0};  // stream 0 is the default
 };

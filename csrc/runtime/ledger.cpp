@@ -38,6 +38,7 @@ int Recorder::open(bool timeline) {
   num_timelines_ += timeline;
   open_[profile] = {entries_, host_syncs_, timeline_.size(), timeline, {}, num_steps_, num_launches_};
   num_open_ = static_cast<int>(open_.size());
+  lowest_peak_.clear();
   return profile;
 }
 
@@ -143,11 +144,15 @@ void Recorder::launch(const LaunchVariant& variant, const Site& site, int device
   }
 
   const std::int64_t in_use = memory.allocated_bytes();
-  for (auto& [profile, open] : open_) {
-    auto& peak = open.peak_memory[device];
-    if (in_use > peak.bytes) {
-      peak.bytes = in_use;
-      memory.categories(peak.by_category, peak.sequence);
+  std::int64_t& lowest_peak = lowest_peak_[device];
+  if (in_use > lowest_peak) {
+    lowest_peak = in_use;
+    for (auto& [profile, open] : open_) {
+      auto& peak = open.peak_memory[device];
+      if (in_use > peak.bytes) {
+        peak.bytes = in_use;
+        memory.categories(peak.by_category, peak.sequence);
+      }
     }
   }
   if (num_timelines_) {

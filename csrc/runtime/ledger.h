@@ -131,10 +131,11 @@ class Recorder {
     std::size_t operator()(const EntryKey& key) const;
   };
 
-  mutable std::mutex mutex_;
+  mutable SpinLock mutex_;
   std::atomic<int> num_open_{0};
   int next_profile_ = 1;
   std::map<int, Open> open_;
+  std::map<int, std::int64_t> lowest_peak_;  // by device, of the open profiles
   std::vector<Entry> entries_;
   std::unordered_map<EntryKey, std::uint32_t, EntryHash> index_;
   std::map<HostSync, HostSyncTotal> host_syncs_;

@@ -203,9 +203,7 @@ void Memory::count_tensor(Block* block, bool up) {
     auto update = [&](Stat& stat, std::int64_t amount) { up ? stat.increase(amount) : stat.decrease(amount); };
     const std::int64_t peak = stats_.allocated_bytes[p].peak;
     update(stats_.allocation[p], 1);
-    update(stats_.active[p], 1);
     update(stats_.allocated_bytes[p], size);
-    update(stats_.active_bytes[p], size);
     update(stats_.requested_bytes[p], requested);
     if (p == kNumPools && stats_.allocated_bytes[p].peak > peak) {
       stats_.peak_bytes_by_category = stats_.bytes_by_category;
@@ -268,7 +266,12 @@ Block* Memory::find(const void* ptr) {
   if (!segment) {
     return nullptr;
   }
-  const auto index = static_cast<std::size_t>(static_cast<const char*>(ptr) - segment->base) / segment->block_size;
+  if (segment->blocks.size() == 1) {
+    return segment->blocks.data();
+  }
+  // Segments of several blocks are small: 32 bits divide faster.
+  const auto within = static_cast<std::uint32_t>(static_cast<const char*>(ptr) - segment->base);
+  const auto index = within / static_cast<std::uint32_t>(segment->block_size);
   return index < segment->blocks.size() ? &segment->blocks[index] : nullptr;
 }
 
@@ -356,7 +359,11 @@ void Memory::empty_cache() {
 
 MemoryStats Memory::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  // A freed block is inactive at once: nothing waits for an event of the host's.
+  MemoryStats stats = stats_;
+  stats.active = stats.allocation;
+  stats.active_bytes = stats.allocated_bytes;
+  return stats;
 }
 
 void Memory::categories(std::array<std::int64_t, kNumMemoryCategories>& bytes, std::uint64_t& sequence) const {
@@ -367,8 +374,8 @@ void Memory::categories(std::array<std::int64_t, kNumMemoryCategories>& bytes, s
 
 void Memory::reset_peak() {
   std::lock_guard lock(mutex_);
-  for (auto* group : {&stats_.allocation, &stats_.segment, &stats_.active, &stats_.allocated_bytes,
-                      &stats_.reserved_bytes, &stats_.active_bytes, &stats_.requested_bytes}) {
+  for (auto* group : {&stats_.allocation, &stats_.segment, &stats_.allocated_bytes, &stats_.reserved_bytes,
+                      &stats_.requested_bytes}) {
     for (auto& stat : *group) {
       stat.reset_peak();
     }
@@ -379,8 +386,8 @@ void Memory::reset_peak() {
 
 void Memory::reset_accumulated() {
   std::lock_guard lock(mutex_);
-  for (auto* group : {&stats_.allocation, &stats_.segment, &stats_.active, &stats_.allocated_bytes,
-                      &stats_.reserved_bytes, &stats_.active_bytes, &stats_.requested_bytes}) {
+  for (auto* group : {&stats_.allocation, &stats_.segment, &stats_.allocated_bytes, &stats_.reserved_bytes,
+                      &stats_.requested_bytes}) {
     for (auto& stat : *group) {
       stat.reset_accumulated();
     }

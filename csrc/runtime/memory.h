@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/spin_lock.h"
+
 namespace trn::runtime {
 
 enum class MemoryCategory : std::uint8_t { parameters, gradients, optimizer_state, activations, temporaries };
@@ -150,7 +152,7 @@ class Memory {
   std::size_t limit_;
   AttachmentDeleter delete_attachment_;
   bool poison_ = false;
-  mutable std::mutex mutex_;
+  mutable SpinLock mutex_;
   std::map<std::size_t, std::vector<Block*>> free_large_;  // by block size, 16 MiB and up
   std::array<std::vector<std::vector<Block*>>, kNumPools> free_by_class_;
   std::map<std::size_t, std::size_t> free_ranges_;  // offset -> size, of the address range

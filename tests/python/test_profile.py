@@ -14,7 +14,7 @@ from torch.optim import optimizer as torch_optimizer
 
 import torch_trn
 from torch_trn.ledger import Ledger
-from torch_trn.module_hooks import ModulePaths
+from torch_trn.module_paths import ModulePaths
 from torch_trn.profiler import parse_steps
 from torch_trn.recording import Recording
 
@@ -40,6 +40,8 @@ class Net(nn.Module):
             x = block(x)
         return self.head(x)
 
+
+module_call = nn.Module.__call__
 
 BATCH = 16
 FORWARD_FLOPS = 2 * BATCH * (4 * 8 * 8 + 8 * 4)
@@ -265,14 +267,43 @@ def test_nothing_is_left_behind(device: torch.device) -> None:
     training = Training(device)
     with torch_trn.profile(), torch_trn.profile():
         training.step()
-        assert hooks_installed() == 4
+        assert hooks_installed() == 2
+        assert nn.Module.__call__ is not module_call
     assert hooks_installed() == 0
+    assert nn.Module.__call__ is module_call
     assert not any(p._post_accumulate_grad_hooks for p in training.model.parameters())
     copy.deepcopy(training.model)
     gone = weakref.ref(training.model)
     del training
     gc.collect()
     assert gone() is None
+
+
+def test_who_patches_over_the_call_puts_back_one_that_passes_through(device: torch.device) -> None:
+    net, x = Net().to(device), torch.ones(2, 8, device=device)
+    profile = torch_trn.profile()
+    with profile:
+        ours = nn.Module.__call__
+        nn.Module.__call__ = lambda module, *args: ours(module, *args)  # type: ignore[method-assign]
+    nn.Module.__call__ = ours  # type: ignore[method-assign]
+    try:
+        with torch_trn.profile(modules=False):
+            assert torch.equal(net(x), net.forward(x))
+    finally:
+        nn.Module.__call__ = module_call  # type: ignore[method-assign]
+    assert profile.launches == 0
+
+
+def test_models_are_traced_and_compiled_under_a_profile(device: torch.device) -> None:
+    net, x = Net().to(device), torch.ones(2, 8, device=device)
+    expected = net(x)
+    with torch_trn.profile() as prof:
+        traced = torch.fx.symbolic_trace(net)
+        compiled = torch.compile(net, backend="eager", fullgraph=True)
+        for model in (traced, compiled, net):
+            assert torch.equal(model(x), expected)
+    assert nn.Module.__call__ is module_call
+    assert prof.flops == 3 * 2 * 2 * (4 * 8 * 8 + 8 * 4)
 
 
 class Fails(nn.Module):
