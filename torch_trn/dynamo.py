@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -71,9 +73,32 @@ def _register_device_context(ctx_manager: ModuleType) -> None:
     ctx_manager.register_device_context_manager(device.device, variable)
 
 
+def _leave_inductor(compile_fx: ModuleType) -> None:
+    """torch.compile's default backend has no code generator for the device: such a graph runs operator by operator."""
+    original = compile_fx.compile_fx
+
+    @functools.wraps(original)
+    def compile_or_run(graph: Any, example_inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        name = torch._C._get_privateuse1_backend_name()
+        tensors = [*example_inputs, *getattr(graph, "parameters", list)(), *getattr(graph, "buffers", list)()]
+        if not any(isinstance(t, torch.Tensor) and t.device.type == name for t in tensors):
+            return original(graph, example_inputs, *args, **kwargs)
+        from torch._dynamo.backends.debugging import aot_eager
+
+        warnings.warn(
+            f"[torch.compile] inductor generates no code for {name}; its graphs run operator by operator, as with "
+            'backend="aot_eager". `trn run --mode compiled` estimates what fusing them would save.',
+            stacklevel=2,
+        )
+        return aot_eager(graph, example_inputs)
+
+    compile_fx.compile_fx = compile_or_run  # type: ignore[attr-defined]
+
+
 def install() -> None:
     """Marks the device module's functions; registers the rest when torch._dynamo is imported."""
     _mark_functions()
     on_import("torch._dynamo.trace_rules", _skip_files)
     on_import("torch._dynamo.device_interface", _register_interface)
     on_import("torch._dynamo.variables.ctx_manager", _register_device_context)
+    on_import("torch._inductor.compile_fx", _leave_inductor)

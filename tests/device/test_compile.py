@@ -43,6 +43,19 @@ def test_compiled_training_equals_eager(backend):
         torch.testing.assert_close(p.grad.cpu(), gradient)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, as inductor is imported
+def test_the_default_backend_runs_operator_by_operator_and_says_so():
+    torch.manual_seed(0)
+    model = Block().to("trn")
+    x = torch.randn(4, 16, device="trn")
+    expected = model(x)
+    with pytest.warns(UserWarning, match=r"\[torch.compile\] inductor generates no code for trn"):
+        actual = torch.compile(model)(x)
+    assert torch.equal(actual, expected)
+    actual.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_dynamic_shapes(backend):
     compiled = torch.compile(lambda x: (x * 2).relu().sum(0), backend=backend, dynamic=True)

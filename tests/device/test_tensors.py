@@ -127,3 +127,15 @@ def test_weak_references_and_cycles():
     del x
     gc.collect()
     assert reference() is None and trn.memory_allocated() == base
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8])
+def test_histc_of_integers_as_cuda_has_it(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 8, (1000,), dtype=dtype)
+    counts = torch.histc(x.to("trn"), bins=8, min=0, max=7)
+    assert counts.dtype == dtype
+    assert torch.equal(counts.cpu(), torch.bincount(x, minlength=8).to(dtype))
+    out = torch.empty(0, dtype=dtype, device="trn")
+    assert torch.equal(torch.histc(x.to("trn"), 8, 0, 7, out=out), counts)
+    with pytest.raises(RuntimeError, match=r"\[histc\] the result has the input's type; got Float"):
+        torch.histc(x.to("trn"), 8, 0, 7, out=torch.empty(0, device="trn"))
