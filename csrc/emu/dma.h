@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
+#include "emu/lanes.h"
 #include "emu/view.h"
 #include "target/target.h"
 
@@ -17,7 +17,7 @@ struct HbmTensor {
   Dtype dtype = Dtype::float32;
 
   // [partitions, free...] from element `address`, partitions `partition_stride` elements apart.
-  View view(std::int64_t partitions, std::int64_t partition_stride, std::int64_t address, std::vector<Extent> free,
+  View view(std::int64_t partitions, std::int64_t partition_stride, std::int64_t address, const Extents& free,
             std::string_view name) const;
 };
 
@@ -34,9 +34,7 @@ class Dma {
  private:
   target::Core core_;
   std::int64_t hbm_read_bytes_ = 0, hbm_write_bytes_ = 0;
-  std::vector<float> row_;
-  std::vector<std::int64_t> integers_;
-  std::vector<std::byte> bytes_;
+  Lanes lanes_;
 };
 
 }  // namespace trn::emu

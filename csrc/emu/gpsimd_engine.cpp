@@ -1,6 +1,7 @@
 // GpSimdE's index-driven instructions.
 #include "emu/gpsimd_engine.h"
 
+#include "emu/clones.h"
 #include "emu/convert.h"
 #include "emu/limits.h"
 
@@ -8,17 +9,35 @@ namespace trn::emu {
 namespace {
 
 // A 64-bit finaliser (splitmix): every input bit reaches every output bit.
-std::uint64_t mix(std::uint64_t x) {
+TRN_INLINE std::uint64_t mix(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15ULL;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
 }
 
+TRN_CLONES void uniform(const std::int64_t* indices, std::uint64_t seed, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint64_t bits = mix(seed ^ static_cast<std::uint64_t>(indices[i]));
+    out[i] = static_cast<float>(static_cast<std::int32_t>(bits >> 40)) * 0x1p-24F;
+  }
+}
+
+TRN_CLONES void arithmetic(std::int64_t base, std::int64_t step, std::int64_t* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    out[i] = base + i * step;
+  }
+}
+
 // All indices of a row, in the order of its elements.
-void indices(const std::vector<Extent>& free, std::size_t depth, std::int64_t base, std::vector<std::int64_t>& out) {
+void indices(const Extents& free, std::size_t depth, std::int64_t base, std::int64_t*& out) {
   if (depth == free.size()) {
-    out.push_back(base);
+    *out++ = base;
+    return;
+  }
+  if (depth + 1 == free.size()) {
+    arithmetic(base, free[depth].stride, out, free[depth].size);
+    out += free[depth].size;
     return;
   }
   for (std::int64_t i = 0; i < free[depth].size; ++i) {
@@ -31,40 +50,41 @@ void indices(const std::vector<Extent>& free, std::size_t depth, std::int64_t ba
 template <class Function>
 void GpSimdEngine::fill(std::string_view where, const View& dst, const IndexPattern& pattern, Function function) {
   require_operand(where, core_, dst, dst);
+  std::int64_t n = 1;
+  for (const Extent& extent : pattern.free) {
+    n *= extent.size;
+  }
+  require_equal(where, "the index pattern has the result's shape", n, dst.free_elements(), "Give both one shape.");
+  std::int64_t* row = lanes_.integer_row(0, n);
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
-    integers_.clear();
-    indices(pattern.free, 0, pattern.offset + p * pattern.partition_stride, integers_);
-    require_equal(where, "the index pattern has the result's shape", static_cast<std::int64_t>(integers_.size()),
-                  dst.free_elements(), "Give both one shape.");
-    function(p);
+    std::int64_t* at = row;
+    indices(pattern.free, 0, pattern.offset + p * pattern.partition_stride, at);
+    function(row, n, p);
   }
 }
 
 void GpSimdEngine::iota(const View& dst, const IndexPattern& pattern, float start) {
-  fill("iota", dst, pattern, [&](std::int64_t p) {
+  float* values = lanes_.row(0, dst.free_elements());
+  fill("iota", dst, pattern, [&](std::int64_t* row, std::int64_t n, std::int64_t p) {
     if (is_integer(dst.dtype)) {
-      for (std::int64_t& index : integers_) {
-        index += static_cast<std::int64_t>(start);
+      for (std::int64_t i = 0; i < n; ++i) {
+        row[i] += static_cast<std::int64_t>(start);
       }
-      write_row(dst, p, integers_.data());
+      lanes_.write_row(dst, p, row);
       return;
     }
-    row_.clear();
-    for (const std::int64_t index : integers_) {
-      row_.push_back(start + static_cast<float>(index));
+    for (std::int64_t i = 0; i < n; ++i) {
+      values[i] = start + static_cast<float>(row[i]);
     }
-    write_row(dst, p, row_.data());
+    lanes_.write_row(dst, p, values);
   });
 }
 
 void GpSimdEngine::rng(const View& dst, const IndexPattern& pattern) {
-  fill("rng", dst, pattern, [&](std::int64_t p) {
-    row_.clear();
-    for (const std::int64_t index : integers_) {
-      const std::uint64_t bits = mix(mix(seed_) ^ static_cast<std::uint64_t>(index));
-      row_.push_back(static_cast<float>(bits >> 40) * 0x1p-24F);
-    }
-    write_row(dst, p, row_.data());
+  float* values = lanes_.row(0, dst.free_elements());
+  fill("rng", dst, pattern, [&](const std::int64_t* row, std::int64_t n, std::int64_t p) {
+    uniform(row, mix(seed_), values, n);
+    lanes_.write_row(dst, p, values);
   });
 }
 

@@ -37,6 +37,18 @@ inline void require_memory(std::string_view where, std::string_view rule, const 
   }
 }
 
+// A tile's elements [address, end) lie within a buffer of `elements`.
+inline void require_within(std::string_view where, std::string_view tile, std::string_view name,
+                           std::string_view buffer, std::int64_t address, std::int64_t end, std::int64_t elements) {
+  if (end > elements || address < 0) {
+    const std::string what = std::string(tile) + std::string(name) + " must ";
+    require_at_most(where, what + "end within " + std::string(buffer), end, elements,
+                    "Check the tile's offset and strides.");
+    require_at_most(where, what + "start within " + std::string(buffer), -address, 0,
+                    "Check the tile's offset and strides.");
+  }
+}
+
 // An operand of VectorE, ScalarE or GpSimdE: on the chip, within the partitions, shaped like the result.
 inline void require_operand(std::string_view where, const target::Core& core, const View& view, const View& dst) {
   require_memory(where, "operands lie in SBUF or PSUM", view,

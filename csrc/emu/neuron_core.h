@@ -5,6 +5,7 @@
 
 #include "emu/dma.h"
 #include "emu/gpsimd_engine.h"
+#include "emu/numerics.h"
 #include "emu/psum.h"
 #include "emu/sbuf.h"
 #include "emu/scalar_engine.h"
@@ -16,9 +17,14 @@ namespace trn::emu {
 
 class NeuronCore {
  public:
-  explicit NeuronCore(const target::Core& core, std::uint64_t seed = 0, TileGemm gemm = plain_tile_gemm);
+  explicit NeuronCore(const target::Core& core, std::uint64_t seed = 0, TileGemm gemm = plain_tile_gemm,
+                      const Numerics& numerics = {});
+
+  // Stochastic rounding goes on from `position`: a tile rounds alike whichever core runs it.
+  void seek_stochastic_bits(std::uint64_t position);
 
   const target::Core core;
+  const Numerics numerics;
   Sbuf sbuf;
   Psum psum;
   Dma dma;

@@ -15,7 +15,7 @@ Psum::Psum(const target::Core& core)
       bytes_(new std::byte[static_cast<std::size_t>(num_partitions_ * bytes_per_partition_)]) {}
 
 std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view name) {
-  const std::int64_t bytes = (bytes_per_partition + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_;
+  const std::int64_t bytes = pitch(bytes_per_partition);
   if (used_bytes_ + bytes > bytes_per_partition_) {
     throw Error(Category::out_of_memory, "[psum] tile " + std::string(name) + " must fit beside the others; got " +
                                              std::to_string(bytes / bank_bytes_) + " banks, limit " +
@@ -24,28 +24,25 @@ std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view n
   }
   const std::int64_t offset = used_bytes_;
   used_bytes_ += bytes;
-  for (std::int64_t p = 0; p < num_partitions_; ++p) {
-    std::memset(bytes_.get() + p * bytes_per_partition_ + offset, 0xFF, static_cast<std::size_t>(bytes));
-  }
+  std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
   return offset;
 }
 
 View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-                std::vector<Extent> free, std::string_view name) const {
-  require_at_most("psum", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
-                  num_partitions_, "Split the tile.");
-  const std::int64_t start = offset + address * target::itemsize(dtype);
-  View view{.data = bytes_.get() + start,
+                const Extents& free, std::string_view name) const {
+  if (partitions > num_partitions_) {
+    require_at_most("psum", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
+                    num_partitions_, "Split the tile.");
+  }
+  const std::int64_t start = address * target::itemsize(dtype);
+  View view{.data = bytes_.get() + offset * num_partitions_ + start,
             .memory = Memory::psum,
             .dtype = dtype,
             .partitions = partitions,
-            .partition_bytes = bytes_per_partition_,
-            .free = std::move(free),
+            .partition_bytes = pitch(elements * target::itemsize(dtype)),
+            .free = free,
             .bank_offset_bytes = start % bank_bytes_};
-  require_at_most("psum", "tile " + std::string(name) + " must end within its buffer", address + view.span(), elements,
-                  "Check the tile's offset and strides.");
-  require_at_most("psum", "tile " + std::string(name) + " must start within its buffer", -address, 0,
-                  "Check the tile's offset and strides.");
+  require_within("psum", "tile ", name, "its buffer", address, address + view.span(), elements);
   return view;
 }
 

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
-#include <vector>
 
 #include "emu/view.h"
 #include "target/target.h"
@@ -20,9 +19,12 @@ class Psum {
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t bank_bytes() const { return bank_bytes_; }
   View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-            std::vector<Extent> free, std::string_view name) const;
+            const Extents& free, std::string_view name) const;
 
  private:
+  // Whole banks.
+  std::int64_t pitch(std::int64_t bytes) const { return (bytes + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_; }
+
   std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;
   std::unique_ptr<std::byte[]> bytes_;
 };

@@ -14,8 +14,7 @@ Sbuf::Sbuf(const target::Core& core)
       bytes_(new std::byte[static_cast<std::size_t>(num_partitions_ * bytes_per_partition_)]) {}
 
 std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view name) {
-  // Four-byte aligned, as every element type on the chip needs at most.
-  const std::int64_t bytes = (bytes_per_partition + 3) / 4 * 4;
+  const std::int64_t bytes = pitch(bytes_per_partition);
   if (bytes > free_bytes()) {
     throw Error(Category::out_of_memory, "[sbuf] tile " + std::string(name) + " must fit beside the others; got " +
                                              std::to_string(bytes) + " bytes per partition, limit " +
@@ -23,27 +22,24 @@ std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view n
   }
   const std::int64_t offset = used_bytes_;
   used_bytes_ += bytes;
-  for (std::int64_t p = 0; p < num_partitions_; ++p) {
-    // All ones is NaN in every floating type.
-    std::memset(bytes_.get() + p * bytes_per_partition_ + offset, 0xFF, static_cast<std::size_t>(bytes));
-  }
+  // All ones is NaN in every floating type.
+  std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
   return offset;
 }
 
 View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-                std::vector<Extent> free, std::string_view name) const {
-  require_at_most("sbuf", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
-                  num_partitions_, "Split the tile.");
-  View view{.data = bytes_.get() + offset + address * target::itemsize(dtype),
+                const Extents& free, std::string_view name) const {
+  if (partitions > num_partitions_) {
+    require_at_most("sbuf", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
+                    num_partitions_, "Split the tile.");
+  }
+  View view{.data = bytes_.get() + offset * num_partitions_ + address * target::itemsize(dtype),
             .memory = Memory::sbuf,
             .dtype = dtype,
             .partitions = partitions,
-            .partition_bytes = bytes_per_partition_,
-            .free = std::move(free)};
-  require_at_most("sbuf", "tile " + std::string(name) + " must end within its buffer", address + view.span(), elements,
-                  "Check the tile's offset and strides.");
-  require_at_most("sbuf", "tile " + std::string(name) + " must start within its buffer", -address, 0,
-                  "Check the tile's offset and strides.");
+            .partition_bytes = pitch(elements * target::itemsize(dtype)),
+            .free = free};
+  require_within("sbuf", "tile ", name, "its buffer", address, address + view.span(), elements);
   return view;
 }
 

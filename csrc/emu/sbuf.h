@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
-#include <vector>
 
 #include "emu/view.h"
 #include "target/target.h"
@@ -19,11 +18,15 @@ class Sbuf {
   // The same bytes of every partition; returns their offset. `name` is for the error.
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t free_bytes() const { return bytes_per_partition_ - used_bytes_; }
-  // Element `address` of an allocation of `elements` per partition.
+  // Element `address` of an allocation of `elements` per partition. An allocation's partitions lie side by side on the
+  // host, so that a tile of whole rows is one run.
   View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-            std::vector<Extent> free, std::string_view name) const;
+            const Extents& free, std::string_view name) const;
 
  private:
+  // Four-byte aligned, as every element type on the chip needs at most.
+  static std::int64_t pitch(std::int64_t bytes) { return (bytes + 3) / 4 * 4; }
+
   std::int64_t num_partitions_, bytes_per_partition_, used_bytes_ = 0;
   std::unique_ptr<std::byte[]> bytes_;
 };

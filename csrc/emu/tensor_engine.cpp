@@ -1,10 +1,11 @@
 // TensorE's two instructions and their limits.
 #include "emu/tensor_engine.h"
 
-#include <algorithm>
-#include <cstring>
+#include <string>
 
+#include "emu/lanes.h"
 #include "emu/limits.h"
+#include "emu/transfer.h"
 
 namespace trn::emu {
 namespace {
@@ -25,23 +26,6 @@ bool is_tensor_dtype(Dtype dtype) {
 
 }  // namespace
 
-void plain_tile_gemm(std::int64_t m, std::int64_t n, std::int64_t k, const float* stationary, const float* moving,
-                     float* sums, std::int64_t row_stride, bool accumulate) {
-  for (std::int64_t i = 0; i < m; ++i) {
-    float* __restrict__ row = sums + i * row_stride;
-    if (!accumulate) {
-      std::fill(row, row + n, 0.0F);
-    }
-    for (std::int64_t p = 0; p < k; ++p) {
-      const float factor = stationary[p * m + i];
-      const float* __restrict__ from = moving + p * n;
-      for (std::int64_t j = 0; j < n; ++j) {
-        row[j] += factor * from[j];
-      }
-    }
-  }
-}
-
 void TensorEngine::require_bank(std::string_view where, const View& dst) const {
   require_memory(where, "the result lies in PSUM", dst, dst.memory == Memory::psum, "Copy it to SBUF afterwards.");
   const std::int64_t bank_bytes = core_.psum_bytes_per_partition / core_.psum_num_banks;
@@ -50,13 +34,21 @@ void TensorEngine::require_bank(std::string_view where, const View& dst) const {
                   "Use fewer moving columns or start on a bank.");
 }
 
-const float* TensorEngine::dense(const View& view, std::vector<float>& storage) const {
+TensorEngine::Rows TensorEngine::rows(const View& view, std::vector<float>& storage) {
   const std::int64_t columns = view.free_elements();
-  storage.resize(static_cast<std::size_t>(view.partitions * columns));
-  for (std::int64_t p = 0; p < view.partitions; ++p) {
-    read_row(view, p, storage.data() + p * columns);
+  if (view.dtype == Dtype::float32 && view.free.size() == 1 && view.free[0].stride == 1) {
+    return {reinterpret_cast<const float*>(view.data), view.partition_bytes / static_cast<std::int64_t>(sizeof(float))};
   }
-  return storage.data();
+  if (storage.size() < static_cast<std::size_t>(view.partitions * columns)) {
+    storage.resize(static_cast<std::size_t>(view.partitions * columns));
+  }
+  float* to = storage.data();
+  Walk walk(view);
+  walk.take(view.elements(), [&](const std::byte* from, std::int64_t stride, std::int64_t n) {
+    load(view.dtype, from, stride, to, n);
+    to += n;
+  });
+  return {storage.data(), columns};
 }
 
 void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View& moving, bool accumulate) {
@@ -91,15 +83,14 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
                                                    std::string(target::name(dst.dtype)) +
                                                    ". Cast when copying out of PSUM.");
   }
-  const float* weights = dense(stationary, stationary_);
-  const float* inputs = dense(moving, moving_);
   if (dst.span() != n) {
     throw Error(Category::hardware_constraint, "[nc_matmul] the result's columns are contiguous; got a span of " +
                                                    std::to_string(dst.span()) + ", limit " + std::to_string(n) +
                                                    ". Use a stride of 1.");
   }
-  gemm_(m, n, stationary.partitions, weights, inputs, reinterpret_cast<float*>(dst.data),
-        dst.partition_bytes / static_cast<std::int64_t>(sizeof(float)), accumulate);
+  const Rows weights = rows(stationary, stationary_), inputs = rows(moving, moving_);
+  gemm_(m, n, stationary.partitions, weights.data, weights.stride, inputs.data, inputs.stride,
+        reinterpret_cast<float*>(dst.data), dst.partition_bytes / static_cast<std::int64_t>(sizeof(float)), accumulate);
 }
 
 void TensorEngine::nc_transpose(const View& dst, const View& src) {
@@ -119,13 +110,12 @@ void TensorEngine::nc_transpose(const View& dst, const View& src) {
                 "[nc_transpose] the result has the source's dtype; got " + std::string(target::name(dst.dtype)) +
                     " from " + std::string(target::name(src.dtype)) + ". Cast when copying out of PSUM.");
   }
-  const auto size = static_cast<std::size_t>(target::itemsize(src.dtype));
-  for (std::int64_t p = 0; p < src.partitions; ++p) {
-    std::int64_t column = 0;
-    for_each(src, src.row(p), [&](const std::byte* from) {
-      std::memcpy(dst.row(column++) + static_cast<std::size_t>(p * dst.free.back().stride) * size, from, size);
-    });
-  }
+  // Row f of the result is column f of the source: its partitions as the free dimension.
+  View columns = dst;
+  columns.partitions = src.partitions;
+  columns.partition_bytes = dst.free.back().stride * target::itemsize(dst.dtype);
+  columns.free = {{src.free_elements(), dst.partition_bytes / target::itemsize(dst.dtype)}};
+  transfer(columns, src);
 }
 
 }  // namespace trn::emu

@@ -2,18 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
+#include "emu/tile_gemm.h"
 #include "emu/view.h"
 #include "target/target.h"
 
 namespace trn::emu {
-
-// sums[m, n] (+)= sum_k stationary[k, m] * moving[k, n]; all dense and fp32, `sums` with a row stride in elements.
-using TileGemm = void (*)(std::int64_t m, std::int64_t n, std::int64_t k, const float* stationary, const float* moving,
-                          float* sums, std::int64_t row_stride, bool accumulate);
-void plain_tile_gemm(std::int64_t m, std::int64_t n, std::int64_t k, const float* stationary, const float* moving,
-                     float* sums, std::int64_t row_stride, bool accumulate);
 
 class TensorEngine {
  public:
@@ -26,7 +22,12 @@ class TensorEngine {
 
  private:
   void require_bank(std::string_view where, const View& dst) const;
-  const float* dense(const View& view, std::vector<float>& storage) const;
+  // A tile as fp32 rows, in place where it is that already.
+  struct Rows {
+    const float* data;
+    std::int64_t stride;
+  };
+  static Rows rows(const View& view, std::vector<float>& storage);
 
   target::Core core_;
   TileGemm gemm_;

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "emu/alu.h"
+#include "emu/lanes.h"
 #include "emu/view.h"
 #include "target/target.h"
 
@@ -13,7 +13,7 @@ namespace trn::emu {
 // All operands have the result's shape; a stride of 0 repeats an element.
 class VectorEngine {
  public:
-  explicit VectorEngine(const target::Core& core) : core_(core) {}
+  explicit VectorEngine(const target::Core& core, const Numerics& numerics = {}) : core_(core), lanes_(numerics) {}
 
   void tensor_tensor(const View& dst, const View& a, const View& b, Alu alu);
   // alu1(alu0(x, scalar0), scalar1)
@@ -28,15 +28,15 @@ class VectorEngine {
   void reciprocal(const View& dst, const View& src);
   void memset(const View& dst, float value);
 
+  StochasticBits& bits() { return lanes_.bits(); }
+
  private:
-  // Calls body(n) per partition after filling the sources, then writes `result_`.
-  template <class Body>
-  void rows(std::string_view where, const View& dst, std::initializer_list<const View*> sources, Body body);
-  void integers(std::string_view where, const View& dst, const View& a, const View* b, Alu alu, std::int64_t scalar);
+  // Checks the operands, then lanes_.run.
+  template <class T, std::size_t S, class Body>
+  void run(std::string_view where, const View& dst, const std::array<const View*, S>& sources, Body body);
 
   target::Core core_;
-  std::vector<float> source_[3], result_;
-  std::vector<std::int64_t> integer_[3];
+  Lanes lanes_;
 };
 
 }  // namespace trn::emu

@@ -1,43 +1,65 @@
-// Rows of operands to and from fp32 or integers.
+// Views' extents, and where two of them meet.
 #include "emu/view.h"
 
-#include <cstring>
+#include <algorithm>
+#include <cstdlib>
+#include <string>
 
-#include "emu/convert.h"
+#include "target/error.h"
 
 namespace trn::emu {
 namespace {
 
-bool is_dense(const View& view) {
-  return view.free.size() == 1 && view.free.front().stride == 1;
+// First byte that a row touches, relative to its data, and one past the last.
+struct Bytes {
+  std::int64_t begin = 0, end = 0;
+};
+
+Bytes row_bytes(const View& view) {
+  Bytes bytes;
+  const std::int64_t size = target::itemsize(view.dtype);
+  for (const Extent& extent : view.free) {
+    const std::int64_t reach = (extent.size - 1) * extent.stride * size;
+    (reach < 0 ? bytes.begin : bytes.end) += reach;
+  }
+  bytes.end += size;
+  return bytes;
+}
+
+bool is_same_layout(const View& a, const View& b) {
+  const bool alike = a.data == b.data && a.dtype == b.dtype && a.partition_bytes == b.partition_bytes &&
+                     a.partitions == b.partitions && a.free.size() == b.free.size();
+  return alike && std::equal(a.free.begin(), a.free.end(), b.free.begin(),
+                             [](const Extent& x, const Extent& y) { return x.size == y.size && x.stride == y.stride; });
 }
 
 }  // namespace
 
-void read_row(const View& view, std::int64_t partition, float* out) {
-  std::byte* row = view.row(partition);
-  if (is_dense(view) && view.dtype == Dtype::float32) {
-    std::memcpy(out, row, static_cast<std::size_t>(view.free.front().size) * sizeof(float));
-    return;
+void Extents::push_back(const Extent& extent) {
+  if (size_ == kMost) {
+    throw Error(Category::unsupported, "[view] an operand has few free dimensions; got " + std::to_string(kMost + 1) +
+                                           ", limit " + std::to_string(kMost) + ". Merge dimensions.");
   }
-  for_each(view, row, [&](const std::byte* at) { *out++ = load_float(at, view.dtype); });
+  items_[size_++] = extent;
 }
 
-void write_row(const View& view, std::int64_t partition, const float* values) {
-  std::byte* row = view.row(partition);
-  if (is_dense(view) && view.dtype == Dtype::float32) {
-    std::memcpy(row, values, static_cast<std::size_t>(view.free.front().size) * sizeof(float));
-    return;
+bool is_hazard(const View& dst, const View& src) {
+  const Bytes to = row_bytes(dst), from = row_bytes(src);
+  const std::int64_t to_pitch = (dst.partitions - 1) * dst.partition_bytes;
+  const std::int64_t from_pitch = (src.partitions - 1) * src.partition_bytes;
+  const std::byte* to_begin = dst.data + to.begin + std::min<std::int64_t>(to_pitch, 0);
+  const std::byte* to_end = dst.data + to.end + std::max<std::int64_t>(to_pitch, 0);
+  const std::byte* from_begin = src.data + from.begin + std::min<std::int64_t>(from_pitch, 0);
+  const std::byte* from_end = src.data + from.end + std::max<std::int64_t>(from_pitch, 0);
+  if (to_begin >= from_end || from_begin >= to_end || is_same_layout(dst, src)) {
+    return false;
   }
-  for_each(view, row, [&](std::byte* at) { store_float(at, view.dtype, *values++); });
-}
-
-void read_row(const View& view, std::int64_t partition, std::int64_t* out) {
-  for_each(view, view.row(partition), [&](const std::byte* at) { *out++ = load_integer(at, view.dtype); });
-}
-
-void write_row(const View& view, std::int64_t partition, const std::int64_t* values) {
-  for_each(view, view.row(partition), [&](std::byte* at) { store_integer(at, view.dtype, *values++); });
+  // Columns of one buffer that lie beside each other.
+  if (dst.partition_bytes == src.partition_bytes && std::abs(src.data - dst.data) < dst.partition_bytes) {
+    const std::int64_t shift = src.data - dst.data;
+    return shift + from.begin < to.end && to.begin < shift + from.end;
+  }
+  return true;
 }
 
 }  // namespace trn::emu

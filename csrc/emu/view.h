@@ -1,8 +1,10 @@
 // An operand as an engine sees it: partitions of strided elements in one of the memories.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "target/dtype.h"
@@ -18,14 +20,46 @@ struct Extent {
   std::int64_t stride = 1;  // elements
 };
 
+// The free dimensions of an operand, outermost first, held in place: an instruction allocates nothing.
+class Extents {
+ public:
+  static constexpr std::size_t kMost = 8;
+
+  Extents() = default;
+  Extents(std::initializer_list<Extent> list) {
+    for (const Extent& extent : list) {
+      push_back(extent);
+    }
+  }
+  Extents(const std::vector<Extent>& list) {
+    for (const Extent& extent : list) {
+      push_back(extent);
+    }
+  }
+  void push_back(const Extent& extent);  // past kMost: an Error
+
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  const Extent* begin() const { return items_.data(); }
+  const Extent* end() const { return items_.data() + size_; }
+  const Extent& operator[](std::size_t i) const { return items_[i]; }
+  const Extent& front() const { return items_[0]; }
+  const Extent& back() const { return items_[size_ - 1]; }
+
+ private:
+  std::array<Extent, kMost> items_;
+  std::size_t size_ = 0;
+};
+
 struct View {
   std::byte* data = nullptr;  // of the first element of partition 0
   Memory memory = Memory::sbuf;
   Dtype dtype = Dtype::float32;
   std::int64_t partitions = 1;
-  std::int64_t partition_bytes = 0;    // from one partition to the next; 0 in HBM: one row serves all
-  std::vector<Extent> free;            // outermost first
-  std::int64_t bank_offset_bytes = 0;  // PSUM: place of `data` in its partition
+  std::int64_t partition_bytes = 0;  // from one partition to the next; 0: one row serves all
+  Extents free;
+  std::int64_t bank_offset_bytes = 0;  // PSUM: place of `data` in its bank
+  std::int64_t start_partition = 0;    // on the chip: the partition that `data` lies in
 
   std::int64_t free_elements() const {
     std::int64_t product = 1;
@@ -34,6 +68,7 @@ struct View {
     }
     return product;
   }
+  std::int64_t elements() const { return partitions * free_elements(); }
   // Elements that a row spans in memory, first to last.
   std::int64_t span() const {
     std::int64_t last = 0;
@@ -43,33 +78,17 @@ struct View {
     return last + 1;
   }
   std::byte* row(std::int64_t partition) const { return data + partition * partition_bytes; }
+  // One partition of it.
+  View only(std::int64_t partition) const {
+    View view = *this;
+    view.data = row(partition);
+    view.partitions = 1;
+    return view;
+  }
 };
 
-// Calls visit(address) for each element of a row, in order.
-template <class Visit>
-void for_each(const View& view, std::byte* row, Visit visit, std::size_t depth = 0) {
-  const auto size = static_cast<std::int64_t>(target::itemsize(view.dtype));
-  if (depth == view.free.size()) {
-    visit(row);
-    return;
-  }
-  const Extent& extent = view.free[depth];
-  if (depth + 1 == view.free.size()) {
-    for (std::int64_t i = 0; i < extent.size; ++i) {
-      visit(row + i * extent.stride * size);
-    }
-    return;
-  }
-  for (std::int64_t i = 0; i < extent.size; ++i) {
-    for_each(view, row + i * extent.stride * size, visit, depth + 1);
-  }
-}
-
-// One partition's row as fp32 and back.
-void read_row(const View& view, std::int64_t partition, float* out);
-void write_row(const View& view, std::int64_t partition, const float* values);
-// The same as integers.
-void read_row(const View& view, std::int64_t partition, std::int64_t* out);
-void write_row(const View& view, std::int64_t partition, const std::int64_t* values);
+// Whether a write to `dst` may change elements of `src` that are read later: they share memory, and not element for
+// element.
+bool is_hazard(const View& dst, const View& src);
 
 }  // namespace trn::emu

@@ -1,0 +1,92 @@
+"""Elements per second of the emulated engines' instructions, by dtype: `python benchmarks/emu_engines.py [--json FILE]`."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from torch_trn import _C, target_files
+
+PARTITIONS, COLUMNS = 128, 2048
+DTYPES = ("float32", "bfloat16", "float16", "float8_e5m2")
+FUNCTIONS = ("copy", "exp", "log", "tanh", "erf", "sigmoid", "gelu", "sin", "sqrt")
+
+
+def seconds(call: Callable[[], Any], least: float = 0.1) -> float:
+    """The best of five batches, each at least `least` / 5 long."""
+    call()
+    count, best = 1, float("inf")
+    while True:
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        taken = time.perf_counter() - start
+        if taken >= least / 5:
+            break
+        count *= 2
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        best = min(best, (time.perf_counter() - start) / count)
+    return best
+
+
+def rates() -> dict[str, float]:
+    """Giga elements per second by "instruction dtype"; giga multiply-adds for nc_matmul."""
+    target = _C.Target(target_files.load("trn2"))
+    result = {}
+    for dtype in DTYPES:
+        core = _C.NeuronCore(target)
+        a, b, out = (core.sbuf(dtype, PARTITIONS, COLUMNS) for _ in range(3))
+        raw = np.random.default_rng(0).uniform(0.5, 1.5, (PARTITIONS, COLUMNS)).astype(np.float32)
+        wide = core.sbuf("float32", PARTITIONS, COLUMNS)
+        core.load(wide, raw)
+        for tile in (a, b):
+            core.tensor_copy(tile, wide)
+        size = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e5m2": 1}[dtype]
+        bytes_ = np.zeros(PARTITIONS * COLUMNS * size, np.uint8)
+        work: dict[str, Callable[[], Any]] = {
+            "load": lambda a=a, x=bytes_, core=core: core.load(a, x),
+            "store": lambda a=a, x=bytes_, core=core: core.store(x, a),
+            "tensor_copy": lambda a=a, out=out, core=core: core.tensor_copy(out, a),
+            "tensor_copy from float32": lambda out=out, wide=wide, core=core: core.tensor_copy(out, wide),
+            "tensor_tensor add": lambda a=a, b=b, out=out, core=core: core.tensor_tensor(out, a, b, "add"),
+            "tensor_tensor maximum": lambda a=a, b=b, out=out, core=core: core.tensor_tensor(out, a, b, "maximum"),
+        }
+        for name in FUNCTIONS:
+            work[f"activation {name}"] = lambda a=a, out=out, core=core, name=name: core.activation(out, a, name, 1.0)
+        for name, call in work.items():
+            if name != "store":
+                core.tensor_copy(a, wide)
+            result[f"{name} {dtype}"] = PARTITIONS * COLUMNS / seconds(call) / 1e9
+        psum, stationary = core.psum("float32", 128, 512), a.part(128, 0, 128)
+        moving = b.part(128, 0, 512)
+        call = lambda core=core, p=psum, s=stationary, m=moving: core.nc_matmul(p, s, m)  # noqa: E731
+        result[f"nc_matmul {dtype}"] = 128 * 128 * 512 / seconds(call) / 1e9
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="also write the rates to this file")
+    parser.add_argument("--before", help="a file written by --json, for the ratios")
+    options = parser.parse_args()
+    found = rates()
+    before = {}
+    if options.before:
+        with open(options.before, encoding="utf-8") as file:
+            before = json.load(file)
+    for name, rate in found.items():
+        ratio = f"{rate / before[name]:8.1f}x" if name in before else ""
+        print(f"{name:40s} {rate:8.3f} G/s {ratio}")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+// Walks over operands, and the rows of scratch that serve them.
+#include "emu/lanes.h"
+
+#include <cmath>
+
+#include "emu/clones.h"
+
+namespace trn::emu {
+namespace {
+
+TRN_CLONES void flush_denormals(float* values, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    values[i] = std::fabs(values[i]) < 0x1p-126F ? 0.0F * values[i] : values[i];
+  }
+}
+
+template <class T>
+T* at_least(std::vector<T>& row, std::int64_t n) {
+  if (row.size() < static_cast<std::size_t>(n)) {
+    row.resize(static_cast<std::size_t>(n));
+  }
+  return row.data();
+}
+
+template <class T>
+void read(const View& view, T* out) {
+  Walk walk(view);
+  walk.take(view.elements(), [&](const std::byte* from, std::int64_t stride, std::int64_t n) {
+    load(view.dtype, from, stride, out, n);
+    out += n;
+  });
+}
+
+}  // namespace
+
+Walk::Walk(const View& view) : at_(view.data), dtype_(view.dtype) {
+  const std::int64_t size = target::itemsize(view.dtype);
+  auto add = [&](std::int64_t elements, std::int64_t stride) {
+    if (elements == 1) {
+      return;
+    }
+    if (rank_ > 0 && stride == dims_[rank_ - 1].size * dims_[rank_ - 1].stride) {
+      dims_[rank_ - 1].size *= elements;
+      return;
+    }
+    dims_[rank_++] = {elements, stride, 0};
+  };
+  for (std::size_t d = view.free.size(); d-- > 0;) {
+    add(view.free[d].size, view.free[d].stride * size);
+  }
+  add(view.partitions, view.partition_bytes);
+  if (rank_ == 0) {
+    dims_[rank_++] = {1, size, 0};
+  }
+}
+
+void Walk::carry() {
+  for (std::size_t d = 0; d < rank_; ++d) {
+    if (dims_[d].at < dims_[d].size) {
+      return;
+    }
+    at_ -= dims_[d].at * dims_[d].stride;
+    dims_[d].at = 0;
+    if (d + 1 < rank_) {
+      at_ += dims_[d + 1].stride;
+      ++dims_[d + 1].at;
+    }
+  }
+}
+
+Lanes::Lanes(const Numerics& numerics) : numerics_(numerics), bits_(numerics.seed) {}
+
+void Lanes::flush(float* values, std::int64_t n) const {
+  if (numerics_.flush_denormals) {
+    flush_denormals(values, n);
+  }
+}
+
+void Lanes::put(Walk& to, float* values, std::int64_t n) {
+  if (numerics_.flush_denormals) {
+    flush_denormals(values, n);
+  }
+  to.take(n, [&](std::byte* at, std::int64_t stride, std::int64_t part) {
+    if (numerics_.stochastic_rounding) {
+      store_stochastic(to.dtype(), at, stride, values, part, bits_);
+    } else {
+      store(to.dtype(), at, stride, values, part);
+    }
+    values += part;
+  });
+}
+
+void Lanes::put(Walk& to, const std::int64_t* values, std::int64_t n) {
+  to.take(n, [&](std::byte* at, std::int64_t stride, std::int64_t part) {
+    store(to.dtype(), at, stride, values, part);
+    values += part;
+  });
+}
+
+void Lanes::read_row(const View& view, std::int64_t partition, float* out) {
+  read(view.only(partition), out);
+}
+
+void Lanes::read_row(const View& view, std::int64_t partition, std::int64_t* out) {
+  read(view.only(partition), out);
+}
+
+void Lanes::write_row(const View& view, std::int64_t partition, float* values) {
+  Walk walk(view.only(partition));
+  put(walk, values, view.free_elements());
+}
+
+void Lanes::write_row(const View& view, std::int64_t partition, const std::int64_t* values) {
+  Walk walk(view.only(partition));
+  put(walk, values, view.free_elements());
+}
+
+float* Lanes::row(std::size_t which, std::int64_t n) {
+  return at_least(rows_[which], n);
+}
+
+std::int64_t* Lanes::integer_row(std::size_t which, std::int64_t n) {
+  return at_least(integer_rows_[which], n);
+}
+
+}  // namespace trn::emu
