@@ -1,4 +1,7 @@
-"""Elements per second of the emulated engines' instructions, by dtype: `python benchmarks/emu_engines.py [--json FILE]`."""
+"""Elements per second of the emulated engines' instructions, by dtype.
+
+python benchmarks/emu_engines.py [--json FILE]
+"""
 
 import argparse
 import json

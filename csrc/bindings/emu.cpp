@@ -3,7 +3,11 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <functional>
+#include <memory>
 #include <string>
+#include <thread>
 #include <variant>
 #include <vector>
 
@@ -23,6 +27,8 @@ namespace trn::bindings {
 namespace {
 
 using program::Memory;
+
+constexpr std::int64_t kMostThreads = 64;
 
 // Arrays bind to the program's HBM buffers by their bytes, so that dtypes numpy does not have can be passed as
 // integers.
@@ -80,17 +86,27 @@ void require_executable(const kernels::Part& part) {
 }
 
 py::dict execute(const py::dict& dict, const target::Target& target, const std::vector<py::buffer>& inputs,
-                 const std::vector<py::buffer>& outputs, std::uint64_t seed) {
+                 const std::vector<py::buffer>& outputs, std::uint64_t seed, std::int64_t num_threads) {
   const kernels::Part part = part_from_dict(dict);
   require_executable(part);
   const program::Program program = kernels::build(target, part);
   const std::vector<emu::HbmTensor> tensors = bind(program, inputs, outputs);
-  program::Counts counts;
-  {
-    py::gil_scoped_release release;
-    emu::NeuronCore core(target.core, seed);
-    counts = program::execute_counted(program, core, tensors);
+  py::gil_scoped_release release;
+  std::vector<std::unique_ptr<emu::NeuronCore>> cores;
+  program::Workers workers;
+  for (std::int64_t t = 0; t < std::clamp<std::int64_t>(num_threads, 1, kMostThreads); ++t) {
+    cores.push_back(std::make_unique<emu::NeuronCore>(target.core, seed));
+    workers.cores.push_back(cores.back().get());
   }
+  workers.run = [](std::int64_t n, const std::function<void(std::int64_t)>& body) {
+    std::vector<std::jthread> threads;
+    for (std::int64_t t = 1; t < n; ++t) {
+      threads.emplace_back([&body, t] { body(t); });
+    }
+    body(0);
+  };
+  const program::Counts counts = program::execute_counted(program, workers, tensors);
+  py::gil_scoped_acquire acquire;
   return counts_to_dict(counts);
 }
 
@@ -119,7 +135,7 @@ py::dict matmul_plan(const py::dict& dict, const target::Target& target) {
 void bind_program(py::module_& module) {
   bind_neuron_core(module);
   module.def("execute", &execute, py::arg("part"), py::arg("target"), py::arg("inputs"), py::arg("outputs"),
-             py::arg("seed") = 0,
+             py::arg("seed") = 0, py::arg("num_threads") = 1,
              "Builds the part's program and runs it on an emulated NeuronCore. Arrays are dense and in C order, one "
              "per tensor argument; their bytes are read as the part's dtypes. Returns the counts of what ran.");
   module.def("matmul_plan", &matmul_plan, py::arg("part"), py::arg("target"),

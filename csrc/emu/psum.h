@@ -21,10 +21,10 @@ class Psum {
   View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
             const Extents& free, std::string_view name) const;
 
- private:
-  // Whole banks.
+  // Host bytes from one partition of an allocation to the next: whole banks.
   std::int64_t pitch(std::int64_t bytes) const { return (bytes + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_; }
 
+ private:
   std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;
   std::unique_ptr<std::byte[]> bytes_;
 };

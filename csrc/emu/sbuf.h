@@ -23,10 +23,10 @@ class Sbuf {
   View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
             const Extents& free, std::string_view name) const;
 
- private:
-  // Four-byte aligned, as every element type on the chip needs at most.
+  // Host bytes from one partition of an allocation to the next: four-byte aligned, as element types on the chip need.
   static std::int64_t pitch(std::int64_t bytes) { return (bytes + 3) / 4 * 4; }
 
+ private:
   std::int64_t num_partitions_, bytes_per_partition_, used_bytes_ = 0;
   std::unique_ptr<std::byte[]> bytes_;
 };

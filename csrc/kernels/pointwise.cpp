@@ -208,7 +208,7 @@ class Emitter {
   // One tile of [partitions, free] elements; address(operand) is its place in a dense HBM operand, and `repeated` the
   // view of a periodic one.
   template <class Address, class View>
-  void tile(std::int64_t partitions, std::int64_t free, Address address, View repeated, const StreamTile& position) {
+  void tile(std::int64_t partitions, std::int64_t free, Address address, View repeated, const Tile& position) {
     std::vector<Tile> inputs, outputs;
     for (const Operand& input : inputs_) {
       if (input.reach == Reach::dense) {
@@ -249,7 +249,7 @@ class Emitter {
               const std::int64_t n = operand.access.elements;
               return on_chip_tile(operand.sbuf, at.partitions, std::vector<Dim>{{elements.free / n, 0}, {n, 1}});
             },
-            elements);
+            elements.position());
       };
     };
     tiling::stream(builder_, target_, rows, free_ / unit_, body(0), segments);
@@ -278,7 +278,8 @@ class Emitter {
                   [&](const Operand& operand) {
                     return hbm_tile(operand.hbm, count, period_, {{columns.size, 1}}, row * period_ + column);
                   },
-                  [&](const Operand& operand) { return on_chip_tile(operand.sbuf, count, columns.size); }, {});
+                  [&](const Operand& operand) { return on_chip_tile(operand.sbuf, count, columns.size); },
+                  hbm_tile(-1, count, period_, {{columns.size, 1}}, row * period_ + column));
             },
             true);
       });
@@ -297,7 +298,8 @@ class Emitter {
         const StreamTile elements{at.partitions, at.free, at.first + row * period_};
         tile(
             at.partitions, at.free, [&](const Operand& operand) { return elements.hbm(operand.hbm); },
-            [&](const Operand& operand) { return on_chip_tile(operand.sbuf, at.partitions, at.free); }, elements);
+            [&](const Operand& operand) { return on_chip_tile(operand.sbuf, at.partitions, at.free); },
+            elements.position());
       });
     });
   }

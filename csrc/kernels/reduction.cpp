@@ -161,7 +161,7 @@ class Reduction {
   }
 
   // The prologue's value of the loaded tiles; the first input itself where there is none.
-  Tile value(const std::vector<Tile>& loaded, const Tile& work, const StreamTile& position) {
+  Tile value(const std::vector<Tile>& loaded, const Tile& work, const Tile& position) {
     if (s_.prologue.empty() && !loaded.empty()) {
       return loaded.front();
     }
@@ -200,7 +200,7 @@ class Reduction {
           loaded.push_back(on_chip_tile(tensor.tile, p, {{g, k_.chunk()}, {width, 1}}));
         }
         const Tile work_tile = on_chip_tile(work, p, {{g, k_.chunk()}, {width, 1}});
-        const Tile source = value(loaded, work_tile, StreamTile{p, g * width, row});
+        const Tile source = value(loaded, work_tile, StreamTile{p, g * width, row}.position());
         const Tile mask_tile = on_chip_tile(mask, p, {{g, k_.chunk()}, {width, 1}});
         const bool once = k_.resident();
         if (indexed_) {
@@ -290,9 +290,9 @@ class Reduction {
             b_.dma(loaded.back(), hbm_tile(tensor.hbm, p, s_.rows, {{segment.size, 1}}, col * s_.rows + row));
           }
           const int depth = b_.depth() - 1;
-          const Tile source = widened(
-              value(loaded, on_chip_tile(work, p, segment.size), StreamTile{p, segment.size, col * s_.rows + row}),
-              wide);
+          const Tile source = widened(value(loaded, on_chip_tile(work, p, segment.size),
+                                            StreamTile{p, segment.size, col * s_.rows + row}.position()),
+                                      wide);
           b_.tiles(segment.size, moving, [&](const Index& c, std::int64_t w) {
             b_.matmul(on_chip_tile(sums, 1, w, c), on_chip_tile(ones, p, 1), on_chip_tile(source.buffer, p, w, c),
                       after ? program::kAccumulate : static_cast<std::int16_t>(depth));
@@ -350,7 +350,7 @@ class Reduction {
         loaded.push_back(on_chip_tile(tensor.tile, p, n));
         b_.dma(loaded.back(), hbm_tile(tensor.hbm, p, n, {{n, 1}}, first));
       }
-      const Tile source = value(loaded, on_chip_tile(work, p, n), StreamTile{p, n, first});
+      const Tile source = value(loaded, on_chip_tile(work, p, n), StreamTile{p, n, first}.position());
       if (sums_floats_) {
         const Tile moving_tile = widened(source, wide);
         b_.tiles(n, moving, [&](const Index& c, std::int64_t w) {

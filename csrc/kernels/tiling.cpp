@@ -344,14 +344,13 @@ Instruction lower(const Step& step, Operands& operands, const Tile& position) {
 }  // namespace
 
 void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::vector<Tile>& inputs,
-                 const std::vector<Tile>& outputs, const Tile& scratch, const StreamTile& position) {
-  const Tile index = position.hbm(-1);
+                 const std::vector<Tile>& outputs, const Tile& scratch, const Tile& position) {
   Operands operands(inputs, scratch);
   const std::size_t num_steps = steps.size();
   const std::size_t num_outputs = outputs.size();
   std::size_t num_written = 0;
   for (std::size_t s = 0; s < num_steps; ++s) {
-    Instruction instruction = lower(steps[s], operands, index);
+    Instruction instruction = lower(steps[s], operands, position);
     const bool writes_output = s + num_outputs >= num_steps && num_written < num_outputs;
     const Tile& dst = writes_output ? outputs[num_written++] : scratch;
     instruction.dst = dst;

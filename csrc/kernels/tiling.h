@@ -140,6 +140,7 @@ struct StreamTile {
   Index first;
   // The same elements of a flat HBM tensor, each counting for `unit` consecutive ones.
   Tile hbm(std::int16_t buffer, std::int64_t unit = 1) const;
+  Tile position() const { return hbm(-1); }
 };
 
 // How a kernel moves a flat operand whose elements lie in runs. Short runs with short gaps move as one span, gaps
@@ -196,8 +197,8 @@ void stream(Builder& builder, const target::Target& target, std::int64_t element
 
 // Runs `steps` on loaded operand tiles of one shape (or broadcast to it), as shapes.h defines at Step. The last
 // outputs.size() steps write the outputs in order; the others write `scratch` (fp32, may be updated in place).
-// `position` places the tile in its tensor for iota, rng and affine_select.
+// `position` has the place of each element in its tensor, for iota, rng and affine_select: a tile of no buffer.
 void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::vector<Tile>& inputs,
-                 const std::vector<Tile>& outputs, const Tile& scratch, const StreamTile& position = {});
+                 const std::vector<Tile>& outputs, const Tile& scratch, const Tile& position = {});
 
 }  // namespace trn::kernels::tiling

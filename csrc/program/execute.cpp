@@ -1,132 +1,124 @@
-// Walks a Program's loops and hands each instruction's operands to its engine.
+// Walks a prepared Program's loops and hands each instruction's operands to its engine.
 #include "program/execute.h"
 
+#include <algorithm>
+#include <cstring>
+#include <exception>
 #include <string>
-#include <vector>
 
 #include "program/instruction_cost.h"
 #include "program/opcode.h"
+#include "program/prepared.h"
 #include "target/error.h"
 
 namespace trn::program {
 namespace {
 
-class Execution {
- public:
-  Execution(const Program& program, emu::NeuronCore& core, std::span<const emu::HbmTensor> tensors, Counts* counts)
-      : program_(program), core_(core), counts_(counts) {
-    core.sbuf.reset();
-    core.psum.reset();
-    bind(tensors);
-    allocate();
-  }
+[[noreturn]] void refuse(const std::string& rule, const std::string& got, const std::string& fix) {
+  throw Error(Category::invalid_argument, "[execute] " + rule + "; got " + got + ". " + fix);
+}
 
-  void run() {
-    for (const Nest& nest : program_.nests) {
-      run_items(nest.body);
+// One host thread's walk: its core, the indices of the loops around it, and where it finds each buffer.
+class Worker {
+ public:
+  Worker(const PreparedProgram& prepared, const Workers& workers, std::vector<std::byte*> bases, Counts* counts)
+      : prepared_(prepared),
+        workers_(workers),
+        core_(workers.cores.front()),
+        bases_(std::move(bases)),
+        counts_(counts),
+        indices_(prepared.max_depth) {}
+
+  void run_items(const std::vector<PreparedItem>& items) {
+    for (const PreparedItem& item : items) {
+      if (const auto* instruction = std::get_if<PreparedInstruction>(&item)) {
+        run(*instruction);
+        continue;
+      }
+      const PreparedLoop& loop = *std::get<std::unique_ptr<PreparedLoop>>(item);
+      if (loop.forks && !is_forked_ && workers_.cores.size() > 1) {
+        fork(loop);
+      } else {
+        run_trips(loop, 0, loop.trips);
+      }
     }
   }
 
  private:
-  // Where a buffer lives: a tensor in HBM, or an offset on the chip.
-  struct Place {
-    emu::HbmTensor tensor;
-    std::int64_t offset = 0;
-  };
+  void run_trips(const PreparedLoop& loop, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      indices_[loop.depth] = i;
+      run_items(loop.body);
+    }
+    indices_[loop.depth] = 0;
+  }
 
-  void bind(std::span<const emu::HbmTensor> tensors) {
-    std::size_t num_bound = 0;
-    for (const Buffer& buffer : program_.buffers) {
-      Place place;
-      if (buffer.memory == Memory::hbm && buffer.is_temporary) {
-        const auto bytes = static_cast<std::size_t>(buffer.elements * target::itemsize(buffer.dtype));
-        temporaries_.emplace_back(bytes, std::byte{0xFF});
-        place.tensor = {temporaries_.back().data(), buffer.elements, buffer.dtype};
-      } else if (buffer.memory == Memory::hbm) {
-        if (num_bound == tensors.size()) {
-          refuse("every HBM buffer needs a tensor", std::to_string(tensors.size()), "Bind " + buffer.name + ".");
+  void fork(const PreparedLoop& loop) {
+    const std::int64_t n = std::min(loop.trips, static_cast<std::int64_t>(workers_.cores.size()));
+    std::vector<Worker> forked;
+    for (std::int64_t w = 0; w < n; ++w) {
+      Worker worker = *this;
+      worker.is_forked_ = true;
+      worker.core_ = workers_.cores[static_cast<std::size_t>(w)];
+      const auto& own = prepared_.bases[static_cast<std::size_t>(w)];
+      for (const PrivateBuffer& one : loop.privates) {
+        const auto b = static_cast<std::size_t>(one.buffer);
+        if (one.copy_in && own[b] != bases_[b]) {
+          std::memcpy(own[b], bases_[b], one.bytes);
         }
-        place.tensor = tensors[num_bound++];
-        if (place.tensor.elements != buffer.elements || place.tensor.dtype != buffer.dtype) {
-          refuse("the tensor bound to " + buffer.name + " must be the one that the program was built for",
-                 std::to_string(place.tensor.elements) + " of " + std::string(target::name(place.tensor.dtype)) +
-                     ", limit " + std::to_string(buffer.elements) + " of " + std::string(target::name(buffer.dtype)),
-                 "Build a program for these shapes.");
-        }
+        worker.bases_[b] = own[b];
       }
-      places_.push_back(std::move(place));
+      forked.push_back(std::move(worker));
     }
-    if (num_bound != tensors.size()) {
-      refuse("tensors and HBM buffers must pair up",
-             std::to_string(tensors.size()) + " tensors, limit " + std::to_string(num_bound), "Bind each buffer once.");
+    std::vector<std::exception_ptr> errors(static_cast<std::size_t>(n));
+    std::vector<Counts> counts(counts_ != nullptr ? static_cast<std::size_t>(n) : 0);
+    for (std::size_t w = 0; w < counts.size(); ++w) {
+      forked[w].counts_ = &counts[w];
     }
-  }
-
-  void allocate() {
-    for (std::size_t b = 0; b < program_.buffers.size(); ++b) {
-      const Buffer& buffer = program_.buffers[b];
-      const std::int64_t bytes = buffer.elements_per_partition * target::itemsize(buffer.dtype);
-      if (buffer.memory == Memory::sbuf) {
-        places_[b].offset = core_.sbuf.allocate(bytes, buffer.name);
-      } else if (buffer.memory == Memory::psum) {
-        places_[b].offset = core_.psum.allocate(bytes, buffer.name);
+    workers_.run(n, [&](std::int64_t w) {
+      try {
+        forked[static_cast<std::size_t>(w)].run_trips(loop, loop.trips * w / n, loop.trips * (w + 1) / n);
+      } catch (...) {
+        errors[static_cast<std::size_t>(w)] = std::current_exception();
+      }
+    });
+    for (const auto& error : errors) {
+      if (error) {
+        std::rethrow_exception(error);
       }
     }
-  }
-
-  void run_items(const std::vector<Item>& items) {
-    for (const Item& item : items) {
-      if (const auto* instruction = std::get_if<Instruction>(&item)) {
-        run(*instruction);
-        continue;
+    for (const Counts& one : counts) {
+      *counts_ += one;
+    }
+    for (const PrivateBuffer& one : loop.privates) {
+      const auto b = static_cast<std::size_t>(one.buffer);
+      if (one.copy_out && forked.back().bases_[b] != bases_[b]) {
+        std::memcpy(bases_[b], forked.back().bases_[b], one.bytes);
       }
-      const Loop& loop = *std::get<std::unique_ptr<Loop>>(item);
-      indices_.push_back(0);
-      for (std::int64_t i = 0; i < loop.trips; ++i) {
-        indices_.back() = i;
-        run_items(loop.body);
-      }
-      indices_.pop_back();
     }
   }
 
-  std::int64_t address(const Tile& tile) const {
-    std::int64_t sum = tile.offset;
-    for (std::size_t d = 0; d < tile.loop_strides.size() && d < indices_.size(); ++d) {
-      sum += tile.loop_strides[d] * indices_[d];
+  std::int64_t address(const PreparedOperand& operand) const {
+    std::int64_t sum = operand.offset;
+    for (std::size_t d = 0; d < operand.strides.size(); ++d) {
+      sum += operand.strides[d] * indices_[d];
     }
     return sum;
   }
 
-  static std::vector<emu::Extent> extents(const Tile& tile) {
-    std::vector<emu::Extent> free;
-    for (const Dim& dim : tile.free) {
-      free.push_back({dim.size, dim.stride});
+  emu::View view(const PreparedOperand& operand) const {
+    emu::View view = operand.view;
+    const std::int64_t at = address(operand);
+    view.data = bases_[static_cast<std::size_t>(operand.buffer)] + at;
+    if (view.memory == Memory::psum) {
+      view.bank_offset_bytes = at % core_->psum.bank_bytes();  // buffers begin on a bank
     }
-    return free;
+    return view;
   }
 
-  emu::View view(const Tile& tile) const {
-    const auto b = static_cast<std::size_t>(tile.buffer);
-    const Buffer& buffer = program_.buffers[b];
-    const Place& place = places_[b];
-    switch (buffer.memory) {
-      case Memory::hbm:
-        return place.tensor.view(tile.partitions, tile.partition_stride, address(tile), extents(tile), buffer.name);
-      case Memory::sbuf:
-        return core_.sbuf.view(place.offset, buffer.elements_per_partition, buffer.dtype, tile.partitions,
-                               address(tile), extents(tile), buffer.name);
-      case Memory::psum:
-        return core_.psum.view(place.offset, buffer.elements_per_partition, buffer.dtype, tile.partitions,
-                               address(tile), extents(tile), buffer.name);
-      case Memory::host:
-        break;
-    }
-    throw Error(Category::unimplemented,
-                "[execute] host transfers are counted, not executed; got " + buffer.name + ". Copy it on the host.");
+  emu::IndexPattern pattern(const PreparedOperand& operand) const {
+    return {address(operand), operand.partition_stride, operand.view.free};
   }
-
-  emu::IndexPattern pattern(const Tile& tile) const { return {address(tile), tile.partition_stride, extents(tile)}; }
 
   bool accumulates(const Instruction& instruction) const {
     if (instruction.accumulate_depth < 0) {
@@ -135,89 +127,142 @@ class Execution {
     return indices_[static_cast<std::size_t>(instruction.accumulate_depth)] > 0;
   }
 
-  void run(const Instruction& i) {
-    const emu::View dst = view(i.dst);
-    auto src = [&](std::size_t s) { return view(i.src[s]); };
+  void run(const PreparedInstruction& item) {
+    const Instruction& i = *item.instruction;
+    emu::NeuronCore& core = *core_;
+    const emu::View dst = view(item.dst);
+    auto src = [&](std::size_t s) { return view(item.src[s]); };
     switch (i.opcode) {
       case Opcode::dma_copy:
-        core_.dma.copy(dst, src(0));
+        core.dma.copy(dst, src(0));
         break;
       case Opcode::nc_matmul:
-        core_.tensor.nc_matmul(dst, src(0), src(1), accumulates(i));
+        core.tensor.nc_matmul(dst, src(0), src(1), accumulates(i));
         break;
       case Opcode::nc_transpose:
-        core_.tensor.nc_transpose(dst, src(0));
+        core.tensor.nc_transpose(dst, src(0));
         break;
       case Opcode::activation:
-        core_.scalar.activation(dst, src(0), i.function, i.scalar0, i.scalar1);
+        core.scalar.activation(dst, src(0), i.function, i.scalar0, i.scalar1);
         break;
       case Opcode::tensor_tensor:
-        core_.vector.tensor_tensor(dst, src(0), src(1), i.alu0);
+        core.vector.tensor_tensor(dst, src(0), src(1), i.alu0);
         break;
       case Opcode::tensor_scalar:
-        core_.vector.tensor_scalar(dst, src(0), i.alu0, i.scalar0, i.alu1, i.scalar1);
+        core.vector.tensor_scalar(dst, src(0), i.alu0, i.scalar0, i.alu1, i.scalar1);
         break;
       case Opcode::scalar_tensor_tensor:
-        core_.vector.scalar_tensor_tensor(dst, src(0), src(1), i.alu0, i.scalar0, i.alu1);
+        core.vector.scalar_tensor_tensor(dst, src(0), src(1), i.alu0, i.scalar0, i.alu1);
         break;
       case Opcode::tensor_copy:
-        core_.vector.tensor_copy(dst, src(0));
+        core.vector.tensor_copy(dst, src(0));
         break;
       case Opcode::tensor_copy_predicated:
-        core_.vector.tensor_copy_predicated(dst, src(0), src(1), i.scalar0);
+        core.vector.tensor_copy_predicated(dst, src(0), src(1), i.scalar0);
         break;
       case Opcode::select:
         if (i.src.size() > 2) {
-          core_.vector.select(dst, src(0), src(1), src(2));
+          core.vector.select(dst, src(0), src(1), src(2));
         } else {
-          core_.vector.select(dst, src(0), src(1), i.scalar0);
+          core.vector.select(dst, src(0), src(1), i.scalar0);
         }
         break;
       case Opcode::reciprocal:
-        core_.vector.reciprocal(dst, src(0));
+        core.vector.reciprocal(dst, src(0));
         break;
       case Opcode::memset:
-        core_.vector.memset(dst, i.scalar0);
+        core.vector.memset(dst, i.scalar0);
         break;
       case Opcode::iota:
-        core_.gpsimd.iota(dst, pattern(i.src[0]), i.scalar0);
+        core.gpsimd.iota(dst, pattern(item.src[0]), i.scalar0);
         break;
       case Opcode::rng:
-        core_.gpsimd.rng(dst, pattern(i.src[0]));
+        core.gpsimd.rng(dst, pattern(item.src[0]));
         break;
       default:
         throw Error(Category::unimplemented, "[execute] this instruction is counted, not executed; got " +
                                                  std::string(name(i.opcode)) + ". Use reference numerics for it.");
     }
     if (counts_ != nullptr) {
-      add_instruction(*counts_, program_, i, core_.core, 1);
+      add_instruction(*counts_, *prepared_.program, i, core.core, 1);
     }
   }
 
-  [[noreturn]] static void refuse(const std::string& rule, const std::string& got, const std::string& fix) {
-    throw Error(Category::invalid_argument, "[execute] " + rule + "; got " + got + ". " + fix);
+  const PreparedProgram& prepared_;
+  const Workers& workers_;
+  emu::NeuronCore* core_;
+  std::vector<std::byte*> bases_;
+  Counts* counts_;
+  std::vector<std::int64_t> indices_;
+  bool is_forked_ = false;
+};
+
+// Tensors of the operator in order, and memory for the program's own.
+class Binding {
+ public:
+  Binding(const Program& program, std::span<const emu::HbmTensor> tensors, std::vector<std::byte*>& bases) {
+    std::size_t num_bound = 0;
+    for (std::size_t b = 0; b < program.buffers.size(); ++b) {
+      const Buffer& buffer = program.buffers[b];
+      if (buffer.memory != Memory::hbm) {
+        continue;
+      }
+      if (buffer.is_temporary) {
+        const auto bytes = static_cast<std::size_t>(buffer.elements * target::itemsize(buffer.dtype));
+        temporaries_.emplace_back(new std::byte[bytes]);
+        std::memset(temporaries_.back().get(), 0xFF, bytes);
+        bases[b] = temporaries_.back().get();
+        continue;
+      }
+      if (num_bound == tensors.size()) {
+        refuse("every HBM buffer needs a tensor", std::to_string(tensors.size()), "Bind " + buffer.name + ".");
+      }
+      const emu::HbmTensor& tensor = tensors[num_bound++];
+      if (tensor.elements != buffer.elements || tensor.dtype != buffer.dtype) {
+        refuse("the tensor bound to " + buffer.name + " must be the one that the program was built for",
+               std::to_string(tensor.elements) + " of " + std::string(target::name(tensor.dtype)) + ", limit " +
+                   std::to_string(buffer.elements) + " of " + std::string(target::name(buffer.dtype)),
+               "Build a program for these shapes.");
+      }
+      bases[b] = static_cast<std::byte*>(tensor.data);
+    }
+    if (num_bound != tensors.size()) {
+      refuse("tensors and HBM buffers must pair up",
+             std::to_string(tensors.size()) + " tensors, limit " + std::to_string(num_bound), "Bind each buffer once.");
+    }
   }
 
-  const Program& program_;
-  emu::NeuronCore& core_;
-  Counts* counts_;
-  std::vector<Place> places_;
-  std::vector<std::vector<std::byte>> temporaries_;
-  std::vector<std::int64_t> indices_;
+ private:
+  std::vector<std::unique_ptr<std::byte[]>> temporaries_;
 };
+
+void run(const Program& program, const Workers& workers, std::span<const emu::HbmTensor> tensors, Counts* counts) {
+  const PreparedProgram prepared = prepare(program, workers.cores);
+  std::vector<std::byte*> bases = prepared.bases.front();
+  const Binding binding(program, tensors, bases);
+  Worker(prepared, workers, std::move(bases), counts).run_items(prepared.items);
+}
 
 }  // namespace
 
-void execute(const Program& program, emu::NeuronCore& core, std::span<const emu::HbmTensor> tensors) {
-  Execution(program, core, tensors, nullptr).run();
+void execute(const Program& program, const Workers& workers, std::span<const emu::HbmTensor> tensors) {
+  run(program, workers, tensors, nullptr);
 }
 
-Counts execute_counted(const Program& program, emu::NeuronCore& core, std::span<const emu::HbmTensor> tensors) {
+Counts execute_counted(const Program& program, const Workers& workers, std::span<const emu::HbmTensor> tensors) {
+  std::int64_t read = 0, written = 0;
+  for (const emu::NeuronCore* core : workers.cores) {
+    read -= core->dma.hbm_read_bytes();
+    written -= core->dma.hbm_write_bytes();
+  }
   Counts counts;
-  const std::int64_t read = core.dma.hbm_read_bytes(), written = core.dma.hbm_write_bytes();
-  Execution(program, core, tensors, &counts).run();
-  counts.hbm_read_bytes = core.dma.hbm_read_bytes() - read;
-  counts.hbm_write_bytes = core.dma.hbm_write_bytes() - written;
+  run(program, workers, tensors, &counts);
+  for (const emu::NeuronCore* core : workers.cores) {
+    read += core->dma.hbm_read_bytes();
+    written += core->dma.hbm_write_bytes();
+  }
+  counts.hbm_read_bytes = read;
+  counts.hbm_write_bytes = written;
   return counts;
 }
 
