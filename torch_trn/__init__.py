@@ -15,13 +15,25 @@ from torch.utils.backend_registration import generate_methods_for_privateuse1_ba
 # In the root of the source tree this folder hides the installed one, which has the extension.
 __path__ = extend_path(__path__, __name__)
 
-from torch_trn import _C, dynamo, flop_formulas, interop, target_files
+from torch_trn import _C, dynamo, flop_formulas, interop, numerics, strict as _strict, target_files
 from torch_trn import device as _device_module
-from torch_trn.strict import apply_environment, strict
+from torch_trn.numerics import reference_operators, set_numerics
+from torch_trn.strict import strict
 from torch_trn.target import current_target, set_target, targets
 
 __version__ = "0.1.0"
-__all__ = ["Ledger", "Recording", "current_target", "device_name", "profile", "set_target", "strict", "targets"]
+__all__ = [
+    "Ledger",
+    "Recording",
+    "current_target",
+    "device_name",
+    "profile",
+    "reference_operators",
+    "set_numerics",
+    "set_target",
+    "strict",
+    "targets",
+]
 
 
 def device_name() -> str:
@@ -59,7 +71,8 @@ def _register() -> None:
         [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]
     )
     _C.set_owner_tagger(_device_module.memory._tag_owners)
-    apply_environment()
+    _strict.apply_environment()
+    numerics.apply_environment()
 
 
 def __getattr__(name: str) -> Any:

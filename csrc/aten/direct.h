@@ -18,6 +18,7 @@
 #include "aten/fallback.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
+#include "aten/numerics.h"
 #include "aten/system.h"
 
 namespace trn::aten {
@@ -277,7 +278,7 @@ struct Direct<Op, Result(Args...)> {
     run_backward_on_this_thread();
     check_strict(plan);
     DirectCall<sizeof...(Args)> call(plan);
-    const bool ordinary = (call.describe(I, args) && ...) && call.device() >= 0;
+    const bool ordinary = (call.describe(I, args) && ...) && call.device() >= 0 && !hardware_numerics();
     const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
     if (C10_UNLIKELY(!variant)) {
       torch::jit::Stack stack;

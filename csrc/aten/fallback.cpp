@@ -11,6 +11,7 @@
 #include "aten/allocator.h"
 #include "aten/generator.h"
 #include "aten/launch_seam.h"
+#include "aten/numerics.h"
 #include "aten/system.h"
 
 namespace trn::aten {
@@ -277,6 +278,10 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   if (!plan.result_size_depends_on_data) {
     variant = system().launches().find(call.key());
   }
+  std::optional<HardwareRun> hardware;
+  if (C10_UNLIKELY(hardware_numerics())) {
+    hardware.emplace(plan, arguments);
+  }
   std::vector<IValue> originals;
   if (!variant) {
     originals = arguments.vec();  // the table's rule reads them after the run
@@ -316,6 +321,9 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   }
   if (!variant) {
     variant = make_variant(plan, call.key(), originals, results);
+  }
+  if (C10_UNLIKELY(hardware.has_value())) {
+    hardware->finish(results);
   }
   Operands operands;
   if (C10_UNLIKELY(recording())) {

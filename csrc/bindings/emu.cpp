@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "aten/numerics.h"
 #include "bindings/kernels.h"
 #include "bindings/neuron_core.h"
 #include "emu/neuron_core.h"
@@ -132,8 +133,30 @@ py::dict matmul_plan(const py::dict& dict, const target::Target& target) {
 
 }  // namespace
 
+emu::Numerics departures_from(const py::dict& dict) {
+  emu::Numerics numerics;
+  auto read = [&](const char* name, auto& into) {
+    if (dict.contains(name)) {
+      into = dict[name].cast<std::remove_reference_t<decltype(into)>>();
+    }
+  };
+  read("stochastic_rounding", numerics.stochastic_rounding);
+  read("seed", numerics.seed);
+  read("activation_domains", numerics.activation_domains);
+  read("relu_nan_is_zero", numerics.relu_nan_is_zero);
+  read("rsqrt_zero_is_nan", numerics.rsqrt_zero_is_nan);
+  read("sign_nan_is_nan", numerics.sign_nan_is_nan);
+  read("flush_denormals", numerics.flush_denormals);
+  return numerics;
+}
+
 void bind_program(py::module_& module) {
   bind_neuron_core(module);
+  module.def("set_numerics", [](bool hardware, const py::dict& departures) {
+    aten::set_numerics(hardware, departures_from(departures));
+  });
+  module.def("reference_launches", &aten::reference_launches);
+  module.def("clear_reference_launches", &aten::clear_reference_launches);
   module.def("execute", &execute, py::arg("part"), py::arg("target"), py::arg("inputs"), py::arg("outputs"),
              py::arg("seed") = 0, py::arg("num_threads") = 1,
              "Builds the part's program and runs it on an emulated NeuronCore. Arrays are dense and in C order, one "

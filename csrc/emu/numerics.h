@@ -14,6 +14,8 @@ struct Numerics {
   bool rsqrt_zero_is_nan = true;
   bool sign_nan_is_nan = true;
   bool flush_denormals = false;  // results below 2^-126 become zero
+
+  bool operator==(const Numerics&) const = default;
 };
 
 // The random bits of stochastic rounding: a function of the seed and the number of roundings so far.

@@ -120,6 +120,16 @@ class Worker {
     return {address(operand), operand.partition_stride, operand.view.free};
   }
 
+  // A number of its own for each instruction that runs, whichever thread runs it.
+  std::uint64_t position(const PreparedInstruction& item) const {
+    std::uint64_t hash = workers_.launch * 0x9E3779B97F4A7C15ULL + static_cast<std::uint64_t>(item.ordinal);
+    for (const std::int64_t index : indices_) {
+      hash = (hash ^ static_cast<std::uint64_t>(index)) * 0xD6E8FEB86659FD93ULL;
+      hash ^= hash >> 32;
+    }
+    return hash;
+  }
+
   bool accumulates(const Instruction& instruction) const {
     if (instruction.accumulate_depth < 0) {
       return instruction.accumulate_depth == kAccumulate;
@@ -130,6 +140,9 @@ class Worker {
   void run(const PreparedInstruction& item) {
     const Instruction& i = *item.instruction;
     emu::NeuronCore& core = *core_;
+    if (core.numerics.stochastic_rounding) {
+      core.seek_stochastic_bits(position(item));
+    }
     const emu::View dst = view(item.dst);
     auto src = [&](std::size_t s) { return view(item.src[s]); };
     switch (i.opcode) {

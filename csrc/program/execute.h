@@ -17,6 +17,7 @@ namespace trn::program {
 // own where there is one; n is at most cores.size(). Values do not depend on how many there are.
 struct Workers {
   std::vector<emu::NeuronCore*> cores;
+  std::uint64_t launch = 0;  // stochastic rounding: each launch has random bits of its own
   std::function<void(std::int64_t n, const std::function<void(std::int64_t worker)>& body)> run;
 };
 

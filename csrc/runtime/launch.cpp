@@ -1,46 +1,14 @@
 #include "runtime/launch.h"
 
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/build.h"
+#include "kernels/serialize.h"
 #include "program/count.h"
 
 namespace trn::runtime {
 
 namespace {
-
-// A Spec's fields as bytes: equal Specs have equal texts.
-struct Serializer {
-  std::string& out;
-  template <class T>
-  void operator()(const char*, const T& value) {
-    write(value);
-  }
-  template <class T>
-  void write(const T& value) {
-    if constexpr (std::is_arithmetic_v<T> || std::is_enum_v<T>) {
-      out.append(reinterpret_cast<const char*>(&value), sizeof value);
-    } else if constexpr (requires { value.size(); }) {
-      write(value.size());
-      for (const auto& item : value) {
-        write(item);
-      }
-    } else {
-      T::visit(*this, value);
-    }
-  }
-};
-
-std::string serialize(const kernels::Spec& spec) {
-  std::string out;
-  for (const auto& part : spec) {
-    Serializer serializer{out};
-    serializer.write(part.index());
-    std::visit([&](const auto& shape) { serializer.write(shape); }, part);
-  }
-  return out;
-}
 
 struct FusionOf {
   Fusion operator()(const kernels::MatmulShape&) const { return Fusion::anchor; }
@@ -147,7 +115,7 @@ const LaunchVariant* Launches::intern(std::string_view op_name, const kernels::S
 
 const LaunchVariant* Launches::intern_locked(std::string_view op_name, const kernels::Spec& spec) {
   const std::uint32_t op = intern_op_locked(op_name);
-  auto [index, new_spec] = spec_index_.try_emplace(serialize(spec), static_cast<std::uint32_t>(specs_.size()));
+  auto [index, new_spec] = spec_index_.try_emplace(kernels::serialize(spec), static_cast<std::uint32_t>(specs_.size()));
   if (new_spec) {
     specs_.push_back(spec);
   }

@@ -1,0 +1,114 @@
+#include "aten/execution.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "aten/op_table.h"
+#include "aten/system.h"
+#include "aten/workers.h"
+#include "kernels/build.h"
+#include "kernels/serialize.h"
+
+namespace trn::aten {
+
+namespace {
+
+// Programs of the current target by their shape. Scalars are part of a shape, so a learning rate that changes every
+// step makes new ones: the table starts over when it is full.
+class Programs {
+ public:
+  std::shared_ptr<const program::Program> get(const target::Target& target, const kernels::Part& part) {
+    constexpr std::size_t kMost = 4096;
+    std::string key;
+    kernels::serialize(part, key);
+    std::lock_guard lock(mutex_);
+    if (target_ != &target || programs_.size() >= kMost) {
+      programs_.clear();
+      target_ = &target;
+    }
+    auto& slot = programs_[key];
+    if (!slot) {
+      slot = std::make_shared<program::Program>(kernels::build(target, part));
+    }
+    return slot;
+  }
+
+ private:
+  std::mutex mutex_;
+  const target::Target* target_ = nullptr;
+  std::unordered_map<std::string, std::shared_ptr<const program::Program>> programs_;
+};
+
+Programs& programs() {
+  static auto* instance = new Programs();
+  return *instance;
+}
+
+struct Binder {
+  const LaunchArguments& args;
+  const program::Program& program;
+  std::optional<BoundPart> operator()(const kernels::PointwiseShape& shape) const {
+    return bind_pointwise(args, shape, program);
+  }
+  std::optional<BoundPart> operator()(const kernels::MatmulShape& shape) const {
+    return bind_matmul(args, shape, program);
+  }
+  std::optional<BoundPart> operator()(const auto&) const { return std::nullopt; }
+};
+
+}  // namespace
+
+std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
+  if (spec.size() != 1) {
+    return std::nullopt;
+  }
+  try {
+    const auto program = programs().get(*system().target(), spec.front());
+    if (auto bound = std::visit(Binder{args, *program}, spec.front())) {
+      bound->program = program;
+      return std::vector<BoundPart>{std::move(*bound)};
+    }
+  } catch (const trn::Error& error) {
+    if (error.category() != Category::unimplemented) {
+      rethrow(error);
+    }
+  }
+  return std::nullopt;
+}
+
+void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const auto target = system().target();
+  for (const BoundPart& bound : parts) {
+    std::vector<emu::HbmTensor> tensors;
+    auto add = [&](const at::Tensor& tensor) {
+      tensors.push_back({tensor.data_ptr(), tensor.numel(), dtype_of(tensor.scalar_type())});
+    };
+    for (const at::Tensor& input : bound.inputs) {
+      add(input);
+    }
+    for (const BoundPart::Result& output : bound.outputs) {
+      add(output.buffer);
+    }
+    try {
+      with_workers(*target, numerics,
+                   [&](const program::Workers& workers) { program::execute(*bound.program, workers, tensors); });
+    } catch (const trn::Error& error) {
+      rethrow(error);
+    }
+    for (const BoundPart::Result& output : bound.outputs) {
+      if (!output.buffer.is_same(output.original)) {
+        const at::Tensor& values = output.values.defined() ? output.values : output.buffer;
+        output.original.copy_(values.reshape(output.original.sizes()));
+      }
+    }
+  }
+}
+
+}  // namespace trn::aten

@@ -1,0 +1,40 @@
+// What a launch executes: the parts of its Spec, each with the memory of the tensors that its HBM buffers stand for.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "aten/launch_arguments.h"
+#include "emu/numerics.h"
+#include "kernels/shapes.h"
+#include "program/program.h"
+
+namespace trn::aten {
+
+// One part. Tensors are CPU aliases in the order of the program's buffers: inputs, then outputs. One that lies
+// otherwise in HBM than the program takes it is staged: the same values, laid out for it.
+struct BoundPart {
+  struct Result {
+    at::Tensor buffer;    // what the program writes
+    at::Tensor values;    // the result's elements in it, where the buffer has others too
+    at::Tensor original;  // the operator's result, copied to after the run unless it is the buffer
+  };
+  std::shared_ptr<const program::Program> program;
+  std::vector<at::Tensor> inputs;
+  std::vector<Result> outputs;
+};
+
+// nullopt: the operator, or these arguments, have no program that executes.
+std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
+void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
+
+// By family: one part, or nothing.
+std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kernels::PointwiseShape& shape,
+                                        const program::Program& program);
+std::optional<BoundPart> bind_matmul(const LaunchArguments& args, const kernels::MatmulShape& shape,
+                                     const program::Program& program);
+
+}  // namespace trn::aten

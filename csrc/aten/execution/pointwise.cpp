@@ -1,0 +1,104 @@
+// Binds the operands of a pointwise launch: all of them in the order in which the first result lies in HBM.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "aten/alias.h"
+#include "aten/execution.h"
+#include "aten/rules/pointwise.h"
+#include "kernels/pointwise.h"
+
+namespace trn::aten {
+
+namespace {
+
+using kernels::Access;
+
+// Axes of a tensor from the outermost in memory to the innermost.
+std::vector<std::int64_t> memory_order(const at::Tensor& tensor) {
+  std::vector<std::int64_t> axes(static_cast<std::size_t>(tensor.dim()));
+  std::iota(axes.begin(), axes.end(), 0);
+  std::ranges::stable_sort(axes, std::ranges::greater(), [&](std::int64_t d) { return tensor.stride(d); });
+  return axes;
+}
+
+// The same elements where runs of `access.contiguous_elements` are spaced as in its span.
+at::Tensor spread(const at::Tensor& dense, const Access& access) {
+  const auto run = access.contiguous_elements;
+  const auto num_runs = access.elements / run;
+  return dense.as_strided({num_runs, run}, {access.span_elements / num_runs, 1});
+}
+
+struct Layout {
+  at::IntArrayRef sizes;            // of the iteration space
+  std::vector<std::int64_t> order;  // its axes, outermost in memory first
+};
+
+// One period of a broadcast operand, where its repetitions are the outer axes; undefined otherwise.
+at::Tensor period_of(const at::Tensor& expanded, std::int64_t elements) {
+  at::Tensor period = expanded;
+  while (period.numel() > elements && period.dim() > 0 && (period.size(0) == 1 || period.stride(0) == 0)) {
+    period = period.select(0, 0);
+  }
+  return period.numel() == elements ? period.contiguous() : at::Tensor();
+}
+
+at::Tensor staged_input(const at::Tensor& alias, const Access& access, std::int64_t buffer_elements,
+                        const Layout& layout) {
+  if (access.elements == 1 && alias.numel() == 1) {
+    return alias.reshape({1});
+  }
+  const at::Tensor expanded = alias.expand(layout.sizes).permute(layout.order);
+  if (access.elements != expanded.numel()) {
+    return period_of(expanded, access.elements);
+  }
+  if (buffer_elements == access.elements) {
+    return expanded.contiguous();
+  }
+  at::Tensor buffer = at::empty({buffer_elements}, alias.options());
+  at::Tensor runs = spread(buffer, access);
+  runs.copy_(expanded.reshape(runs.sizes()));
+  return buffer;
+}
+
+}  // namespace
+
+std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kernels::PointwiseShape& shape,
+                                        const program::Program& program) {
+  const auto inputs = args.input_tensors();
+  const auto outputs = args.output_tensors();
+  if (!rules::computes(args) || shape.segments != 1 || outputs.size() != shape.outputs.size() ||
+      inputs.size() != shape.inputs.size() || !std::ranges::all_of(inputs, is_plain) ||
+      !std::ranges::all_of(outputs, is_plain)) {
+    return std::nullopt;
+  }
+  kernels::require_executable(shape);
+  BoundPart bound;
+  const Layout layout{outputs.front().sizes(), memory_order(outputs.front())};
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const at::Tensor staged = staged_input(cpu_alias(inputs[i]), shape.inputs[i], program.buffers[i].elements, layout);
+    if (!staged.defined()) {
+      return std::nullopt;
+    }
+    bound.inputs.push_back(staged);
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].sizes() != layout.sizes) {
+      return std::nullopt;
+    }
+    const at::Tensor alias = cpu_alias(outputs[i]).permute(layout.order);
+    const std::int64_t elements = program.buffers[inputs.size() + i].elements;
+    if (elements == alias.numel()) {
+      bound.outputs.push_back({alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias});
+    } else {
+      const at::Tensor buffer = at::zeros({elements}, alias.options());
+      bound.outputs.push_back({buffer, spread(buffer, shape.outputs[i]), alias});
+    }
+  }
+  return bound;
+}
+
+}  // namespace trn::aten

@@ -1,0 +1,59 @@
+#include "aten/workers.h"
+
+#include <ATen/Parallel.h>
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace trn::aten {
+
+namespace {
+
+struct Pool {
+  std::mutex mutex;
+  const target::Target* target = nullptr;
+  emu::Numerics numerics;
+  std::vector<std::unique_ptr<emu::NeuronCore>> cores;
+  program::Workers workers;
+};
+
+Pool& pool() {
+  static auto* instance = new Pool();  // leaked: threads may outlive static destruction
+  return *instance;
+}
+
+}  // namespace
+
+void with_workers(const target::Target& target, const emu::Numerics& numerics,
+                  const std::function<void(const program::Workers&)>& body) {
+  Pool& shared = pool();
+  std::lock_guard lock(shared.mutex);
+  if (shared.target != &target || !(shared.numerics == numerics)) {
+    shared.cores.clear();
+    shared.workers.cores.clear();
+    shared.target = &target;
+    shared.numerics = numerics;
+    shared.workers.launch = 0;
+  }
+  const auto num_threads = static_cast<std::size_t>(at::get_num_threads());
+  while (shared.cores.size() < num_threads) {
+    shared.cores.push_back(
+        std::make_unique<emu::NeuronCore>(target.core, numerics.seed, emu::plain_tile_gemm, numerics));
+  }
+  shared.workers.cores.clear();
+  for (std::size_t t = 0; t < num_threads; ++t) {
+    shared.workers.cores.push_back(shared.cores[t].get());
+  }
+  shared.workers.run = [](std::int64_t n, const std::function<void(std::int64_t)>& worker) {
+    at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t w = begin; w < end; ++w) {
+        worker(w);
+      }
+    });
+  };
+  ++shared.workers.launch;
+  body(shared.workers);
+}
+
+}  // namespace trn::aten

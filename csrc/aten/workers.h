@@ -1,0 +1,16 @@
+// The host threads that execute programs: torch's own, each with an emulated NeuronCore.
+#pragma once
+
+#include <functional>
+
+#include "emu/numerics.h"
+#include "program/execute.h"
+#include "target/target.h"
+
+namespace trn::aten {
+
+// Calls body(workers) with cores of the target and numerics; one call at a time, as the cores are shared.
+void with_workers(const target::Target& target, const emu::Numerics& numerics,
+                  const std::function<void(const program::Workers&)>& body);
+
+}  // namespace trn::aten
