@@ -16,30 +16,53 @@ from rows import Row, arguments, emit
 from torch import nn
 from torch.nn import functional as F
 
-CALLS = 2000
+CALLS = 1000
 BARS = {"plain": 0.5, "profile": 1.0, "profile, module, line": 2.0}
 
 
-def operators(device: str) -> dict[str, Callable[[], torch.Tensor]]:
+def operators(device: str) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     a, b = torch.randn(4, 4).to(device), torch.randn(4, 4).to(device)
     bias, weight, out = torch.randn(4).to(device), torch.ones(4).to(device), torch.empty(4, 4, device=device)
+    index, mask = torch.tensor([0, 1, 2, 3]).to(device), (torch.randn(4, 4) > 0).to(device)
+    image, kernel = torch.randn(1, 2, 6, 6).to(device), torch.randn(2, 2, 3, 3).to(device)
+    heads = torch.randn(1, 2, 4, 8).to(device)
+    logs = torch.log_softmax(a, 1)
+    sums = [torch.zeros(4).to(device) for _ in range(10)]
     return {
         "add": lambda: torch.add(a, b),
         "add out=": lambda: torch.add(a, b, out=out),
+        "add_": lambda: out.add_(b, alpha=0),
         "mul": lambda: torch.mul(a, b),
+        "mul scalar": lambda: a * 2.0,
         "relu": lambda: torch.relu(a),
+        "gelu": lambda: F.gelu(a),
+        "where": lambda: torch.where(mask, a, b),
+        "addcmul_": lambda: out.addcmul_(a, b, value=0),
         "mm": lambda: torch.mm(a, b),
         "addmm": lambda: torch.addmm(bias, a, b),
         "softmax": lambda: torch.softmax(a, 1),
         "layer_norm": lambda: F.layer_norm(a, (4,), weight, bias),
+        "sum": lambda: a.sum(),
+        "nll_loss": lambda: F.nll_loss(logs, index),
+        "embedding": lambda: F.embedding(index, a),
+        "cat": lambda: torch.cat((a, b)),
+        "copy_": lambda: out.copy_(a),
+        "clone": lambda: a.clone(),
+        "view": lambda: a.view(16),
+        "transpose": lambda: a.t(),
+        "slice": lambda: a[1:],
+        "dropout": lambda: torch.native_dropout(a, 0.5, True),
+        "conv2d": lambda: F.conv2d(image, kernel),
+        "attention": lambda: F.scaled_dot_product_attention(heads, heads, heads),
+        "_foreach_add_ of 10": lambda: torch._foreach_add_(sums, 0.0),
     }
 
 
 class Loop(nn.Module):
     """Calls the operator again and again from inside a module's forward."""
 
-    def forward(self, function: Callable[[], torch.Tensor]) -> None:
+    def forward(self, function: Callable[[], object]) -> None:
         for _ in range(CALLS):
             function()
 
