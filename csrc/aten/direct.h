@@ -1,6 +1,7 @@
 // The short way for operators that training loops call most: unboxed, once their launch is known.
 #pragma once
 
+#include <ATen/core/IListRef.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/boxing/impl/boxing.h>
@@ -23,8 +24,12 @@
 
 namespace trn::aten {
 
+template <class T>
+inline constexpr bool is_tensor_list = std::is_same_v<std::remove_cvref_t<T>, at::TensorList> ||
+                                       std::is_same_v<std::remove_cvref_t<T>, at::ITensorListRef>;
+
 // One call: key, device and aliases. Everything out of the ordinary declines, and the boxed way takes the call.
-template <std::size_t N>
+template <std::size_t N, bool has_lists>
 class DirectCall {
  public:
   explicit DirectCall(const OperatorPlan& plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan) | 1); }
@@ -35,8 +40,10 @@ class DirectCall {
       }
     };
     std::ranges::for_each(aliases_, give_back);
-    for (auto& list : alias_lists_) {
-      std::ranges::for_each(list, give_back);
+    if constexpr (has_lists) {
+      for (auto& list : alias_lists_) {
+        std::ranges::for_each(list, give_back);
+      }
     }
   }
   DirectCall(const DirectCall&) = delete;
@@ -83,6 +90,9 @@ class DirectCall {
       }
     }
     return true;
+  }
+  bool describe(std::size_t slot, const at::ITensorListRef& tensors) {
+    return tensors.isUnboxed() && describe(slot, tensors.toUnboxed());
   }
   bool describe(std::size_t, at::ArrayRef<at::Scalar> scalars) {
     key_.push_back(static_cast<std::int64_t>(scalars.size()));
@@ -153,8 +163,10 @@ class DirectCall {
 
   void alias(const OperatorPlan& plan) {
     for (std::size_t i = 0; i < N; ++i) {
-      if (!lists_[i].empty()) {
-        alias_list(plan, i);
+      if constexpr (has_lists) {
+        if (!lists_[i].empty()) {
+          alias_list(plan, i);
+        }
       }
       if (originals_[i]) {
         if (plan.is_written[i] && originals_[i]->has_storage()) {
@@ -169,8 +181,8 @@ class DirectCall {
   template <class T>
   decltype(auto) pass(std::size_t slot, T& value) {
     using Plain = std::remove_cvref_t<T>;
-    if constexpr (std::is_same_v<Plain, at::TensorList>) {
-      return at::TensorList(alias_lists_[slot]);
+    if constexpr (is_tensor_list<Plain>) {
+      return Plain(at::TensorList(alias_lists_[slot]));
     } else if constexpr (std::is_same_v<Plain, at::Tensor>) {
       return originals_[slot] ? static_cast<T&>(aliases_[slot]) : value;
     } else if constexpr (std::is_same_v<Plain, std::optional<at::Tensor>>) {
@@ -200,8 +212,10 @@ class DirectCall {
 
   void follow_written(const OperatorPlan& plan) const {
     for (std::size_t i = 0; i < N; ++i) {
-      for (std::size_t j = 0; plan.is_written[i] && j < lists_[i].size(); ++j) {
-        follow_metadata(lists_[i][j], alias_lists_[i][j]);
+      if constexpr (has_lists) {
+        for (std::size_t j = 0; plan.is_written[i] && j < lists_[i].size(); ++j) {
+          follow_metadata(lists_[i][j], alias_lists_[i][j]);
+        }
       }
       if (originals_[i] && plan.is_written[i]) {
         follow_metadata(*originals_[i], aliases_[i]);
@@ -211,10 +225,12 @@ class DirectCall {
 
   void operands(const OperatorPlan& plan, Operands& out) const {
     for (std::size_t i = 0; i < N; ++i) {
-      for (const at::Tensor& tensor : lists_[i]) {
-        out.read(tensor);
-        if (plan.is_written[i]) {
-          out.write(tensor);
+      if constexpr (has_lists) {
+        for (const at::Tensor& tensor : lists_[i]) {
+          out.read(tensor);
+          if (plan.is_written[i]) {
+            out.write(tensor);
+          }
         }
       }
       if (originals_[i] && originals_[i]->has_storage()) {
@@ -257,8 +273,10 @@ class DirectCall {
   int device_ = -1;
   std::array<const at::Tensor*, N> originals_{};
   std::array<at::Tensor, N> aliases_;
-  std::array<at::TensorList, N> lists_{};
-  std::array<c10::SmallVector<at::Tensor, 4>, N> alias_lists_;
+  // Most operators take no list, and need not make and destroy the room for them.
+  static constexpr std::size_t kNumLists = has_lists ? N : 0;
+  std::array<at::TensorList, kNumLists> lists_{};
+  std::array<c10::SmallVector<at::Tensor, 4>, kNumLists> alias_lists_;
 };
 
 template <class Op, class Signature>
@@ -277,7 +295,7 @@ struct Direct<Op, Result(Args...)> {
   static Result run(const OperatorPlan& plan, std::index_sequence<I...>, Args&... args) {
     run_backward_on_this_thread();
     check_strict(plan);
-    DirectCall<sizeof...(Args)> call(plan);
+    DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
     const bool ordinary = (call.describe(I, args) && ...) && call.device() >= 0 && !hardware_numerics();
     const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
     if (C10_UNLIKELY(!variant)) {

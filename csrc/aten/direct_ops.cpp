@@ -25,6 +25,7 @@
 #include <ATen/ops/addmm_ops.h>
 #include <ATen/ops/baddbmm_ops.h>
 #include <ATen/ops/bmm_ops.h>
+#include <ATen/ops/cat_ops.h>
 #include <ATen/ops/convolution_backward_ops.h>
 #include <ATen/ops/convolution_ops.h>
 #include <ATen/ops/div_ops.h>
@@ -89,7 +90,7 @@
   _(_foreach_mul__Scalar) _(_foreach_mul__List) _(_foreach_mul__Tensor) _(_foreach_div__Scalar)                       \
   _(_foreach_div__ScalarList) _(_foreach_lerp__Scalar) _(_foreach_addcmul__Scalar) _(_foreach_addcdiv__Scalar)        \
   _(_foreach_addcdiv__ScalarList) _(_foreach_maximum__List) _(_foreach_sqrt) _(_foreach_neg)                          \
-  _(_foreach_norm_Scalar) _(_foreach_zero_) _(_fused_adam_) _(_fused_adamw_) _(_fused_sgd_)
+  _(cat) _(_foreach_norm_Scalar) _(_foreach_zero_) _(_fused_adam_) _(_fused_adamw_) _(_fused_sgd_)
 // clang-format on
 
 namespace trn::aten {
