@@ -191,7 +191,7 @@ void return_alias(at::Tensor&& alias) {
   constexpr std::size_t kMostIdle = 1024;
   auto& idle = idle_aliases();
   TensorImpl* impl = alias.unsafeGetTensorImpl();
-  const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() &&
+  const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() && !impl->pyobj_slot()->load_pyobj() &&
                              !impl->key_set().has_any(kNotPlain | kCarried) && !impl->is_wrapped_number();
   if (is_ours_alone && idle.size() < kMostIdle) {
     Access::set_storage(impl, c10::Storage(), impl->dtype());  // the block's twin has no other owner again

@@ -31,6 +31,14 @@ class Call {
  public:
   explicit Call(const OperatorPlan& plan) : plan_(plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan)); }
 
+  ~Call() {
+    for (auto& pair : pairs_) {
+      return_alias(std::move(pair.alias));
+    }
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
   int device() const { return device_; }
   KeyWords& key() { return key_; }
 
@@ -242,7 +250,7 @@ class Call {
         return pairs_[i].alias;
       }
     }
-    at::Tensor alias = cpu_alias(tensor);
+    at::Tensor alias = borrow_alias(tensor);
     pairs_.push_back({tensor, alias, written});
     return alias;
   }
