@@ -81,7 +81,8 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
       operands.write(dst);
     }
   }
-  launch(copy_plan(), *copy_variant(self.expand_as(dst), dst), index, operands);
+  const bool same_sizes = self.sizes() == dst.sizes();
+  launch(copy_plan(), *copy_variant(same_sizes ? self : self.expand_as(dst), dst), index, operands);
   if (from_device != to_device) {
     const bool pinned = is_pinned(from_device ? dst.storage().data() : self.storage().data());
     host_copy("copy_", index, to_device ? runtime::Direction::to_device : runtime::Direction::to_host,

@@ -64,10 +64,9 @@ Forward attention(const Tensor& query, const Tensor& key, const Tensor& value, c
   auto [output, logsumexp] =
       at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, bias, scale);
   // No dropout inside the kernel, so no random state to keep for the backward.
-  const Tensor none = at::empty({0}, query.options().dtype(at::kLong));
-  return {output,       logsumexp,          none.clone(),
-          none.clone(), query.sym_size(-2), key.sym_size(-2),
-          none.clone(), none.clone(),       at::empty({0}, query.options())};
+  auto none = [](at::ScalarType type) { return Tensor(at::detail::empty_cpu({0}, type)); };
+  return {output,           logsumexp,       none(at::kLong), none(at::kLong),          query.sym_size(-2),
+          key.sym_size(-2), none(at::kLong), none(at::kLong), none(query.scalar_type())};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
