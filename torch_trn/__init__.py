@@ -15,8 +15,9 @@ from torch.utils.backend_registration import generate_methods_for_privateuse1_ba
 # In the root of the source tree this folder hides the installed one, which has the extension.
 __path__ = extend_path(__path__, __name__)
 
-from torch_trn import _C, dynamo, flop_formulas, interop, numerics, strict as _strict, target_files
+from torch_trn import _C, dynamo, flop_formulas, interop, numerics, target_files
 from torch_trn import device as _device_module
+from torch_trn import strict as _strict
 from torch_trn.numerics import reference_operators, set_numerics
 from torch_trn.strict import strict
 from torch_trn.target import current_target, set_target, targets

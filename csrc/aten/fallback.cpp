@@ -288,6 +288,11 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   }
   std::optional<HardwareRun> hardware;
   if (C10_UNLIKELY(hardware_numerics())) {
+    Operands operands;
+    if (variant && HardwareRun::repeat(plan, call.key(), call.device(), *stack, operands)) {
+      launch(plan, *variant, call.device(), operands);
+      return variant;
+    }
     hardware.emplace(plan, arguments);
   }
   std::vector<IValue> originals;
@@ -331,7 +336,7 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
     variant = make_variant(plan, call.key(), originals, results);
   }
   if (C10_UNLIKELY(hardware.has_value())) {
-    hardware->finish(results);
+    hardware->finish(call.key(), results);
   }
   Operands operands;
   if (C10_UNLIKELY(recording())) {

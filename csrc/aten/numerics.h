@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "aten/launch_seam.h"
 #include "aten/operator_plan.h"
 #include "emu/numerics.h"
 
@@ -23,16 +24,24 @@ void set_numerics(bool hardware, const emu::Numerics& departures);
 std::map<std::string, std::int64_t> reference_launches();
 void clear_reference_launches();
 
-// One launch: the CPU computes it for the shapes of its results, then its program gives the values.
+// A launch seen for the first time: the CPU computes it for the layout of its results, then its program gives the
+// values.
 class HardwareRun {
  public:
   HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments);
-  void finish(c10::ArrayRef<c10::IValue> results);
+  void finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results);
+
+  // A launch whose results' layout is known runs its program alone: results take the arguments' place on the stack.
+  // False where it is not known, or the program cannot run.
+  static bool repeat(const OperatorPlan& plan, const KeyWords& key, int device, torch::jit::Stack& stack,
+                     Operands& operands);
 
  private:
   struct Written {
     at::Tensor alias, before;
   };
+  void remember(const KeyWords& key, c10::ArrayRef<c10::IValue> results) const;
+
   const OperatorPlan& plan_;
   bool may_execute_;
   std::vector<c10::IValue> arguments_;

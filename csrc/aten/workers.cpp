@@ -56,4 +56,10 @@ void with_workers(const target::Target& target, const emu::Numerics& numerics,
   body(shared.workers);
 }
 
+void restart_launches() {
+  Pool& shared = pool();
+  std::lock_guard lock(shared.mutex);
+  shared.workers.launch = 0;
+}
+
 }  // namespace trn::aten

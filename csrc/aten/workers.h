@@ -13,4 +13,7 @@ namespace trn::aten {
 void with_workers(const target::Target& target, const emu::Numerics& numerics,
                   const std::function<void(const program::Workers&)>& body);
 
+// Random bits of stochastic rounding begin anew.
+void restart_launches();
+
 }  // namespace trn::aten

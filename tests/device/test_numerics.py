@@ -1,0 +1,185 @@
+"""torch_trn.set_numerics: values of executed programs against float64, counts that do not change, and what has no program."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torch_trn
+
+EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@pytest.fixture(autouse=True)
+def hardware() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch_trn.set_numerics("hardware"):
+        torch_trn.reference_operators(clear=True)
+        yield
+
+
+def executed() -> bool:
+    return not torch_trn.reference_operators(clear=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_matmul_within_the_bound_of_its_accumulation(dtype: torch.dtype, layout: str) -> None:
+    m, n, k = 200, 530, 300
+    a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+    x = a.to("trn") if layout[0] == "n" else a.t().contiguous().to("trn").t()
+    y = b.to("trn") if layout[1] == "n" else b.t().contiguous().to("trn").t()
+    torch_trn.reference_operators(clear=True)
+    out = (x @ y).cpu().double()
+    assert executed()
+    exact = a.double() @ b.double()
+    # FP32 sums of k products, then one rounding to the result's type.
+    bound = k * 2.0**-24 * (a.double().abs() @ b.double().abs()) + EPSILON[dtype] * exact.abs() + 1e-6
+    assert ((out - exact).abs() <= bound).all()
+
+
+def test_products_with_an_addend_and_of_batches() -> None:
+    bias, x, w = torch.randn(70), torch.randn(40, 90), torch.randn(90, 70)
+    a, b = torch.randn(3, 40, 90), torch.randn(1, 90, 70).expand(3, 90, 70)
+    torch.testing.assert_close(torch.addmm(bias.to("trn"), x.to("trn"), w.to("trn")).cpu(), torch.addmm(bias, x, w))
+    torch.testing.assert_close(torch.bmm(a.to("trn"), b.to("trn")).cpu(), torch.bmm(a, b))
+    addend = torch.randn(3, 40, 70)
+    torch.testing.assert_close(
+        torch.baddbmm(addend.to("trn"), a.to("trn"), b.to("trn")).cpu(), torch.baddbmm(addend, a, b)
+    )
+    assert executed()
+    torch.addmm(bias.to("trn"), x.to("trn"), w.to("trn"), alpha=2)
+    assert torch_trn.reference_operators(clear=True) == {"addmm": 1}
+
+
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "exp": torch.exp,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "relu": F.relu,
+    "log": lambda x: torch.log(x.abs() + 0.1),
+    "rsqrt": lambda x: torch.rsqrt(x.abs() + 0.1),
+    "clamp": lambda x: x.clamp(-0.5, 0.5),
+    "where": lambda x: torch.where(x > 0, x, x * 0.1),
+    "comparison": lambda x: (x <= 0).to(x.dtype),
+    "power": lambda x: x.abs().pow(1.5),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions(function: str, dtype: torch.dtype) -> None:
+    x = torch.randn(37, 501).to(dtype)
+    torch.testing.assert_close(FUNCTIONS[function](x.to("trn")).cpu(), FUNCTIONS[function](x), rtol=1.6e-2, atol=1e-5)
+
+
+def test_operands_in_any_layout() -> None:
+    x, row, column = torch.randn(60, 90), torch.randn(90), torch.randn(60, 1)
+    d, drow, dcolumn = x.to("trn"), row.to("trn"), column.to("trn")
+    cases = [
+        (d + drow, x + row),
+        (d.t() * d.t(), x.t() * x.t()),
+        (d[:, ::2] - 1, x[:, ::2] - 1),
+        (d.view(3, 20, 90).permute(2, 0, 1) + 1, x.view(3, 20, 90).permute(2, 0, 1) + 1),
+        (d * dcolumn, x * column),
+    ]
+    for actual, expected in cases:
+        assert actual.stride() == expected.stride()
+        assert torch.equal(actual.cpu(), expected)
+    out = torch.empty(90, 60, device="trn").t()
+    assert torch.equal(torch.add(d, d, out=out).cpu(), x + x) and out.stride() == (1, 60)
+
+
+def test_in_place_reads_what_it_overwrites() -> None:
+    x = torch.randn(1000)
+    y = x.to("trn")
+    for _ in range(3):  # the first launch computes for the layout, the others do not
+        y.mul_(2).add_(1)
+        x.mul_(2).add_(1)
+        assert torch.equal(y.cpu(), x)
+    y[::2].sub_(3)
+    x[::2].sub_(3)
+    assert torch.equal(y.cpu(), x)
+
+
+def test_integers_are_32_bits_wide_and_go_through_fp32() -> None:
+    i = torch.arange(-3, 4, device="trn")
+    assert (i * 2 + 1).tolist() == [-5, -3, -1, 1, 3, 5, 7]
+    assert (torch.tensor([2**24 + 1], device="trn") + 0).item() == 2**24
+    assert torch.tensor([2**40 + 5], device="trn").add(0).item() == 5
+
+
+def test_what_has_no_program_is_listed() -> None:
+    torch.linalg.inv(torch.eye(3, device="trn"))
+    assert "linalg_inv_ex" in torch_trn.reference_operators()
+    assert torch_trn.reference_operators(clear=True) and not torch_trn.reference_operators()
+
+
+def test_counts_and_time_are_those_of_reference_numerics() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8)).to("trn")
+    x = torch.randn(32, 64, device="trn")
+
+    def recorded(mode: str) -> tuple[int, int, int, float]:
+        model.zero_grad()
+        with torch_trn.set_numerics(mode), torch_trn.profile() as prof:
+            model(x).square().mean().backward()
+        return prof.launches, prof.hardware_flops, prof.hbm_read_bytes, prof.device_seconds
+
+    assert recorded("hardware") == recorded("reference") == recorded("hardware")
+
+
+def test_training_is_close_to_reference_numerics() -> None:
+    def losses(mode: str) -> list[float]:
+        torch.manual_seed(0)
+        with torch_trn.set_numerics(mode):
+            model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1)).to("trn")
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            x = torch.randn(256, 20).to("trn")
+            y = x.sum(1, keepdim=True).tanh()
+            history = []
+            for _ in range(30):
+                loss = F.mse_loss(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                history.append(loss.item())
+        return history
+
+    reference = losses("reference")
+    assert reference[-1] < reference[0] / 2
+    torch.testing.assert_close(losses("hardware"), reference, rtol=1e-4, atol=0)
+
+
+def test_stochastic_rounding_is_seeded_and_unbiased() -> None:
+    x = torch.full((100_000,), 1 + 2**-9, device="trn", dtype=torch.float32)
+
+    def rounded(**switches: object) -> torch.Tensor:
+        with torch_trn.set_numerics("hardware", **switches):
+            return torch.add(x, 0, out=torch.empty_like(x, dtype=torch.bfloat16)).cpu().float()
+
+    assert set(rounded().tolist()) == {1.0}
+    first, again = rounded(stochastic_rounding=True, seed=1), rounded(stochastic_rounding=True, seed=1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, rounded(stochastic_rounding=True, seed=2))
+    assert set(first.tolist()) == {1.0, 1 + 2**-7}
+    assert first.mean().item() == pytest.approx(1 + 2**-9, abs=2e-4)
+
+
+def test_errors_and_environment() -> None:
+    with pytest.raises(ValueError, match=r'\[set_numerics\] the mode is "reference" or "hardware"; got \'fast\''):
+        torch_trn.set_numerics("fast")
+    with pytest.raises(ValueError, match=r"\[set_numerics\] no such switch; got rounding"):
+        torch_trn.set_numerics("hardware", rounding=True)
+    script = "import torch, torch_trn; from torch_trn.numerics import numerics; print(numerics())"
+    for variable, expected in (("hardware", "hardware"), ("", "reference")):
+        environment = {**os.environ, "TORCH_TRN_NUMERICS": variable}
+        run = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        assert run.stdout.strip() == expected
