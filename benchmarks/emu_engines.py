@@ -1,7 +1,4 @@
-"""Elements per second of the emulated engines' instructions, by dtype.
-
-python benchmarks/emu_engines.py [--json FILE]
-"""
+"""Elements per second of the emulated engines, by instruction and dtype: `python benchmarks/emu_engines.py`."""
 
 import argparse
 import json

@@ -83,6 +83,7 @@ using Float16 = SmallFloat<5, 10>;
 using Float8E4M3 = SmallFloat<4, 3>;
 using Float8E4M3FN = SmallFloat<4, 3, true>;
 using Float8E5M2 = SmallFloat<5, 2>;
+using Float8E3M4 = SmallFloat<3, 4>;
 
 struct BFloat16 {
   using Bits = std::uint16_t;
@@ -145,6 +146,7 @@ inline bool is_small_float(Dtype dtype) {
     case Dtype::float8_e4m3:
     case Dtype::float8_e4m3fn:
     case Dtype::float8_e5m2:
+    case Dtype::float8_e3m4:
       return true;
     default:
       return false;

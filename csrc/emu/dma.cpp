@@ -2,8 +2,10 @@
 #include "emu/dma.h"
 
 #include <algorithm>
+#include <array>
 #include <string>
 
+#include "emu/alu.h"
 #include "emu/convert.h"
 #include "emu/limits.h"
 #include "emu/transfer.h"
@@ -36,6 +38,11 @@ View HbmTensor::view(std::int64_t partitions, std::int64_t partition_stride, std
   return view;
 }
 
+void Dma::count(const View& dst, const View& src) {
+  hbm_read_bytes_ += src.memory == Memory::hbm ? distinct_bytes(src) : 0;
+  hbm_write_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
+}
+
 void Dma::copy(const View& dst, const View& src) {
   require_equal("dma", "both ends have the same partitions", src.partitions, dst.partitions,
                 "Give both tiles one shape.");
@@ -45,6 +52,9 @@ void Dma::copy(const View& dst, const View& src) {
     require_at_most("dma", "a tile spans at most every partition", dst.partitions, core_.num_partitions,
                     "Split the tile.");
   }
+  if (src.memory != Memory::hbm) {
+    require_initialized("dma", src);
+  }
   if (src.dtype == dst.dtype) {
     transfer(dst, src);
   } else if (is_integer(src.dtype)) {
@@ -53,8 +63,126 @@ void Dma::copy(const View& dst, const View& src) {
   } else {
     lanes_.run<float, 1>(dst, {&src}, [](auto in, float* out, std::int64_t n) { std::copy(in[0], in[0] + n, out); });
   }
-  hbm_read_bytes_ += src.memory == Memory::hbm ? distinct_bytes(src) : 0;
+  count(dst, src);
+}
+
+void Dma::accumulate(const View& dst, const View& src) {
+  require_equal("dma", "both ends have the same partitions", src.partitions, dst.partitions,
+                "Give both tiles one shape.");
+  require_equal("dma", "both ends have the same elements per partition", src.free_elements(), dst.free_elements(),
+                "Give both tiles one shape.");
+  lanes_.run<float, 2>(dst, {&dst, &src},
+                       [](auto in, float* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); });
+  count(dst, src);
+  hbm_read_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
+}
+
+void Dma::compute(const View& dst, std::span<const View> srcs) {
+  constexpr std::string_view where = "dma_compute";
+  require_at_most(where, "few tensors are summed", static_cast<std::int64_t>(srcs.size()), 16, "Sum in two steps.");
+  if (srcs.empty()) {
+    refuse(where, "at least one tensor is summed", "none", "Pass a source.");
+  }
+  const std::int64_t n = dst.elements();
+  float* sums = lanes_.row(0, n);
+  for (std::size_t s = 0; s < srcs.size(); ++s) {
+    require_equal(where, "all tensors have the same elements", srcs[s].elements(), n, "Give them one shape.");
+    std::int64_t at = 0;
+    const View& src = srcs[s];
+    Walk walk(src);
+    walk.take(n, [&](const std::byte* from, std::int64_t stride, std::int64_t part) {
+      float* block = lanes_.row(1, part);
+      load(src.dtype, from, stride, block, part);
+      apply(s == 0 ? Alu::none : Alu::add, s == 0 ? block : sums + at, block, sums + at, part);
+      at += part;
+    });
+    hbm_read_bytes_ += src.memory == Memory::hbm ? distinct_bytes(src) : 0;
+  }
+  for (std::int64_t p = 0; p < dst.partitions; ++p) {
+    lanes_.write_row(dst, p, sums + p * dst.free_elements());
+  }
   hbm_write_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
+}
+
+void Dma::transpose(const View& dst, const View& src, std::span<const int> axes) {
+  constexpr std::string_view where = "dma_transpose";
+  constexpr std::array<int, 2> kTwo = {1, 0};
+  constexpr std::array<int, 3> kThree = {2, 1, 0};
+  constexpr std::array<int, 4> kFour = {3, 1, 2, 0};
+  if (!std::ranges::equal(axes, kTwo) && !std::ranges::equal(axes, kThree) && !std::ranges::equal(axes, kFour)) {
+    refuse(where, "axes are (1, 0), (2, 1, 0) or (3, 1, 2, 0)", std::to_string(axes.size()) + " others",
+           "Use one of them.");
+  }
+  require_equal(where, "the source has a dimension per axis", static_cast<std::int64_t>(src.free.size()) + 1,
+                static_cast<std::int64_t>(axes.size()), "Merge or split dimensions.");
+  require_dtype(where, "source and result have one dtype", dst, dst.dtype == src.dtype, "Cast afterwards.");
+  const std::int64_t size = target::itemsize(src.dtype);
+  auto dimension = [&](int axis) {
+    return axis == 0 ? Extent{src.partitions, src.partition_bytes / size}
+                     : src.free[static_cast<std::size_t>(axis - 1)];
+  };
+  View permuted = src;
+  permuted.partitions = dimension(axes[0]).size;
+  permuted.partition_bytes = dimension(axes[0]).stride * size;
+  permuted.free = {};
+  for (const int axis : axes.subspan(1)) {
+    permuted.free.push_back(dimension(axis));
+  }
+  require_equal(where, "the result has the permuted shape", dst.partitions, permuted.partitions,
+                "Give it the transposed shape.");
+  require_equal(where, "the result has the permuted shape", dst.free_elements(), permuted.free_elements(),
+                "Give it the transposed shape.");
+  transfer(dst, permuted);
+  count(dst, src);
+}
+
+template <class Move>
+void Dma::indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips,
+                  Move move) {
+  require_memory(where, "rows are picked in HBM", rows, rows.memory == Memory::hbm, "Use local_gather on the chip.");
+  require_memory(where, "indices lie in SBUF", index, index.memory == Memory::sbuf, "Load them by DMA first.");
+  require_dtype(where, "indices are integers of 32 or 64 bits", index,
+                is_integer(index.dtype) && target::itemsize(index.dtype) >= 4, "Cast them.");
+  require_equal(where, "a partition has indices of its own", index.partitions, tile.partitions, "Give both one shape.");
+  const std::int64_t n = index.free_elements(), e = rows.free_elements();
+  require_equal(where, "the tile has a row per index", tile.free_elements(), n * e, "Give it this width.");
+  for (std::int64_t p = 0; p < tile.partitions; ++p) {
+    std::int64_t* picked = lanes_.integer_row(0, n);
+    lanes_.read_row(index, p, picked);
+    Walk walk(tile.only(p));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const bool is_inside = picked[i] >= 0 && picked[i] < rows.partitions;
+      if (!is_inside && !skips) {
+        require_at_most(where, "an index names a row of the tensor", picked[i] < 0 ? rows.partitions : picked[i],
+                        rows.partitions - 1, "Check the indices, or skip them.");
+      }
+      View part = tile.only(p);
+      part.data = walk.at();
+      part.free = {{e, walk.stride() / target::itemsize(tile.dtype)}};
+      if (walk.run() < e) {
+        refuse(where, "a row lies in one run of the tile", std::to_string(walk.run()), "Use a dense tile.");
+      }
+      if (is_inside) {
+        move(part, rows.only(picked[i]));
+      }
+      walk.advance(e);
+    }
+  }
+}
+
+void Dma::gather(const View& dst, const View& src, const View& index, bool skips_out_of_bounds) {
+  indexed("dma_gather", src, dst, index, skips_out_of_bounds,
+          [&](const View& part, const View& row) { copy(part, row); });
+}
+
+void Dma::scatter(const View& dst, const View& src, const View& index, bool accumulates, bool skips_out_of_bounds) {
+  indexed("dma_scatter", dst, src, index, skips_out_of_bounds, [&](const View& part, const View& row) {
+    if (accumulates) {
+      accumulate(row, part);
+    } else {
+      copy(row, part);
+    }
+  });
 }
 
 }  // namespace trn::emu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "emu/lanes.h"
@@ -28,10 +29,26 @@ class Dma {
   // Both have the same number of partitions and of elements in each; order within a row is kept.
   void copy(const View& dst, const View& src);
 
+  // dst += src, in fp32
+  void accumulate(const View& dst, const View& src);
+  // dst = the sum of 1 to 16 sources, in fp32
+  void compute(const View& dst, std::span<const View> srcs);
+  // dst[i, j, ...] = src with its dimensions (partitions first) in the order `axes`: (1, 0), (2, 1, 0) or (3, 1, 2, 0).
+  void transpose(const View& dst, const View& src, std::span<const int> axes);
+  // dst: [P, n * e] on the chip; src: an HBM view whose partitions are the tensor's rows, e elements each; index: SBUF
+  // [P, n]. A row past the end raises, or is skipped.
+  void gather(const View& dst, const View& src, const View& index, bool skips_out_of_bounds = false);
+  // The same the other way round; with `accumulates` rows are added in fp32, one after another.
+  void scatter(const View& dst, const View& src, const View& index, bool accumulates, bool skips_out_of_bounds = false);
+
   std::int64_t hbm_read_bytes() const { return hbm_read_bytes_; }
   std::int64_t hbm_write_bytes() const { return hbm_write_bytes_; }
 
  private:
+  void count(const View& dst, const View& src);
+  template <class Move>
+  void indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, Move move);
+
   target::Core core_;
   std::int64_t hbm_read_bytes_ = 0, hbm_write_bytes_ = 0;
   Lanes lanes_;

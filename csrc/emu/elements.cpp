@@ -44,6 +44,8 @@ TRN_INLINE void decoder(Dtype dtype, Visit visit) {
       return small(Float8E4M3FN{});
     case Dtype::float8_e5m2:
       return small(Float8E5M2{});
+    case Dtype::float8_e3m4:
+      return small(Float8E3M4{});
     case Dtype::int8:
       return number(std::int8_t{});
     case Dtype::int16:
@@ -85,6 +87,8 @@ TRN_INLINE void encoder(Dtype dtype, Visit visit) {
       return small(Float8E4M3FN{});
     case Dtype::float8_e5m2:
       return small(Float8E5M2{});
+    case Dtype::float8_e3m4:
+      return small(Float8E3M4{});
     case Dtype::int8:
       return integer(std::int8_t{});
     case Dtype::int16:
@@ -160,6 +164,8 @@ TRN_CLONES void store_small(Dtype dtype, std::byte* to, std::int64_t stride, con
       return write_stochastic<Float8E4M3>(to, stride, values, n, seed, first);
     case Dtype::float8_e4m3fn:
       return write_stochastic<Float8E4M3FN>(to, stride, values, n, seed, first);
+    case Dtype::float8_e3m4:
+      return write_stochastic<Float8E3M4>(to, stride, values, n, seed, first);
     default:
       return write_stochastic<Float8E5M2>(to, stride, values, n, seed, first);
   }

@@ -1,6 +1,8 @@
 // GpSimdE's index-driven instructions.
 #include "emu/gpsimd_engine.h"
 
+#include <cstring>
+
 #include "emu/clones.h"
 #include "emu/convert.h"
 #include "emu/limits.h"
@@ -85,6 +87,52 @@ void GpSimdEngine::rng(const View& dst, const IndexPattern& pattern) {
   fill("rng", dst, pattern, [&](const std::int64_t* row, std::int64_t n, std::int64_t p) {
     uniform(row, mix(seed_), values, n);
     lanes_.write_row(dst, p, values);
+  });
+}
+
+void GpSimdEngine::rng(const View& dst) {
+  constexpr std::string_view where = "rng";
+  require_operand(where, core_, dst, dst);
+  require_dtype(where, "random bits are integers", dst, is_integer(dst.dtype), "Use a uint32 tile.");
+  lanes_.run<std::int64_t, 0>(dst, {}, [&](auto, std::int64_t* out, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      out[i] = static_cast<std::int64_t>(mix(mix(seed_) ^ num_drawn_++) >> 32);
+    }
+  });
+}
+
+void GpSimdEngine::set_rng_seed(const View& src_seeds) {
+  constexpr std::string_view where = "set_rng_seed";
+  require_vector(where, core_, src_seeds, 1);
+  require_initialized(where, src_seeds);
+  require_dtype(where, "a seed has 32 bits", src_seeds, target::itemsize(src_seeds.dtype) == 4, "Use a uint32 tile.");
+  std::uint32_t seed = 0;
+  std::memcpy(&seed, src_seeds.data, sizeof(seed));
+  seed_ = seed;
+  num_drawn_ = 0;
+}
+
+void GpSimdEngine::affine_select(const View& dst, const IndexPattern& pattern, const View& on_true, float on_false,
+                                 Alu cmp_op) {
+  constexpr std::string_view where = "affine_select";
+  require_sbuf(where, dst);
+  require_sbuf(where, on_true);
+  require_operand(where, core_, on_true, dst);
+  if (cmp_op < Alu::equal || cmp_op > Alu::greater_equal) {
+    refuse(where, "cmp_op is a comparison", target::name(cmp_op), "Use equal, not_equal, less, ...");
+  }
+  const std::int64_t columns = dst.free_elements();
+  float *affine = lanes_.row(0, columns), *out = lanes_.row(2, columns);
+  fill(where, dst, pattern, [&](const std::int64_t* row, std::int64_t n, std::int64_t p) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      affine[i] = static_cast<float>((row[i] > 0) - (row[i] < 0));
+    }
+    apply(cmp_op, affine, 0.0F, affine, n);
+    const float* from = lanes_.dense_row(on_true, p, 1);
+    for (std::int64_t i = 0; i < n; ++i) {
+      out[i] = affine[i] != 0 ? from[i] : on_false;
+    }
+    lanes_.write_row(dst, p, out);
   });
 }
 

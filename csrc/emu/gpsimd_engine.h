@@ -1,9 +1,10 @@
-// GpSimdE: what has no element-wise source, indices and random numbers.
+// GpSimdE: indices, random numbers, and what is picked by them.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
 
+#include "emu/alu.h"
 #include "emu/lanes.h"
 #include "emu/view.h"
 #include "target/target.h"
@@ -26,6 +27,24 @@ class GpSimdEngine {
   // Uniform in [0, 1), a function of the seed and the index alone: tiling does not change the numbers.
   void rng(const View& dst, const IndexPattern& pattern);
 
+  // Random bits, a function of the seed and of how many were drawn. dst: integers.
+  void rng(const View& dst);
+  void set_rng_seed(const View& src_seeds);  // [1, 1] of 32 bits
+  // on_true where cmp_op(pattern's value, 0)
+  void affine_select(const View& dst, const IndexPattern& pattern, const View& on_true, float on_false, Alu cmp_op);
+
+  // gpsimd_gather.cpp. Each group of 16 partitions picks runs of `elements_per_index` by its own indices, which lie
+  // partition first: index i of a group is element i / 16 of its partition i % 16. num_valid_indices 0: all.
+  void local_gather(const View& dst, const View& src_buffer, const View& index, std::int64_t elements_per_index,
+                    std::int64_t num_valid_indices);
+  // dst[p, i] = data[p, indices[p, i]]
+  void nc_n_gather(const View& dst, const View& data, const View& indices);
+  // dst: [1, N], data: [P, N]; add, maximum, bitwise_or, bitwise_and
+  void tensor_partition_reduce(const View& dst, Alu alu, const View& data);
+  // segment_ids: [1, N], dst: [1, 2, N], first index and one past the last of each element's segment; N and -1 for
+  // segment 0, which is padding.
+  void sequence_bounds(const View& dst, const View& segment_ids);
+
   StochasticBits& bits() { return lanes_.bits(); }
 
  private:
@@ -35,6 +54,7 @@ class GpSimdEngine {
 
   target::Core core_;
   std::uint64_t seed_;
+  std::uint64_t num_drawn_ = 0;
   Lanes lanes_;
 };
 

@@ -1,6 +1,7 @@
 // Walks over operands, and the rows of scratch that serve them.
 #include "emu/lanes.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "emu/clones.h"
@@ -113,6 +114,26 @@ void Lanes::write_row(const View& view, std::int64_t partition, float* values) {
 void Lanes::write_row(const View& view, std::int64_t partition, const std::int64_t* values) {
   Walk walk(view.only(partition));
   put(walk, values, view.free_elements());
+}
+
+const float* Lanes::dense_row(const View& view, std::int64_t partition, std::size_t which) {
+  const View one = view.only(partition);
+  const Walk walk(one);
+  const std::int64_t n = view.free_elements();
+  if (is_native<float>(walk) && walk.run() >= n) {
+    return reinterpret_cast<const float*>(walk.at());
+  }
+  float* out = row(which, n);
+  read_row(view, partition, out);
+  return out;
+}
+
+void Lanes::read_scalars(const ScalarOperand& operand, std::int64_t partitions, float* out) {
+  if (operand.vector != nullptr) {
+    read(*operand.vector, out);
+  } else {
+    std::fill(out, out + partitions, operand.value);
+  }
 }
 
 float* Lanes::row(std::size_t which, std::int64_t n) {

@@ -53,6 +53,15 @@ class Walk {
   std::array<Dim, Extents::kMost + 1> dims_;  // innermost first
 };
 
+// One value for all partitions, or a tile of one element per partition.
+struct ScalarOperand {
+  ScalarOperand(float value) : value(value) {}
+  ScalarOperand(const View& vector) : vector(&vector) {}
+  float value = 0;
+  const View* vector = nullptr;
+};
+inline constexpr std::int64_t kMostPartitions = 128;
+
 class Lanes {
  public:
   // Elements per block: a few operands of it stay in the host's first-level cache.
@@ -61,6 +70,7 @@ class Lanes {
   explicit Lanes(const Numerics& numerics = {});
 
   // body(in, out, n) per block: `in[s]` the sources' elements, `out` the result's. An fp32 operand is used in place.
+  // A body that takes a partition, body(in, out, n, p), sees blocks that stay within one.
   template <class T, std::size_t S, class Body>
   void run(const View& dst, const std::array<const View*, S>& sources, Body body);
 
@@ -70,7 +80,12 @@ class Lanes {
   void read_row(const View& view, std::int64_t partition, std::int64_t* out);
   void write_row(const View& view, std::int64_t partition, const std::int64_t* values);
 
-  // Scratch of at least n elements, kept from call to call; which: 0 to 3.
+  // The same for reading, in place where the row is dense fp32, in scratch `which` otherwise.
+  const float* dense_row(const View& view, std::int64_t partition, std::size_t which);
+  // A per-partition operand's values.
+  void read_scalars(const ScalarOperand& operand, std::int64_t partitions, float* out);
+
+  // Scratch of at least n elements, kept from call to call; which: 0 to 4.
   float* row(std::size_t which, std::int64_t n);
   std::int64_t* integer_row(std::size_t which, std::int64_t n);
 
@@ -109,8 +124,8 @@ class Lanes {
 
   Numerics numerics_;
   StochasticBits bits_;
-  std::vector<float> floats_, staged_floats_, rows_[4];
-  std::vector<std::int64_t> integers_, staged_integers_, integer_rows_[4];
+  std::vector<float> floats_, staged_floats_, rows_[5];
+  std::vector<std::int64_t> integers_, staged_integers_, integer_rows_[5];
 };
 
 template <class T, std::size_t S, class Body>
@@ -130,8 +145,20 @@ void Lanes::run(const View& dst, const std::array<const View*, S>& sources, Body
   };
   std::array<Walk, S + 1> from = walks(std::make_index_sequence<S>{});
   std::array<const T*, S + 1> in = {};
+  constexpr bool by_partition = std::is_invocable_v<Body, const T**, T*, std::int64_t, std::int64_t>;
+  const std::int64_t row = dst.free_elements();
+  auto call = [&](T* out, std::int64_t n, std::int64_t done) {
+    if constexpr (by_partition) {
+      body(in.data(), out, n, done / row);
+    } else {
+      body(in.data(), out, n);
+    }
+  };
   for (std::int64_t done = 0; done < total;) {
     std::int64_t n = std::min(total - done, kBlock);
+    if constexpr (by_partition) {
+      n = std::min(n, row - done % row);
+    }
     auto shorten = [&](const Walk& walk) {
       if (is_native<T>(walk) && walk.run() >= kLeastInPlace) {
         n = std::min(n, walk.run());
@@ -155,15 +182,15 @@ void Lanes::run(const View& dst, const std::array<const View*, S>& sources, Body
       });
     }
     if (is_staged) {
-      body(in.data(), staged.data() + done, n);
+      call(staged.data() + done, n, done);
     } else if (is_native<T>(to) && to.run() >= n) {
       T* out = reinterpret_cast<T*>(to.at());
-      body(in.data(), out, n);
+      call(out, n, done);
       flush(out, n);
       to.advance(n);
     } else {
       T* out = blocks.data() + static_cast<std::int64_t>(S) * kBlock;
-      body(in.data(), out, n);
+      call(out, n, done);
       put(to, out, n);
     }
     done += n;

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "emu/lanes.h"
 #include "emu/view.h"
 #include "target/error.h"
 #include "target/target.h"
@@ -37,6 +38,96 @@ inline void require_memory(std::string_view where, std::string_view rule, const 
   }
 }
 
+[[noreturn]] inline void refuse(std::string_view where, std::string_view rule, std::string_view got,
+                                std::string_view fix) {
+  throw Error(Category::hardware_constraint, "[" + std::string(where) + "] " + std::string(rule) + "; got " +
+                                                 std::string(got) + ". " + std::string(fix));
+}
+
+inline void require_dtype(std::string_view where, std::string_view rule, const View& view, bool allowed,
+                          std::string_view fix) {
+  if (!allowed) {
+    refuse(where, rule, target::name(view.dtype), fix);
+  }
+}
+
+// 2 for NeuronCore-v2 and so on, from the name's last digit.
+inline int generation(const target::Core& core) {
+  const char digit = core.generation.empty() ? '0' : core.generation.back();
+  return digit >= '0' && digit <= '9' ? digit - '0' : 0;
+}
+
+inline void require_generation(std::string_view where, const target::Core& core, int first) {
+  if (generation(core) < first) {
+    refuse(where, "the instruction exists from NeuronCore-v" + std::to_string(first) + " on", core.generation,
+           "Use a newer target.");
+  }
+}
+
+// Where 64 and more partitions start: 0; more than 32: 0 or 64; fewer: 0, 32, 64 or 96 (NKI architecture guide).
+inline void require_start_partition(std::string_view where, const View& view) {
+  const std::int64_t step = view.partitions > 64 ? kMostPartitions : (view.partitions > 32 ? 64 : 32);
+  if (view.start_partition % step != 0) {
+    refuse(
+        where,
+        "a tile of " + std::to_string(view.partitions) + " partitions starts at a multiple of " + std::to_string(step),
+        std::to_string(view.start_partition), "Move the tile.");
+  }
+}
+
+inline void require_initialized(std::string_view where, const View& view) {
+  if (view.raises_uninitialized && has_uninitialized(view)) {
+    refuse(where, "sources are written before they are read (strict mode)",
+           "fresh memory in " + std::string(target::name(view.memory)), "Write the tile first.");
+  }
+}
+
+// On the chip, within the partitions; of any shape.
+inline void require_tile(std::string_view where, const target::Core& core, const View& view) {
+  require_memory(where, "operands lie in SBUF or PSUM", view,
+                 view.memory == Memory::sbuf || view.memory == Memory::psum, "Load them by DMA first.");
+  require_at_most(where, "an operand spans at most every partition", view.partitions, core.num_partitions,
+                  "Split the tile.");
+  require_start_partition(where, view);
+}
+
+inline void require_source(std::string_view where, const target::Core& core, const View& view) {
+  require_tile(where, core, view);
+  require_initialized(where, view);
+}
+
+inline void require_sbuf(std::string_view where, const View& view) {
+  require_memory(where, "operands lie in SBUF", view, view.memory == Memory::sbuf, "Copy them to SBUF first.");
+}
+
+inline void require_not_both_in_psum(std::string_view where, const View& a, const View& b) {
+  if (a.memory == Memory::psum && b.memory == Memory::psum) {
+    refuse(where, "at most one of the two inputs lies in PSUM", "both", "Copy one of them to SBUF first.");
+  }
+}
+
+inline void require_partitions(std::string_view where, const View& view, std::int64_t partitions) {
+  require_equal(where, "operands have as many partitions as the result", view.partitions, partitions,
+                "Give all tiles one shape.");
+}
+
+// One element per partition.
+inline void require_vector(std::string_view where, const target::Core& core, const View& view,
+                           std::int64_t partitions) {
+  require_tile(where, core, view);
+  require_partitions(where, view, partitions);
+  require_equal(where, "a per-partition operand has one element per partition", view.free_elements(), 1,
+                "Give it the shape [P, 1].");
+}
+
+inline void require_scalar(std::string_view where, const target::Core& core, const ScalarOperand& operand,
+                           std::int64_t partitions) {
+  if (operand.vector != nullptr) {
+    require_vector(where, core, *operand.vector, partitions);
+    require_initialized(where, *operand.vector);
+  }
+}
+
 // A tile's elements [address, end) lie within a buffer of `elements`.
 inline void require_within(std::string_view where, std::string_view tile, std::string_view name,
                            std::string_view buffer, std::int64_t address, std::int64_t end, std::int64_t elements) {
@@ -51,14 +142,13 @@ inline void require_within(std::string_view where, std::string_view tile, std::s
 
 // An operand of VectorE, ScalarE or GpSimdE: on the chip, within the partitions, shaped like the result.
 inline void require_operand(std::string_view where, const target::Core& core, const View& view, const View& dst) {
-  require_memory(where, "operands lie in SBUF or PSUM", view,
-                 view.memory == Memory::sbuf || view.memory == Memory::psum, "Load them by DMA first.");
-  require_at_most(where, "an operand spans at most every partition", view.partitions, core.num_partitions,
-                  "Split the tile.");
-  require_equal(where, "operands have as many partitions as the result", view.partitions, dst.partitions,
-                "Give all tiles one shape.");
+  require_tile(where, core, view);
+  require_partitions(where, view, dst.partitions);
   require_equal(where, "operands have as many elements per partition as the result", view.free_elements(),
                 dst.free_elements(), "Give all tiles one shape; a stride of 0 repeats an element.");
+  if (&view != &dst) {
+    require_initialized(where, view);
+  }
 }
 
 }  // namespace trn::emu

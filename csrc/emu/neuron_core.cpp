@@ -9,15 +9,22 @@ NeuronCore::NeuronCore(const target::Core& core, std::uint64_t seed, TileGemm ge
       sbuf(core),
       psum(core),
       dma(core),
-      tensor(core, gemm),
-      vector(core, numerics),
+      tensor(core, gemm, numerics),
+      vector(core, numerics, seed),
       scalar(core, numerics),
       gpsimd(core, seed, numerics) {}
 
 void NeuronCore::seek_stochastic_bits(std::uint64_t position) {
+  tensor.bits().seek(position);
   vector.bits().seek(position);
+  vector.random().seek(position);
   scalar.bits().seek(position);
   gpsimd.bits().seek(position);
+}
+
+void NeuronCore::set_checks(bool poisons, bool raises_uninitialized) {
+  sbuf.set_checks(poisons, raises_uninitialized);
+  psum.set_checks(poisons, raises_uninitialized);
 }
 
 }  // namespace trn::emu

@@ -9,6 +9,7 @@
 #include "emu/psum.h"
 #include "emu/sbuf.h"
 #include "emu/scalar_engine.h"
+#include "emu/sync_engine.h"
 #include "emu/tensor_engine.h"
 #include "emu/vector_engine.h"
 #include "target/target.h"
@@ -23,6 +24,9 @@ class NeuronCore {
   // Stochastic rounding goes on from `position`: a tile rounds alike whichever core runs it.
   void seek_stochastic_bits(std::uint64_t position);
 
+  // Fresh tiles hold NaN (the default), and reading them raises (strict mode).
+  void set_checks(bool poisons, bool raises_uninitialized);
+
   const target::Core core;
   const Numerics numerics;
   Sbuf sbuf;
@@ -32,6 +36,7 @@ class NeuronCore {
   VectorEngine vector;
   ScalarEngine scalar;
   GpSimdEngine gpsimd;
+  SyncEngine sync;
 };
 
 }  // namespace trn::emu

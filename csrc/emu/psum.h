@@ -15,17 +15,23 @@ class Psum {
   explicit Psum(const target::Core& core);
 
   void reset() { used_bytes_ = 0; }
+  // Fresh tiles hold NaN (the default), and reading them raises (strict mode).
+  void set_checks(bool poisons, bool raises_uninitialized) {
+    poisons_ = poisons || raises_uninitialized;
+    raises_uninitialized_ = raises_uninitialized;
+  }
   // Starts on a bank. Returns the offset.
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t bank_bytes() const { return bank_bytes_; }
   View view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-            const Extents& free, std::string_view name) const;
+            const Extents& free, std::string_view name, std::int64_t start_partition = 0) const;
 
   // Host bytes from one partition of an allocation to the next: whole banks.
   std::int64_t pitch(std::int64_t bytes) const { return (bytes + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_; }
 
  private:
   std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;
+  bool poisons_ = true, raises_uninitialized_ = false;
   std::unique_ptr<std::byte[]> bytes_;
 };
 

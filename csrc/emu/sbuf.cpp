@@ -22,23 +22,28 @@ std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view n
   }
   const std::int64_t offset = used_bytes_;
   used_bytes_ += bytes;
-  // All ones is NaN in every floating type.
-  std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
+  if (poisons_) {
+    // All ones is NaN in every floating type.
+    std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
+  }
   return offset;
 }
 
 View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
-                const Extents& free, std::string_view name) const {
-  if (partitions > num_partitions_) {
-    require_at_most("sbuf", "a tile has at most " + std::to_string(num_partitions_) + " partitions", partitions,
-                    num_partitions_, "Split the tile.");
+                const Extents& free, std::string_view name, std::int64_t start_partition) const {
+  if (start_partition < 0 || start_partition + partitions > num_partitions_) {
+    require_at_most("sbuf", "a tile has at most " + std::to_string(num_partitions_) + " partitions",
+                    start_partition + partitions, num_partitions_, "Split the tile.");
   }
   View view{.data = bytes_.get() + offset * num_partitions_ + address * target::itemsize(dtype),
             .memory = Memory::sbuf,
             .dtype = dtype,
             .partitions = partitions,
             .partition_bytes = pitch(elements * target::itemsize(dtype)),
-            .free = free};
+            .free = free,
+            .start_partition = start_partition,
+            .raises_uninitialized = raises_uninitialized_};
+  view.data += start_partition * view.partition_bytes;
   require_within("sbuf", "tile ", name, "its buffer", address, address + view.span(), elements);
   return view;
 }

@@ -1,16 +1,67 @@
 // ScalarE's instructions.
 #include "emu/scalar_engine.h"
 
+#include "emu/convert.h"
 #include "emu/limits.h"
 
 namespace trn::emu {
 
-void ScalarEngine::activation(const View& dst, const View& x, Activation function, float scale, float bias) {
-  require_operand("activation", core_, dst, dst);
-  require_operand("activation", core_, x, dst);
-  lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n) {
-    evaluate(function, lanes_.numerics(), in[0], scale, bias, out, n);
+void ScalarEngine::run(std::string_view where, const View& dst, const View& x, Activation function,
+                       const ScalarOperand& scale, const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res) {
+  require_operand(where, core_, dst, dst);
+  require_operand(where, core_, x, dst);
+  require_scalar(where, core_, scale, dst.partitions);
+  require_scalar(where, core_, bias, dst.partitions);
+  if (scale.vector != nullptr) {
+    require_dtype(where, "a vector scale is float32", *scale.vector, scale.vector->dtype == Dtype::float32, "Cast it.");
+  }
+  if (bias.vector != nullptr) {
+    const Dtype dtype = bias.vector->dtype;
+    require_dtype(where, "a vector bias is float32, float16 or bfloat16", *bias.vector,
+                  dtype == Dtype::float32 || dtype == Dtype::float16 || dtype == Dtype::bfloat16, "Cast it.");
+  }
+  if (reduce_res != nullptr) {
+    require_vector(where, core_, *reduce_res, dst.partitions);
+  }
+  const bool reduces = cmd != ReduceCmd::idle || reduce_res != nullptr;
+  if (!reduces && scale.vector == nullptr && bias.vector == nullptr) {
+    lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n) {
+      evaluate(function, lanes_.numerics(), in[0], scale.value, bias.value, out, n);
+    });
+    return;
+  }
+  float scales[kMostPartitions], biases[kMostPartitions];
+  lanes_.read_scalars(scale, dst.partitions, scales);
+  lanes_.read_scalars(bias, dst.partitions, biases);
+  if (registers_.resets(cmd)) {
+    registers_.at.fill(0);
+  }
+  lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
+    evaluate(function, lanes_.numerics(), in[0], scales[p], biases[p], out, n);
+    if (registers_.reduces(cmd)) {
+      registers_.at[static_cast<std::size_t>(p)] += fold(Alu::add, out, n);
+    }
   });
+  if (reduce_res != nullptr) {
+    for (std::int64_t p = 0; p < dst.partitions; ++p) {
+      float value = registers_.at[static_cast<std::size_t>(p)];
+      lanes_.write_row(*reduce_res, p, &value);
+    }
+  }
+}
+
+void ScalarEngine::activation(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                              const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res) {
+  run("activation", dst, x, function, scale, bias, cmd, reduce_res);
+}
+
+void ScalarEngine::activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                                     const ScalarOperand& bias, const View& reduce_res) {
+  run("activation_reduce", dst, x, function, scale, bias, ReduceCmd::reset_reduce, &reduce_res);
+}
+
+void ScalarEngine::tensor_copy(const View& dst, const View& src) {
+  run("tensor_copy", dst, src, Activation::copy, 1.0F, 0.0F, ReduceCmd::idle, nullptr);
 }
 
 }  // namespace trn::emu

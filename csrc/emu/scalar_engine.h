@@ -1,8 +1,12 @@
 // ScalarE: one function of one operand, in fp32.
 #pragma once
 
+#include <cstdint>
+
 #include "emu/activation.h"
+#include "emu/alu.h"
 #include "emu/lanes.h"
+#include "emu/reduce_registers.h"
 #include "emu/view.h"
 #include "target/isa.h"
 #include "target/target.h"
@@ -13,14 +17,25 @@ class ScalarEngine {
  public:
   explicit ScalarEngine(const target::Core& core, const Numerics& numerics = {}) : core_(core), lanes_(numerics) {}
 
-  // function(scale * x + bias)
-  void activation(const View& dst, const View& x, Activation function, float scale, float bias);
+  // function(scale * x + bias). The sum of each row goes to the registers as `cmd` says, they to reduce_res [P, 1],
+  // which may be null.
+  void activation(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                  const ScalarOperand& bias, ReduceCmd cmd = ReduceCmd::idle, const View* reduce_res = nullptr);
+  // The same with reset_reduce.
+  void activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                         const ScalarOperand& bias, const View& reduce_res);
+  // Through fp32, also where the dtype is kept.
+  void tensor_copy(const View& dst, const View& src);
 
   StochasticBits& bits() { return lanes_.bits(); }
 
  private:
+  void run(std::string_view where, const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+           const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res);
+
   target::Core core_;
   Lanes lanes_;
+  ReduceRegisters registers_;
 };
 
 }  // namespace trn::emu

@@ -1,121 +1,257 @@
-// TensorE's two instructions and their limits.
+// TensorE's instructions and their limits.
 #include "emu/tensor_engine.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string>
 
-#include "emu/lanes.h"
+#include "emu/convert.h"
 #include "emu/limits.h"
+#include "emu/microscaling.h"
 #include "emu/transfer.h"
 
 namespace trn::emu {
 namespace {
 
-bool is_tensor_dtype(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float32:
-    case Dtype::bfloat16:
-    case Dtype::float16:
-    case Dtype::float8_e4m3:
-    case Dtype::float8_e4m3fn:
-    case Dtype::float8_e5m2:
-      return true;
-    default:
-      return false;
-  }
+bool is_float8(Dtype dtype) {
+  return is_small_float(dtype) && target::itemsize(dtype) == 1;
+}
+
+View with_free(const View& view, const Extents& free, std::int64_t offset = 0) {
+  View part = view;
+  part.free = free;
+  part.data += offset * target::itemsize(view.dtype);
+  return part;
 }
 
 }  // namespace
 
-void TensorEngine::require_bank(std::string_view where, const View& dst) const {
+void TensorEngine::require_psum(std::string_view where, const View& dst) const {
   require_memory(where, "the result lies in PSUM", dst, dst.memory == Memory::psum, "Copy it to SBUF afterwards.");
+  const std::int64_t bytes = dst.span() * target::itemsize(dst.dtype);
+  if (generation(core_) >= 4) {
+    require_at_most(where, "the result lies in PSUM", bytes, core_.psum_bytes_per_partition,
+                    "Use fewer moving columns.");
+    return;
+  }
   const std::int64_t bank_bytes = core_.psum_bytes_per_partition / core_.psum_num_banks;
-  require_at_most(where, "the result lies in one PSUM bank",
-                  dst.bank_offset_bytes + dst.span() * target::itemsize(dst.dtype), bank_bytes,
+  require_at_most(where, "the result lies in one PSUM bank", dst.bank_offset_bytes + bytes, bank_bytes,
                   "Use fewer moving columns or start on a bank.");
 }
 
-TensorEngine::Rows TensorEngine::rows(const View& view, std::vector<float>& storage) {
+void TensorEngine::require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n) const {
+  require_equal(where, "the result has a partition per stationary column", dst.partitions, m,
+                "Give it the shape [M, N].");
+  require_equal(where, "the result has an element per moving column", dst.free_elements(), n,
+                "Give it the shape [M, N].");
+  require_psum(where, dst);
+  require_start_partition(where, dst);
+  if (dst.dtype != Dtype::float32 && (generation(core_) < 4 || dst.dtype != Dtype::bfloat16)) {
+    refuse(where, "PSUM accumulates in float32", target::name(dst.dtype), "Cast when copying out of PSUM.");
+  }
+}
+
+void TensorEngine::require_operands(std::string_view where, const View& stationary, const View& moving) const {
+  for (const View* operand : {&stationary, &moving}) {
+    require_memory(where, "stationary and moving tiles lie in SBUF", *operand, operand->memory == Memory::sbuf,
+                   "Load them by DMA first.");
+    require_start_partition(where, *operand);
+    require_initialized(where, *operand);
+  }
+  require_at_most(where, "K lies on the partitions", stationary.partitions, core_.num_partitions, "Split K.");
+  require_equal(where, "stationary and moving tiles share K", moving.partitions, stationary.partitions,
+                "Give both the same partitions.");
+}
+
+TensorEngine::Rows TensorEngine::rows(const View& view, std::size_t which) {
   const std::int64_t columns = view.free_elements();
   if (view.dtype == Dtype::float32 && view.free.size() == 1 && view.free[0].stride == 1) {
     return {reinterpret_cast<const float*>(view.data), view.partition_bytes / static_cast<std::int64_t>(sizeof(float))};
   }
-  if (storage.size() < static_cast<std::size_t>(view.partitions * columns)) {
-    storage.resize(static_cast<std::size_t>(view.partitions * columns));
-  }
-  float* to = storage.data();
+  float* const dense = lanes_.row(which, view.elements());
+  float* to = dense;
   Walk walk(view);
   walk.take(view.elements(), [&](const std::byte* from, std::int64_t stride, std::int64_t n) {
     load(view.dtype, from, stride, to, n);
     to += n;
   });
-  return {storage.data(), columns};
+  return {dense, columns};
 }
 
-void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View& moving, bool accumulate) {
+void TensorEngine::multiply(const View& dst, const Rows& stationary, const Rows& moving, std::int64_t k, std::int64_t n,
+                            bool accumulate) {
+  const std::int64_t m = dst.partitions;
+  if (dst.dtype == Dtype::float32 && dst.span() == n) {
+    gemm_(m, n, k, stationary.data, stationary.stride, moving.data, moving.stride, reinterpret_cast<float*>(dst.data),
+          dst.partition_bytes / static_cast<std::int64_t>(sizeof(float)), accumulate);
+    return;
+  }
+  // Spread columns, or bf16: the sum is made in fp32 and rounded on its way back.
+  float* sums = lanes_.row(2, m * n);
+  for (std::int64_t p = 0; accumulate && p < m; ++p) {
+    lanes_.read_row(dst, p, sums + p * n);
+  }
+  gemm_(m, n, k, stationary.data, stationary.stride, moving.data, moving.stride, sums, n, accumulate);
+  for (std::int64_t p = 0; p < m; ++p) {
+    lanes_.write_row(dst, p, sums + p * n);
+  }
+}
+
+void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View& moving, bool accumulate,
+                             const ArrayTile& tile) {
   constexpr std::string_view where = "nc_matmul";
+  require_operands(where, stationary, moving);
   for (const View* operand : {&stationary, &moving}) {
-    require_memory(where, "stationary and moving tiles lie in SBUF", *operand, operand->memory == Memory::sbuf,
-                   "Load them by DMA first.");
-    if (!is_tensor_dtype(operand->dtype)) {
-      throw Error(Category::hardware_constraint, "[nc_matmul] TensorE multiplies floating types; got " +
-                                                     std::string(target::name(operand->dtype)) +
-                                                     ". Cast to float32 first.");
+    const Dtype dtype = operand->dtype;
+    if (dtype != Dtype::float32 && !is_small_float(dtype)) {
+      refuse(where, "TensorE multiplies floating types", target::name(dtype), "Cast to float32 first.");
+    }
+    if (dtype == Dtype::float8_e4m3fn && generation(core_) < 4) {
+      refuse(where, "float8_e4m3fn exists from NeuronCore-v4 on", core_.generation, "Use float8_e4m3.");
     }
   }
+  auto pairs = [&](Dtype a, Dtype b) {
+    return (stationary.dtype == a && moving.dtype == b) || (stationary.dtype == b && moving.dtype == a);
+  };
+  const std::string both =
+      std::string(target::name(stationary.dtype)) + " and " + std::string(target::name(moving.dtype));
   if ((stationary.dtype == Dtype::float32) != (moving.dtype == Dtype::float32)) {
-    throw Error(Category::hardware_constraint, "[nc_matmul] float32 pairs only with float32; got " +
-                                                   std::string(target::name(stationary.dtype)) + " and " +
-                                                   std::string(target::name(moving.dtype)) + ". Cast one of them.");
+    refuse(where, "float32 pairs only with float32", both, "Cast one of them.");
+  }
+  if (pairs(Dtype::float8_e4m3, Dtype::float8_e4m3fn)) {
+    refuse(where, "the two e4m3 formats do not pair", both, "Cast one of them.");
   }
   const std::int64_t m = stationary.free_elements(), n = moving.free_elements();
-  require_at_most(where, "K lies on the partitions", stationary.partitions, core_.num_partitions, "Split K.");
-  require_equal(where, "stationary and moving tiles share K", moving.partitions, stationary.partitions,
-                "Give both the same partitions.");
+  const std::int64_t most_columns = tile.num_columns == 0 ? core_.stationary_free_max_elements : tile.num_columns;
+  const std::int64_t most_rows = tile.num_rows == 0 ? core_.num_partitions : tile.num_rows;
+  require_at_most(where, "the stationary tile has few columns", m, most_columns, "Split M.");
+  require_at_most(where, "K fits the array's rows", stationary.partitions, most_rows, "Split K.");
+  const std::int64_t least = generation(core_) >= 3 ? 32 : 64;
+  for (const auto& [size, start] : {std::pair{most_rows, tile.start_row}, {most_columns, tile.start_column}}) {
+    if (size != 128 && size != 64 && size != least) {
+      refuse(where, "the array splits into tiles of 32 (from NeuronCore-v3), 64 or 128", std::to_string(size),
+             "Choose one of them.");
+    }
+    require_equal(where, "a tile starts at a multiple of its size", start % size, 0, "Move it.");
+    require_at_most(where, "a tile ends within the array", start + size, 128, "Move it.");
+  }
+  const std::int64_t most = generation(core_) >= 4 ? core_.psum_bytes_per_partition / target::itemsize(dst.dtype)
+                                                   : core_.moving_free_max_elements;
+  require_at_most(where, "the moving tile has few columns", n, most, "Split N.");
+  require_result(where, dst, m, n);
+  multiply(dst, rows(stationary, 0), rows(moving, 1), stationary.partitions, n, accumulate);
+}
+
+void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate) {
+  constexpr std::string_view where = "nc_matmul double_row";
+  require_generation(where, core_, 3);
+  require_operands(where, stationary, moving);
+  for (const View* operand : {&stationary, &moving}) {
+    const bool allowed = operand->dtype == Dtype::float8_e5m2 || operand->dtype == Dtype::float8_e4m3 ||
+                         (operand->dtype == Dtype::float8_e4m3fn && generation(core_) >= 4);
+    require_dtype(where, "both tiles are float8_e4m3 or float8_e5m2", *operand, allowed && is_float8(operand->dtype),
+                  "Use no performance mode.");
+    require_equal(where, "the first free dimension holds the two rows",
+                  operand->free.size() == 2 ? operand->free[0].size : 0, 2, "Give it the shape [K, 2, columns].");
+  }
+  const Extent row = stationary.free[1], column = moving.free[1];
+  require_at_most(where, "the stationary tile has few columns", row.size, core_.stationary_free_max_elements,
+                  "Split M.");
+  require_at_most(where, "the moving tile has few columns", column.size, core_.moving_free_max_elements, "Split N.");
+  require_result(where, dst, row.size, column.size);
+  for (std::int64_t half = 0; half < 2; ++half) {
+    const Rows weights = rows(with_free(stationary, {row}, half * stationary.free[0].stride), 0);
+    const Rows inputs = rows(with_free(moving, {column}, half * moving.free[0].stride), 1);
+    multiply(dst, weights, inputs, stationary.partitions, column.size, accumulate || half > 0);
+  }
+}
+
+void TensorEngine::dequantize(const View& tile, const View& scale, std::size_t which) {
+  const std::int64_t columns = tile.free_elements(), plane = tile.partitions * columns;
+  float* out = lanes_.row(which, kPacked * plane);
+  std::int64_t* codes = lanes_.integer_row(0, columns);
+  const std::int64_t size = target::itemsize(tile.dtype);
+  for (std::int64_t p = 0; p < tile.partitions; ++p) {
+    if (p % kScaledPartitions == 0) {
+      lanes_.read_row(scale, scale_row(p), codes);
+    }
+    std::int64_t f = 0;
+    Walk walk(tile.only(p));
+    walk.take(columns, [&](const std::byte* from, std::int64_t stride, std::int64_t n) {
+      for (std::int64_t i = 0; i < n; ++i, ++f) {
+        const auto values = unpack(tile.dtype, from + i * (n == 1 ? size : stride));
+        const float factor = decode_scale(static_cast<std::uint8_t>(codes[f]));
+        for (std::int64_t v = 0; v < kPacked; ++v) {
+          out[v * plane + p * columns + f] = values[static_cast<std::size_t>(v)] * factor;
+        }
+      }
+    });
+  }
+}
+
+void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const View& moving,
+                                const View& stationary_scale, const View& moving_scale, bool accumulate) {
+  constexpr std::string_view where = "nc_matmul_mx";
+  require_generation(where, core_, 4);
+  require_operands(where, stationary, moving);
+  const std::int64_t k = stationary.partitions, m = stationary.free_elements(), n = moving.free_elements();
+  require_equal(where, "K is a multiple of 32 partitions", k % kQuadrant, 0, "Pad K.");
+  require_equal(where, "the stationary tile has an even number of columns", m % 2, 0, "Pad M.");
   require_at_most(where, "the stationary tile has few columns", m, core_.stationary_free_max_elements, "Split M.");
-  require_at_most(where, "the moving tile has few columns", n, core_.moving_free_max_elements, "Split N.");
-  require_equal(where, "the result has a partition per stationary column", dst.partitions, m,
-                "Give it the shape [M, N].");
-  require_equal(where, "the result has an element per moving column", dst.free_elements(), n,
-                "Give it the shape [M, N].");
-  require_bank(where, dst);
-  if (dst.dtype != Dtype::float32) {
-    throw Error(Category::hardware_constraint, "[nc_matmul] PSUM accumulates in float32; got " +
-                                                   std::string(target::name(dst.dtype)) +
-                                                   ". Cast when copying out of PSUM.");
+  require_at_most(where, "the moving tile has few columns", n, dst.dtype == Dtype::bfloat16 ? 1024 : 512, "Split N.");
+  for (const auto& [tile, scale] : {std::pair{&stationary, &stationary_scale}, {&moving, &moving_scale}}) {
+    require_dtype(where, "tiles are float8_e5m2_x4, float8_e4m3fn_x4 or float4_e2m1fn_x4", *tile,
+                  is_block_scaled(tile->dtype), "Use quantize_mx.");
+    require_sbuf(where, *scale);
+    require_dtype(where, "scales are uint8", *scale, scale->dtype == Dtype::uint8, "Use quantize_mx.");
+    require_equal(where, "scales have 4 partitions for 32, or the tile's", scale->partitions, k == kQuadrant ? 4 : k,
+                  "Give them the documented layout.");
+    require_equal(where, "scales have the tile's columns", scale->free_elements(), tile->free_elements(),
+                  "Give both one width.");
   }
-  if (dst.span() != n) {
-    throw Error(Category::hardware_constraint, "[nc_matmul] the result's columns are contiguous; got a span of " +
-                                                   std::to_string(dst.span()) + ", limit " + std::to_string(n) +
-                                                   ". Use a stride of 1.");
+  require_result(where, dst, m, n);
+  dequantize(stationary, stationary_scale, 3);
+  dequantize(moving, moving_scale, 4);
+  const float *weights = lanes_.row(3, 0), *inputs = lanes_.row(4, 0);
+  for (std::int64_t v = 0; v < kPacked; ++v) {
+    multiply(dst, {weights + v * k * m, m}, {inputs + v * k * n, n}, k, n, accumulate || v > 0);
   }
-  const Rows weights = rows(stationary, stationary_), inputs = rows(moving, moving_);
-  gemm_(m, n, stationary.partitions, weights.data, weights.stride, inputs.data, inputs.stride,
-        reinterpret_cast<float*>(dst.data), dst.partition_bytes / static_cast<std::int64_t>(sizeof(float)), accumulate);
 }
 
 void TensorEngine::nc_transpose(const View& dst, const View& src) {
   constexpr std::string_view where = "nc_transpose";
   require_memory(where, "the source lies in SBUF", src, src.memory == Memory::sbuf, "Load it by DMA first.");
-  require_at_most(where, "the source spans at most every partition", src.partitions, core_.num_partitions,
-                  "Split the tile.");
+  require_source(where, core_, src);
   require_at_most(where, "the source has few columns", src.free_elements(), core_.stationary_free_max_elements,
                   "Split the tile.");
   require_equal(where, "the result has a partition per source column", dst.partitions, src.free_elements(),
                 "Give it the transposed shape.");
   require_equal(where, "the result has an element per source partition", dst.free_elements(), src.partitions,
                 "Give it the transposed shape.");
-  require_bank(where, dst);
+  require_psum(where, dst);
   if (dst.dtype != src.dtype) {
-    throw Error(Category::hardware_constraint,
-                "[nc_transpose] the result has the source's dtype; got " + std::string(target::name(dst.dtype)) +
-                    " from " + std::string(target::name(src.dtype)) + ". Cast when copying out of PSUM.");
+    refuse(where, "the result has the source's dtype",
+           std::string(target::name(dst.dtype)) + " from " + std::string(target::name(src.dtype)),
+           "Cast when copying out of PSUM.");
   }
-  // Row f of the result is column f of the source: its partitions as the free dimension.
-  View columns = dst;
-  columns.partitions = src.partitions;
-  columns.partition_bytes = dst.free.back().stride * target::itemsize(dst.dtype);
-  columns.free = {{src.free_elements(), dst.partition_bytes / target::itemsize(dst.dtype)}};
-  transfer(columns, src);
+  transfer(transposed_view(dst), src);
+  if (generation(core_) >= 3 || is_integer(dst.dtype)) {
+    return;
+  }
+  const std::int64_t n = dst.free_elements();
+  float* row = lanes_.row(0, n);
+  for (std::int64_t p = 0; p < dst.partitions; ++p) {
+    lanes_.read_row(dst, p, row);
+    const auto num_wild = std::count_if(row, row + n, [](float value) { return !std::isfinite(value); });
+    for (std::int64_t i = 0; i < n && num_wild > 0; ++i) {
+      const bool is_alone = num_wild == 1 && !std::isfinite(row[i]);
+      row[i] = is_alone ? row[i] : std::numeric_limits<float>::quiet_NaN();
+    }
+    if (num_wild > 0) {
+      lanes_.write_row(dst, p, row);
+    }
+  }
 }
 
 }  // namespace trn::emu

@@ -1,9 +1,12 @@
 // Copies in runs; a transposed pair of layouts in blocks that fit the host's cache.
 #include "emu/transfer.h"
 
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "emu/lanes.h"
+#include "target/error.h"
 
 namespace trn::emu {
 namespace {
@@ -54,6 +57,20 @@ void transfer(const View& dst, const View& src) {
   } else {
     run_by_run(dst, src);
   }
+}
+
+View transposed_view(const View& view) {
+  const std::int64_t size = target::itemsize(view.dtype);
+  if (view.free.size() > 1) {
+    throw Error(Category::unsupported, "[transpose] a transposed tile has one free dimension; got " +
+                                           std::to_string(view.free.size()) + ", limit 1. Merge dimensions.");
+  }
+  const Extent column = view.free.empty() ? Extent{} : view.free[0];
+  View other = view;
+  other.partitions = column.size;
+  other.partition_bytes = column.stride * size;
+  other.free = {{view.partitions, view.partition_bytes / size}};
+  return other;
 }
 
 }  // namespace trn::emu

@@ -2,8 +2,12 @@
 #include "emu/vector_engine.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <type_traits>
 
 #include "emu/clones.h"
+#include "emu/convert.h"
 #include "emu/limits.h"
 #include "emu/transfer.h"
 
@@ -31,49 +35,112 @@ TRN_CLONES void choose(const float* condition, float x, const float* y, float* o
   }
 }
 
+void apply_ordered(Alu alu, const float* x, float scalar, bool is_reversed, float* out, std::int64_t n) {
+  if (is_reversed) {
+    apply(alu, scalar, x, out, n);
+  } else {
+    apply(alu, x, scalar, out, n);
+  }
+}
+
+void apply_ordered(Alu alu, const std::int64_t* x, std::int64_t scalar, bool is_reversed, std::int64_t* out,
+                   std::int64_t n) {
+  if (!is_reversed) {
+    apply(alu, x, scalar, out, n);
+    return;
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    apply(alu, &scalar, x + i, out + i, 1);
+  }
+}
+
+void require_integers(std::string_view where, std::initializer_list<const View*> views) {
+  for (const View* view : views) {
+    require_dtype(where, "bitwise operations take integers", *view, is_integer(view->dtype), "Use integer tiles.");
+  }
+}
+
 }  // namespace
 
-template <class T, std::size_t S, class Body>
-void VectorEngine::run(std::string_view where, const View& dst, const std::array<const View*, S>& sources, Body body) {
+void VectorEngine::check(std::string_view where, const View& dst, const View* const* sources,
+                         std::size_t num_sources) const {
   require_operand(where, core_, dst, dst);
-  for (const View* source : sources) {
-    require_operand(where, core_, *source, dst);
+  for (std::size_t s = 0; s < num_sources; ++s) {
+    require_operand(where, core_, *sources[s], dst);
   }
-  lanes_.run<T>(dst, sources, body);
+}
+
+void VectorEngine::require_float_alu(std::string_view where, Alu alu) const {
+  if (is_bitwise(alu)) {
+    refuse(where, "the operation is arithmetic", target::name(alu), "Use tensor_scalar or tensor_tensor for bits.");
+  }
 }
 
 void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, Alu alu) {
+  constexpr std::string_view where = "tensor_tensor";
+  require_not_both_in_psum(where, a, b);
   auto body = [&](auto in, auto* out, std::int64_t n) { apply(alu, in[0], in[1], out, n); };
   if (is_bitwise(alu)) {
-    run<std::int64_t, 2>("tensor_tensor", dst, {&a, &b}, body);
+    require_integers(where, {&dst, &a, &b});
+    run<std::int64_t, 2>(where, dst, {&a, &b}, body);
   } else {
-    run<float, 2>("tensor_tensor", dst, {&a, &b}, body);
+    run<float, 2>(where, dst, {&a, &b}, body);
   }
 }
 
-void VectorEngine::tensor_scalar(const View& dst, const View& x, Alu alu0, float scalar0, Alu alu1, float scalar1) {
-  auto body = [&](auto in, auto* out, std::int64_t n) {
+void VectorEngine::tensor_scalar(const View& dst, const View& x, Alu alu0, const ScalarOperand& scalar0, Alu alu1,
+                                 const ScalarOperand& scalar1, bool reverse0, bool reverse1) {
+  constexpr std::string_view where = "tensor_scalar";
+  require_scalar(where, core_, scalar0, dst.partitions);
+  require_scalar(where, core_, scalar1, dst.partitions);
+  if (is_bitwise(alu0) != is_bitwise(alu1) && alu1 != Alu::none) {
+    refuse(where, "both operations are bitwise, or neither",
+           std::string(target::name(alu0)) + " and " + std::string(target::name(alu1)), "Use two instructions.");
+  }
+  float first[kMostPartitions], second[kMostPartitions];
+  require_operand(where, core_, dst, dst);
+  lanes_.read_scalars(scalar0, dst.partitions, first);
+  lanes_.read_scalars(scalar1, dst.partitions, second);
+  auto at = [&](auto in, auto* out, std::int64_t n, std::int64_t p) {
     using T = std::remove_pointer_t<decltype(out)>;
-    apply(alu0, in[0], static_cast<T>(scalar0), out, n);
+    apply_ordered(alu0, in[0], static_cast<T>(first[p]), reverse0, out, n);
     if (alu1 != Alu::none) {
-      apply(alu1, out, static_cast<T>(scalar1), out, n);
+      apply_ordered(alu1, out, static_cast<T>(second[p]), reverse1, out, n);
     }
   };
+  auto everywhere = [&](auto in, auto* out, std::int64_t n) { at(in, out, n, 0); };
+  const bool is_constant = scalar0.vector == nullptr && scalar1.vector == nullptr;
   if (is_bitwise(alu0)) {
-    run<std::int64_t, 1>("tensor_scalar", dst, {&x}, body);
+    require_integers(where, {&dst, &x});
+    run<std::int64_t, 1>(where, dst, {&x}, at);
+  } else if (is_constant) {
+    run<float, 1>(where, dst, {&x}, everywhere);
   } else {
-    run<float, 1>("tensor_scalar", dst, {&x}, body);
+    run<float, 1>(where, dst, {&x}, at);
   }
 }
 
-void VectorEngine::scalar_tensor_tensor(const View& dst, const View& a, const View& b, Alu alu0, float scalar0,
-                                        Alu alu1) {
+void VectorEngine::scalar_tensor_tensor(const View& dst, const View& a, const View& b, Alu alu0,
+                                        const ScalarOperand& scalar0, Alu alu1, bool reverse0, bool reverse1) {
+  constexpr std::string_view where = "scalar_tensor_tensor";
+  require_float_alu(where, alu0);
+  require_float_alu(where, alu1);
+  require_not_both_in_psum(where, a, b);
+  require_scalar(where, core_, scalar0, dst.partitions);
+  float scalars[kMostPartitions];
+  require_operand(where, core_, dst, dst);
+  lanes_.read_scalars(scalar0, dst.partitions, scalars);
   // The first result never overwrites b, which dst may be.
   float* first = lanes_.row(0, Lanes::kBlock);
-  run<float, 2>("scalar_tensor_tensor", dst, {&a, &b}, [&](auto in, float* out, std::int64_t n) {
-    apply(alu0, in[0], scalar0, first, n);
-    apply(alu1, first, in[1], out, n);
-  });
+  auto at = [&](auto in, float* out, std::int64_t n, std::int64_t p) {
+    apply_ordered(alu0, in[0], scalars[p], reverse0, first, n);
+    apply(alu1, reverse1 ? in[1] : first, reverse1 ? first : in[1], out, n);
+  };
+  if (scalar0.vector == nullptr) {
+    run<float, 2>(where, dst, {&a, &b}, [&](auto in, float* out, std::int64_t n) { at(in, out, n, 0); });
+  } else {
+    run<float, 2>(where, dst, {&a, &b}, at);
+  }
 }
 
 void VectorEngine::tensor_copy(const View& dst, const View& src) {
@@ -90,6 +157,26 @@ void VectorEngine::tensor_copy(const View& dst, const View& src) {
 void VectorEngine::tensor_copy_predicated(const View& dst, const View& x, const View& predicate, float scalar) {
   run<float, 2>("tensor_copy_predicated", dst, {&x, &predicate},
                 [&](auto in, float* out, std::int64_t n) { choose(in[1], scalar, in[0], out, n); });
+}
+
+void VectorEngine::tensor_copy_predicated(const View& dst, const View* src, float scalar, const View& predicate,
+                                          bool reverse) {
+  constexpr std::string_view where = "tensor_copy_predicated";
+  require_dtype(where, "the predicate is an unsigned integer", predicate,
+                predicate.dtype == Dtype::uint8 || predicate.dtype == Dtype::uint16 ||
+                    predicate.dtype == Dtype::uint32 || predicate.dtype == Dtype::boolean,
+                "Compare into uint8.");
+  if (src == nullptr) {
+    run<float, 2>(where, dst, {&dst, &predicate}, [&](auto in, float* out, std::int64_t n) {
+      reverse ? choose(in[1], in[0], scalar, out, n) : choose(in[1], scalar, in[0], out, n);
+    });
+    return;
+  }
+  require_not_both_in_psum(where, *src, predicate);
+  require_dtype(where, "source and result have one dtype", *src, src->dtype == dst.dtype, "Cast with tensor_copy.");
+  run<float, 3>(where, dst, {&dst, src, &predicate}, [&](auto in, float* out, std::int64_t n) {
+    choose(in[2], in[reverse ? 0 : 1], in[reverse ? 1 : 0], out, n);
+  });
 }
 
 void VectorEngine::select(const View& dst, const View& condition, const View& x, const View& y) {

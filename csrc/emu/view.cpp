@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
+#include "emu/convert.h"
+#include "emu/lanes.h"
 #include "target/error.h"
 
 namespace trn::emu {
@@ -60,6 +63,23 @@ bool is_hazard(const View& dst, const View& src) {
     return shift + from.begin < to.end && to.begin < shift + from.end;
   }
   return true;
+}
+
+bool has_uninitialized(const View& view) {
+  if (is_integer(view.dtype)) {
+    return false;  // all ones is a value
+  }
+  const std::int64_t size = target::itemsize(view.dtype);
+  constexpr unsigned char kFresh[16] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
+  bool found = false;
+  Walk walk(view);
+  walk.take(view.elements(), [&](const std::byte* at, std::int64_t stride, std::int64_t n) {
+    for (std::int64_t i = 0; i < n && !found; ++i) {
+      found = std::memcmp(at + i * stride, kFresh, static_cast<std::size_t>(size)) == 0;
+    }
+  });
+  return found;
 }
 
 }  // namespace trn::emu

@@ -60,6 +60,7 @@ struct View {
   Extents free;
   std::int64_t bank_offset_bytes = 0;  // PSUM: place of `data` in its bank
   std::int64_t start_partition = 0;    // on the chip: the partition that `data` lies in
+  bool raises_uninitialized = false;   // as a source
 
   std::int64_t free_elements() const {
     std::int64_t product = 1;
@@ -90,5 +91,8 @@ struct View {
 // Whether a write to `dst` may change elements of `src` that are read later: they share memory, and not element for
 // element.
 bool is_hazard(const View& dst, const View& src);
+
+// Whether a floating element still holds what fresh memory holds.
+bool has_uninitialized(const View& view);
 
 }  // namespace trn::emu

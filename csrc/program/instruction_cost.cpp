@@ -20,10 +20,15 @@ bool is_low_precision(Dtype dtype) {
     case Dtype::float8_e4m3:
     case Dtype::float8_e4m3fn:
     case Dtype::float8_e5m2:
+    case Dtype::float8_e3m4:
       return true;
     default:
       return false;
   }
+}
+
+bool is_block_scaled(Dtype dtype) {
+  return dtype >= Dtype::float8_e5m2_x4 && dtype <= Dtype::float4_e2m1fn_x4;
 }
 
 // Elements of the longest contiguous run of a tile's free dimensions; broadcast dimensions hold one element.
@@ -78,9 +83,11 @@ std::int64_t speed_up(std::int64_t n, std::int64_t factor) {
 
 double passes(const Program& program, const Instruction& instruction, const target::Core& core) {
   double most = 0;
-  for (const Tile& tile : instruction.src) {
-    const Dtype dtype = buffer_of(program, tile).dtype;
-    const double of_dtype = target::itemsize(dtype) >= 4   ? core.fp32_passes
+  for (std::size_t s = 0; s < 2; ++s) {  // scales come after the two tiles
+    const Dtype dtype = buffer_of(program, instruction.src[s]).dtype;
+    // A block-scaled tile holds four K-tiles of values.
+    const double of_dtype = is_block_scaled(dtype)         ? 4 * core.mx_passes
+                            : target::itemsize(dtype) >= 4 ? core.fp32_passes
                             : target::itemsize(dtype) == 2 ? core.bf16_passes
                                                            : core.fp8_passes;
     most = std::max(most, of_dtype);
@@ -169,6 +176,8 @@ std::int64_t vector_cycles(const Program& program, const Instruction& instructio
       return operands.low_precision && is_any(alu, {Alu::add, Alu::maximum}) ? ceil_div(n, 2) : n;
     case CycleRule::reciprocal:
       return 8 * n;
+    case CycleRule::quantize:
+      return ceil_div(n, 4);
     case CycleRule::bn_aggr:
       return ceil_div(13 * n, 3);
     case CycleRule::memset:

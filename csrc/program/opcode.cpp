@@ -7,33 +7,108 @@ namespace trn::program {
 namespace {
 
 constexpr OpcodeTraits kTraits[] = {
-    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none},
-    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none},
-    {Opcode::dma_gather, Engine::dma, 2, CycleRule::none},
-    {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none},
-    {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul},
-    {Opcode::nc_transpose, Engine::tensor, 1, CycleRule::transpose},
-    {Opcode::activation, Engine::scalar, 1, CycleRule::activation},
-    {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::plus_reduce},
-    {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor},
-    {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy},
-    {Opcode::scalar_tensor_tensor, Engine::vector, 2, CycleRule::scalar_tensor},
-    {Opcode::tensor_copy, Engine::vector, 1, CycleRule::copy},
-    {Opcode::tensor_copy_predicated, Engine::vector, 1, CycleRule::predicated},
-    {Opcode::select, Engine::vector, 2, CycleRule::full},
-    {Opcode::reciprocal, Engine::vector, 1, CycleRule::reciprocal},
-    {Opcode::tensor_reduce, Engine::vector, 1, CycleRule::reduce},
-    {Opcode::tensor_tensor_scan, Engine::vector, 1, CycleRule::half_rate},
-    {Opcode::bn_stats, Engine::vector, 1, CycleRule::full},
-    {Opcode::bn_aggr, Engine::vector, 1, CycleRule::bn_aggr},
-    {Opcode::memset, Engine::vector, 0, CycleRule::memset},
-    {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd},
-    {Opcode::affine_select, Engine::gpsimd, 1, CycleRule::gpsimd},
-    {Opcode::local_gather, Engine::gpsimd, 2, CycleRule::local_gather},
-    {Opcode::max8, Engine::vector, 1, CycleRule::full},
-    {Opcode::nc_find_index8, Engine::vector, 1, CycleRule::full},
-    {Opcode::nc_match_replace8, Engine::vector, 1, CycleRule::full},
-    {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd},
+    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none, "dst, src, [dst_rmw_op]",
+     "HBM or SBUF; casts through fp32; dst_rmw_op is add"},
+    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none, "dst, src, [axes]",
+     "axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
+    {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode]",
+     "src in HBM, index 32-bit or int64 in SBUF; out of bounds: error or skip"},
+    {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode]",
+     "dst in HBM, index 32-bit or int64 in SBUF; indices need not be unique with add"},
+    {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul,
+     "dst, stationary, moving, [accumulate], [is_transpose], [perf_mode], [tile_position], [tile_size]",
+     "stationary [K <= 128, M <= 128] and moving [K, N <= 512] in SBUF, dst in one PSUM bank, fp32 (from v4: up to all "
+     "of PSUM, fp32 or bf16); fp32 pairs with fp32; float8_e4m3fn from v4, not with float8_e4m3; double_row: FP8 [K, "
+     "2, M], [K, 2, N], from v3"},
+    {Opcode::nc_transpose, Engine::tensor, 1, CycleRule::transpose, "dst, data, [engine]",
+     "TensorE: up to 128x128, SBUF to PSUM (v2 spreads NaN and Inf); VectorE: up to 32x32; one dtype"},
+    {Opcode::activation, Engine::scalar, 1, CycleRule::activation,
+     "dst, op, data, [bias], [scale], [reduce_op], [reduce_res], [reduce_cmd]",
+     "scale fp32, bias fp32, fp16 or bf16, scalars or [P, 1]; reduce_op is add"},
+    {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::plus_reduce,
+     "dst, op, data, reduce_op, reduce_res, [bias], [scale]", "as activation; reduce_res [P, 1]"},
+    {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor, "dst, data1, data2, op, [engine]",
+     "not both inputs in PSUM; power on GpSimdE in SBUF; bitwise operations take integers"},
+    {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy,
+     "dst, data, op0, operand0, [reverse0], [op1], [operand1], [reverse1], [engine]",
+     "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE: multiply, add, multiply and add"},
+    {Opcode::scalar_tensor_tensor, Engine::vector, 2, CycleRule::scalar_tensor,
+     "dst, data, op0, operand0, op1, operand1, [reverse0], [reverse1]",
+     "not both inputs in PSUM; no bitwise operations"},
+    {Opcode::tensor_copy, Engine::vector, 1, CycleRule::copy, "dst, src, [engine]",
+     "bits kept where the dtype is; GpSimdE not in PSUM"},
+    {Opcode::tensor_copy_predicated, Engine::vector, 1, CycleRule::predicated, "dst, src, predicate, [reverse_pred]",
+     "predicate unsigned, one dtype, not both inputs in PSUM"},
+    {Opcode::select, Engine::vector, 2, CycleRule::full, "dst, predicate, on_true, on_false", "", 2, true},
+    {Opcode::reciprocal, Engine::vector, 1, CycleRule::reciprocal, "dst, data", ""},
+    {Opcode::tensor_reduce, Engine::vector, 1, CycleRule::reduce, "dst, op, data, axis, [negate], [keepdims]",
+     "the innermost free axes; bitwise operations take integers"},
+    {Opcode::tensor_tensor_scan, Engine::vector, 1, CycleRule::half_rate,
+     "dst, data0, data1, initial, op0, op1, [reverse0], [reverse1]",
+     "not both inputs in PSUM; initial a scalar or [P, 1]; no bitwise operations"},
+    {Opcode::bn_stats, Engine::vector, 1, CycleRule::full, "dst, data",
+     "at most 512 elements per partition; dst [P, 6]"},
+    {Opcode::bn_aggr, Engine::vector, 1, CycleRule::bn_aggr, "dst, data",
+     "a multiple of 3 elements per partition; dst [P, 2]"},
+    {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value, [engine]", ""},
+    {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, pattern, offset, [channel_multiplier]",
+     "SBUF; pattern of at most 4 [step, num]"},
+    {Opcode::affine_select, Engine::gpsimd, 1, CycleRule::gpsimd,
+     "dst, pattern, offset, channel_multiplier, on_true_tile, on_false_value, [cmp_op]",
+     "SBUF; pattern of at most 4 [step, num]; cmp_op is a comparison"},
+    {Opcode::local_gather, Engine::gpsimd, 2, CycleRule::local_gather,
+     "dst, src_buffer, index, [num_elem_per_idx], [num_valid_indices]",
+     "SBUF; partitions a multiple of 16; index uint16, at most 4096 per 16 partitions; num_elem_per_idx 1, 2, 4, 8, 16 "
+     "or 32; one dtype"},
+    {Opcode::max8, Engine::vector, 1, CycleRule::full, "dst, src", "8 to 16384 elements per partition; dst [P, 8]"},
+    {Opcode::nc_find_index8, Engine::vector, 1, CycleRule::full, "dst, data, vals",
+     "8 to 16384 elements per partition; vals [P, 8]; dst [P, 8], uint16 or uint32"},
+    {Opcode::nc_match_replace8, Engine::vector, 1, CycleRule::full, "dst, data, vals, imm, [dst_idx]",
+     "at most 16384 elements per partition; vals [P, 8]; dst_idx uint16 or uint32"},
+    {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd, "dst", "integers", 2, true},
+    {Opcode::tensor_scalar_reduce, Engine::vector, 1, CycleRule::plus_reduce,
+     "dst, data, op0, operand0, reduce_op, reduce_res",
+     "no bitwise operations; reduce_op add, subtract, multiply, maximum or minimum; reduce_res [P, 1]"},
+    {Opcode::tensor_scalar_cumulative, Engine::vector, 1, CycleRule::half_rate,
+     "dst, src, op0, op1, imm0, [imm1], [reduce_cmd]",
+     "op1 add, subtract, multiply, maximum or minimum; no 32-bit integers", 2, true},
+    {Opcode::select_reduce, Engine::vector, 2, CycleRule::full,
+     "dst, predicate, on_true, on_false, [reduce_res], [reduce_cmd], [reverse_pred]",
+     "predicate 8- or 16-bit integers, on_true no 32-bit integers, not both in PSUM; on_false a scalar or [P, 1]", 2,
+     true},
+    {Opcode::range_select, Engine::vector, 1, CycleRule::full,
+     "dst, on_true_tile, comp_op0, comp_op1, bound0, bound1, [reduce_cmd], [reduce_res], [range_start], "
+     "[on_false_value]",
+     "floating; bounds fp32 [P, 1]; comparisons; on_false_value is the lowest fp32", 3},
+    {Opcode::dropout, Engine::vector, 1, CycleRule::full, "dst, data, prob",
+     "prob a scalar or [P, 1]; integers keep their dtype"},
+    {Opcode::nc_stream_shuffle, Engine::vector, 1, CycleRule::full, "dst, src, shuffle_mask",
+     "mask of 32, 255 leaves a partition alone; one dtype"},
+    {Opcode::quantize_mx, Engine::vector, 1, CycleRule::quantize, "dst, src, dst_scale",
+     "SBUF; src bf16 or fp16, partitions a multiple of 32, columns of 4; dst x4 FP8; dst_scale uint8, in the first 16 "
+     "partitions of each quadrant",
+     4},
+    {Opcode::nc_matmul_mx, Engine::tensor, 4, CycleRule::matmul,
+     "dst, stationary, moving, stationary_scale, moving_scale, [accumulate]",
+     "x4 dtypes in SBUF, K a multiple of 32, M even; scales uint8 as quantize_mx lays them; N <= 512, or 1024 into "
+     "bf16",
+     4},
+    {Opcode::nc_n_gather, Engine::gpsimd, 2, CycleRule::gpsimd, "dst, data, indices", "SBUF; indices uint32; one dtype",
+     2, true},
+    {Opcode::tensor_partition_reduce, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, op, data",
+     "SBUF; add, maximum, bitwise_or or bitwise_and; dst [1, N]", 2, true},
+    {Opcode::sequence_bounds, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, segment_ids",
+     "SBUF, one partition; fp32 or int32; dst [1, 2 N]", 2, true},
+    {Opcode::set_rng_seed, Engine::gpsimd, 1, CycleRule::gpsimd, "src_seeds", "[1, 1] of 32 bits", 2, true},
+    {Opcode::dma_compute, Engine::dma, 1, CycleRule::none, "dst, srcs, scales, reduce_op",
+     "at most 16 sources; scales of 1; add"},
+    {Opcode::register_load, Engine::sync, 1, CycleRule::none, "dst, src",
+     "64 registers; one element of at most 32 bits"},
+    {Opcode::register_store, Engine::sync, 0, CycleRule::none, "dst, src",
+     "64 registers; one element of at most 32 bits"},
+    {Opcode::semaphore_increment, Engine::sync, 0, CycleRule::none, "semaphore, [value]", "", 2, true},
+    {Opcode::semaphore_wait, Engine::sync, 0, CycleRule::none, "semaphore, value",
+     "a value that no instruction before it can have reached raises", 2, true},
 };
 
 constexpr bool is_complete() {
@@ -50,6 +125,48 @@ static_assert(is_complete());
 
 const OpcodeTraits& traits(Opcode opcode) {
   return kTraits[static_cast<std::size_t>(opcode)];
+}
+
+std::string_view formula(CycleRule rule) {
+  switch (rule) {
+    case CycleRule::none:
+      return "-";
+    case CycleRule::matmul:
+      return "passes * max(min(64, M), N)";
+    case CycleRule::transpose:
+      return "TensorE max(P, min(64, F)); VectorE max(64, N)";
+    case CycleRule::activation:
+      return "max(64, N / 16-bit mode)";
+    case CycleRule::plus_reduce:
+      return "max(64, N) + 64";
+    case CycleRule::copy:
+      return "max(64, N / performance mode)";
+    case CycleRule::full:
+      return "max(64, N)";
+    case CycleRule::tensor_tensor:
+      return "max(64, N) in PSUM or 16-bit add, subtract, multiply; max(64, 2 N)";
+    case CycleRule::scalar_tensor:
+      return "max(64, N) for 16-bit subtract, multiply; max(64, 2 N)";
+    case CycleRule::half_rate:
+      return "max(64, 2 N)";
+    case CycleRule::predicated:
+      return "max(64, N) in 16 bits; max(64, 2 N)";
+    case CycleRule::reduce:
+      return "max(64, N / 2) for 16-bit add, maximum; max(64, N)";
+    case CycleRule::reciprocal:
+      return "max(64, 8 N)";
+    case CycleRule::bn_aggr:
+      return "max(64, 13 N / 3)";
+    case CycleRule::memset:
+      return "max(64, N / 2) for 16-bit zero; max(64, N)";
+    case CycleRule::gpsimd:
+      return "150 + N";
+    case CycleRule::local_gather:
+      return "150 + N e / C";
+    case CycleRule::quantize:
+      return "max(64, N / 4)";
+  }
+  return "-";
 }
 
 }  // namespace trn::program

@@ -27,6 +27,7 @@ enum class CycleRule : std::uint8_t {
   memset,         // N/2 for 16-bit zero; N otherwise
   gpsimd,         // fixed + N
   local_gather,   // fixed + n e / C
+  quantize,       // N/4
 };
 
 struct OpcodeTraits {
@@ -34,8 +35,14 @@ struct OpcodeTraits {
   Engine engine;     // where it runs unless the instruction says otherwise
   int num_operands;  // source tiles that it needs at least
   CycleRule rule;
+  std::string_view operands;  // by nki.isa's names, the result first; optional ones in brackets
+  std::string_view limits;    // what the emulator enforces beyond 128 partitions and equal shapes
+  int first_generation = 2;
+  bool is_derived = false;  // no document states its cycles: they follow a like instruction
 };
 
 const OpcodeTraits& traits(Opcode opcode);
+// The rule as a formula of N, the elements per partition.
+std::string_view formula(CycleRule rule);
 
 }  // namespace trn::program

@@ -28,6 +28,10 @@ enum class Dtype : std::uint8_t {
   complex32,
   complex64,
   complex128,
+  float8_e3m4,
+  float8_e5m2_x4,  // four values of one partition that share a microscaling exponent: NeuronCore-v4
+  float8_e4m3fn_x4,
+  float4_e2m1fn_x4,
 };
 
 struct DtypeTraits {
@@ -56,6 +60,10 @@ inline constexpr DtypeTraits kDtypes[] = {
     {Dtype::complex32, "complex32", 4},
     {Dtype::complex64, "complex64", 8},
     {Dtype::complex128, "complex128", 16},
+    {Dtype::float8_e3m4, "float8_e3m4", 1},
+    {Dtype::float8_e5m2_x4, "float8_e5m2_x4", 4},
+    {Dtype::float8_e4m3fn_x4, "float8_e4m3fn_x4", 4},
+    {Dtype::float4_e2m1fn_x4, "float4_e2m1fn_x4", 2},
 };
 
 inline constexpr std::int64_t itemsize(Dtype dtype) {

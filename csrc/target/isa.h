@@ -43,7 +43,24 @@ enum class Opcode : std::uint8_t {
   max8,
   nc_find_index8,
   nc_match_replace8,
-  rng,  // pseudo-random bits
+  rng,                       // pseudo-random bits
+  tensor_scalar_reduce,      // the same with one operation, reduced along the free axis
+  tensor_scalar_cumulative,  // running reduction of alu(x, scalar)
+  select_reduce,             // select with the maximum along the free axis
+  range_select,              // elements whose index lies between two bounds
+  dropout,                   // zeroes at random
+  nc_stream_shuffle,         // partitions exchanged within each quadrant of 32
+  quantize_mx,               // 16-bit values to MXFP8 and their scales
+  nc_matmul_mx,              // a product of block-scaled tiles
+  nc_n_gather,               // elements of each partition by index
+  tensor_partition_reduce,   // alu across partitions
+  sequence_bounds,           // first and last index of each segment
+  set_rng_seed,
+  dma_compute,    // sum of up to 16 tensors on the way
+  register_load,  // one value into a register
+  register_store,
+  semaphore_increment,
+  semaphore_wait,
 };
 
 // AluOp of nki.isa for VectorE and GpSimdE; `none` where the instruction takes no second operation.
@@ -148,6 +165,23 @@ inline constexpr Named<Opcode> kOpcodeNames[] = {
     {Opcode::nc_find_index8, "nc_find_index8"},
     {Opcode::nc_match_replace8, "nc_match_replace8"},
     {Opcode::rng, "rng"},
+    {Opcode::tensor_scalar_reduce, "tensor_scalar_reduce"},
+    {Opcode::tensor_scalar_cumulative, "tensor_scalar_cumulative"},
+    {Opcode::select_reduce, "select_reduce"},
+    {Opcode::range_select, "range_select"},
+    {Opcode::dropout, "dropout"},
+    {Opcode::nc_stream_shuffle, "nc_stream_shuffle"},
+    {Opcode::quantize_mx, "quantize_mx"},
+    {Opcode::nc_matmul_mx, "nc_matmul_mx"},
+    {Opcode::nc_n_gather, "nc_n_gather"},
+    {Opcode::tensor_partition_reduce, "tensor_partition_reduce"},
+    {Opcode::sequence_bounds, "sequence_bounds"},
+    {Opcode::set_rng_seed, "set_rng_seed"},
+    {Opcode::dma_compute, "dma_compute"},
+    {Opcode::register_load, "register_load"},
+    {Opcode::register_store, "register_store"},
+    {Opcode::semaphore_increment, "semaphore_increment"},
+    {Opcode::semaphore_wait, "semaphore_wait"},
 };
 inline constexpr std::size_t kNumOpcodes = std::size(kOpcodeNames);
 
@@ -234,7 +268,7 @@ constexpr bool is_in_order(const Enum last) {
 }
 static_assert(is_in_order(Engine::dma) && std::size(kEngines) == kNumEngines);
 static_assert(is_in_order(Memory::host));
-static_assert(is_in_order(Opcode::rng));
+static_assert(is_in_order(Opcode::semaphore_wait));
 static_assert(is_in_order(Alu::greater_equal));
 static_assert(is_in_order(Activation::tanh_grad));
 

@@ -1,0 +1,156 @@
+// GpSimdE's gathers and what crosses partitions.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+
+#include "emu/convert.h"
+#include "emu/gpsimd_engine.h"
+#include "emu/limits.h"
+
+namespace trn::emu {
+namespace {
+
+constexpr std::int64_t kCorePartitions = 16, kMostIndices = 4096;
+
+void require_index(std::string_view where, std::int64_t index, std::int64_t elements) {
+  require_at_most(where, "an index lies within the row", index < 0 ? elements : index, elements - 1,
+                  "What lies outside is undefined.");
+}
+
+// Row `partition` of a tile, as bytes in order.
+std::byte* element(const View& view, std::int64_t partition, std::int64_t index) {
+  std::byte* at = view.row(partition);
+  const std::int64_t size = target::itemsize(view.dtype);
+  for (std::size_t d = view.free.size(); d-- > 0;) {
+    at += index % view.free[d].size * view.free[d].stride * size;
+    index /= view.free[d].size;
+  }
+  return at;
+}
+
+}  // namespace
+
+void GpSimdEngine::local_gather(const View& dst, const View& src_buffer, const View& index,
+                                std::int64_t elements_per_index, std::int64_t num_valid_indices) {
+  constexpr std::string_view where = "local_gather";
+  for (const View* view : {&dst, &src_buffer, &index}) {
+    require_sbuf(where, *view);
+    require_tile(where, core_, *view);
+    require_partitions(where, *view, dst.partitions);
+  }
+  require_initialized(where, src_buffer);
+  require_dtype(where, "indices are uint16", index, index.dtype == Dtype::uint16, "Cast them.");
+  require_dtype(where, "source and result have one dtype", dst, dst.dtype == src_buffer.dtype, "Cast afterwards.");
+  require_equal(where, "tiles have a multiple of 16 partitions", dst.partitions % kCorePartitions, 0, "Pad them.");
+  if (elements_per_index < 1 || elements_per_index > 32 ||
+      !std::has_single_bit(static_cast<std::uint64_t>(elements_per_index))) {
+    refuse(where, "an index stands for 1, 2, 4, 8, 16 or 32 elements", std::to_string(elements_per_index),
+           "Choose one of them.");
+  }
+  const std::int64_t all = index.free_elements() * kCorePartitions;
+  const std::int64_t valid = num_valid_indices == 0 ? all : num_valid_indices;
+  require_at_most(where, "a core has few indices", valid, kMostIndices, "Split the tile.");
+  require_at_most(where, "valid indices exist", valid, all, "Pass fewer.");
+  require_equal(where, "the result has an element per index and element", dst.free_elements(),
+                valid * elements_per_index, "Give it this width.");
+  const std::int64_t size = target::itemsize(dst.dtype), columns = src_buffer.free_elements();
+  std::int64_t* indices = lanes_.integer_row(1, index.free_elements());
+  std::int64_t* flat = lanes_.integer_row(0, all);
+  for (std::int64_t first = 0; first < dst.partitions; first += kCorePartitions) {
+    for (std::int64_t p = 0; p < kCorePartitions; ++p) {
+      lanes_.read_row(index, first + p, indices);
+      for (std::int64_t i = 0; i < index.free_elements(); ++i) {
+        flat[i * kCorePartitions + p] = indices[i];
+      }
+    }
+    for (std::int64_t i = 0; i < valid; ++i) {
+      require_index(where, flat[i] * elements_per_index + elements_per_index - 1, columns);
+      for (std::int64_t p = first; p < first + kCorePartitions; ++p) {
+        for (std::int64_t e = 0; e < elements_per_index; ++e) {
+          std::memcpy(element(dst, p, i * elements_per_index + e),
+                      element(src_buffer, p, flat[i] * elements_per_index + e), static_cast<std::size_t>(size));
+        }
+      }
+    }
+  }
+}
+
+void GpSimdEngine::nc_n_gather(const View& dst, const View& data, const View& indices) {
+  constexpr std::string_view where = "nc_n_gather";
+  for (const View* view : {&dst, &data, &indices}) {
+    require_sbuf(where, *view);
+    require_tile(where, core_, *view);
+    require_partitions(where, *view, dst.partitions);
+  }
+  require_initialized(where, data);
+  require_dtype(where, "indices are uint32", indices, indices.dtype == Dtype::uint32, "Cast them.");
+  require_dtype(where, "source and result have one dtype", dst, dst.dtype == data.dtype, "Cast afterwards.");
+  const std::int64_t n = dst.free_elements(), columns = data.free_elements();
+  require_equal(where, "the result has an element per index", n, indices.free_elements(), "Give both one shape.");
+  std::int64_t* row = lanes_.integer_row(0, n);
+  for (std::int64_t p = 0; p < dst.partitions; ++p) {
+    lanes_.read_row(indices, p, row);
+    for (std::int64_t i = 0; i < n; ++i) {
+      require_index(where, row[i], columns);
+      std::memcpy(element(dst, p, i), element(data, p, row[i]), static_cast<std::size_t>(target::itemsize(dst.dtype)));
+    }
+  }
+}
+
+void GpSimdEngine::tensor_partition_reduce(const View& dst, Alu alu, const View& data) {
+  constexpr std::string_view where = "tensor_partition_reduce";
+  require_sbuf(where, dst);
+  require_sbuf(where, data);
+  require_source(where, core_, data);
+  require_equal(where, "the result has one partition", dst.partitions, 1, "Give it the shape [1, N].");
+  const std::int64_t n = data.free_elements();
+  require_equal(where, "the result has the input's elements per partition", dst.free_elements(), n,
+                "Give it the shape [1, N].");
+  if (alu == Alu::bitwise_and || alu == Alu::bitwise_or) {
+    require_dtype(where, "bitwise operations take integers", data, is_integer(data.dtype), "Use integer tiles.");
+    std::int64_t *sum = lanes_.integer_row(0, n), *row = lanes_.integer_row(1, n);
+    lanes_.read_row(data, 0, sum);
+    for (std::int64_t p = 1; p < data.partitions; ++p) {
+      lanes_.read_row(data, p, row);
+      apply(alu, sum, row, sum, n);
+    }
+    lanes_.write_row(dst, 0, sum);
+    return;
+  }
+  if (alu != Alu::add && alu != Alu::maximum) {
+    refuse(where, "the reduction is add, maximum, bitwise_or or bitwise_and", target::name(alu), "Use one of them.");
+  }
+  float* sum = lanes_.row(1, n);
+  lanes_.read_row(data, 0, sum);
+  for (std::int64_t p = 1; p < data.partitions; ++p) {
+    apply(alu, sum, lanes_.dense_row(data, p, 0), sum, n);
+  }
+  lanes_.write_row(dst, 0, sum);
+}
+
+void GpSimdEngine::sequence_bounds(const View& dst, const View& segment_ids) {
+  constexpr std::string_view where = "sequence_bounds";
+  const std::int64_t n = segment_ids.free_elements();
+  for (const View* view : {&dst, &segment_ids}) {
+    require_sbuf(where, *view);
+    require_tile(where, core_, *view);
+    require_equal(where, "tiles have one partition", view->partitions, 1, "Use partition 0.");
+    require_dtype(where, "tiles are float32 or int32", *view,
+                  view->dtype == Dtype::float32 || view->dtype == Dtype::int32, "Cast them.");
+  }
+  require_initialized(where, segment_ids);
+  require_equal(where, "the result has two elements per input element", dst.free_elements(), 2 * n,
+                "Give it the shape [1, 2, N].");
+  std::int64_t *ids = lanes_.integer_row(0, n), *out = lanes_.integer_row(1, 2 * n);
+  lanes_.read_row(segment_ids, 0, ids);
+  for (std::int64_t i = 0; i < n;) {
+    const std::int64_t end = std::find_if(ids + i, ids + n, [&](std::int64_t id) { return id != ids[i]; }) - ids;
+    std::fill(out + i, out + end, ids[i] == 0 ? n : i);
+    std::fill(out + n + i, out + n + end, ids[i] == 0 ? -1 : end);
+    i = end;
+  }
+  lanes_.write_row(dst, 0, out);
+}
+
+}  // namespace trn::emu

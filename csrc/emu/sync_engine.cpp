@@ -1,0 +1,63 @@
+// SyncE's registers and semaphores.
+#include "emu/sync_engine.h"
+
+#include <string>
+
+#include "emu/convert.h"
+#include "emu/elements.h"
+#include "emu/limits.h"
+
+namespace trn::emu {
+namespace {
+
+void require_element(std::string_view where, const View& view) {
+  require_equal(where, "a register holds one element", view.elements(), 1, "Pass a tile of shape [1, 1].");
+  require_at_most(where, "a register holds 32 bits", target::itemsize(view.dtype) * 8, 32, "Cast to int32.");
+  require_memory(where, "the element lies in HBM or SBUF", view,
+                 view.memory == Memory::hbm || view.memory == Memory::sbuf, "Copy it to SBUF first.");
+}
+
+}  // namespace
+
+std::int32_t& SyncEngine::at(std::int64_t index) {
+  return const_cast<std::int32_t&>(static_cast<const SyncEngine*>(this)->at(index));
+}
+
+const std::int32_t& SyncEngine::at(std::int64_t index) const {
+  require_at_most("register", "an engine has few registers", index < 0 ? kNumRegisters : index, kNumRegisters - 1,
+                  "Use another register.");
+  return registers_[static_cast<std::size_t>(index)];
+}
+
+void SyncEngine::register_load(std::int64_t index, const View& src) {
+  require_element("register_load", src);
+  require_initialized("register_load", src);
+  std::int64_t value = 0;
+  load(src.dtype, src.data, 0, &value, 1);
+  at(index) = static_cast<std::int32_t>(value);
+}
+
+void SyncEngine::register_store(const View& dst, std::int64_t index) const {
+  require_element("register_store", dst);
+  const std::int64_t value = at(index);
+  store(dst.dtype, dst.data, target::itemsize(dst.dtype), &value, 1);
+}
+
+void SyncEngine::semaphore_increment(std::int64_t semaphore, std::int64_t value) {
+  if (semaphores_.size() <= static_cast<std::size_t>(semaphore)) {
+    semaphores_.resize(static_cast<std::size_t>(semaphore) + 1);
+  }
+  semaphores_[static_cast<std::size_t>(semaphore)] += value;
+}
+
+std::int64_t SyncEngine::semaphore_value(std::int64_t semaphore) const {
+  return static_cast<std::size_t>(semaphore) < semaphores_.size() ? semaphores_[static_cast<std::size_t>(semaphore)]
+                                                                  : 0;
+}
+
+void SyncEngine::semaphore_wait(std::int64_t semaphore, std::int64_t value) const {
+  require_at_most("semaphore_wait", "an earlier instruction brings the semaphore to its value", value,
+                  semaphore_value(semaphore), "Increment it before; the core would wait forever.");
+}
+
+}  // namespace trn::emu

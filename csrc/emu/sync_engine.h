@@ -1,0 +1,35 @@
+// SyncE: registers of scalars and semaphores.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "emu/view.h"
+
+namespace trn::emu {
+
+class SyncEngine {
+ public:
+  static constexpr std::int64_t kNumRegisters = 64;  // 32-bit, per engine (nki.isa.register_alloc)
+
+  // One element of HBM or SBUF, at most 32 bits.
+  void register_load(std::int64_t index, const View& src);
+  void register_store(const View& dst, std::int64_t index) const;
+  void register_move(std::int64_t index, std::int64_t value) { at(index) = static_cast<std::int32_t>(value); }
+  std::int64_t register_value(std::int64_t index) const { return at(index); }
+
+  // Instructions run in program order, so that what a wait waits for has been counted before it, or never is.
+  void semaphore_increment(std::int64_t semaphore, std::int64_t value = 1);
+  void semaphore_wait(std::int64_t semaphore, std::int64_t value) const;
+  std::int64_t semaphore_value(std::int64_t semaphore) const;
+
+ private:
+  std::int32_t& at(std::int64_t index);
+  const std::int32_t& at(std::int64_t index) const;
+
+  std::array<std::int32_t, kNumRegisters> registers_ = {};
+  std::vector<std::int64_t> semaphores_;
+};
+
+}  // namespace trn::emu
