@@ -58,7 +58,7 @@ def rates() -> dict[str, float]:
             "tensor_tensor maximum": lambda a=a, b=b, out=out, core=core: core.tensor_tensor(out, a, b, "maximum"),
         }
         for name in FUNCTIONS:
-            work[f"activation {name}"] = lambda a=a, out=out, core=core, name=name: core.activation(out, a, name, 1.0)
+            work[f"activation {name}"] = lambda a=a, out=out, core=core, name=name: core.activation(out, name, a)
         for name, call in work.items():
             if name != "store":
                 core.tensor_copy(a, wide)

@@ -1,12 +1,15 @@
-// Single instructions on an emulated NeuronCore, one Python call each.
+// Single instructions on an emulated NeuronCore: one Python call each, with the operand names of nki.isa.
 #include "bindings/neuron_core.h"
 
+#include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
-#include <utility>
+#include <string_view>
 
-#include "emu/neuron_core.h"
+#include "bindings/tile.h"
+#include "program/opcode.h"
 #include "target/error.h"
 #include "target/isa.h"
 
@@ -15,105 +18,303 @@ namespace py = pybind11;
 namespace trn::bindings {
 namespace {
 
-// A tile on the chip, and the core that must outlive it.
-struct Tile {
-  std::shared_ptr<emu::NeuronCore> core;
-  emu::View view;
-  std::string name;
-  std::int64_t offset = 0, elements = 0;
+using emu::NeuronCore;
+using target::Activation;
+using target::Alu;
 
-  // [partitions, size] from element `start`.
-  Tile part(std::int64_t partitions, std::int64_t start, std::int64_t size) const {
-    Tile tile = *this;
-    tile.view = view.memory == target::Memory::sbuf
-                    ? core->sbuf.view(offset, elements, view.dtype, partitions, start, {{size, 1}}, name)
-                    : core->psum.view(offset, elements, view.dtype, partitions, start, {{size, 1}}, name);
-    return tile;
+Alu alu(const std::string& name) {
+  return target::from_name<Alu>(name);
+}
+Alu alu(const std::optional<std::string>& name) {
+  return name ? alu(*name) : Alu::none;
+}
+
+bool chooses(const std::string& where, const std::string& got, const std::string& yes, const std::string& no) {
+  if (got != yes && got != no) {
+    throw Error(Category::invalid_argument,
+                "[" + where + "] " + no + " or " + yes + "; got " + got + ". Use one of them.");
   }
-};
+  return got == yes;
+}
 
-using Core = std::shared_ptr<emu::NeuronCore>;
-
-template <class Memory>
-Tile allocate(const Core& core, Memory& memory, const std::string& dtype, std::int64_t partitions,
-              std::int64_t elements, const std::string& name) {
-  const target::Dtype type = target::dtype_from_name(dtype);
-  const std::int64_t offset = memory.allocate(elements * target::itemsize(type), name);
-  return {core, memory.view(offset, elements, type, partitions, 0, {{elements, 1}}, name), name, offset, elements};
+bool is_add(const std::string& where, const std::optional<std::string>& op) {
+  if (op && *op != "add") {
+    throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
+  }
+  return op.has_value();
 }
 
 // A dense array as HBM rows of a tile's shape.
-emu::View hbm(const py::buffer_info& info, const Tile& tile) {
+emu::View rows(const py::buffer_info& info, const Tile& tile) {
   const std::int64_t columns = tile.view.free_elements();
   const std::int64_t bytes = info.size * info.itemsize;
   const emu::HbmTensor tensor{info.ptr, bytes / target::itemsize(tile.view.dtype), tile.view.dtype};
   return tensor.view(tile.view.partitions, columns, 0, {{columns, 1}}, "array");
 }
 
-}  // namespace
+using Class = py::class_<NeuronCore, Core>;
 
-void bind_neuron_core(py::module_& module) {
-  py::class_<Tile>(module, "Tile")
-      .def("part", &Tile::part, py::arg("partitions"), py::arg("start"), py::arg("size"),
-           "The first partitions, and `size` elements of each from `start`.");
-  py::class_<emu::NeuronCore, Core>(module, "NeuronCore")
-      .def(py::init([](const target::Target& target, std::uint64_t seed) {
-             return std::make_shared<emu::NeuronCore>(target.core, seed);
-           }),
-           py::arg("target"), py::arg("seed") = 0)
-      .def(
-          "sbuf",
-          [](const Core& core, const std::string& dtype, std::int64_t partitions, std::int64_t elements,
-             const std::string& name) { return allocate(core, core->sbuf, dtype, partitions, elements, name); },
-          py::arg("dtype"), py::arg("partitions"), py::arg("elements"), py::arg("name") = "tile",
-          "A tile of SBUF; NaN until written.")
-      .def(
-          "psum",
-          [](const Core& core, const std::string& dtype, std::int64_t partitions, std::int64_t elements,
-             const std::string& name) { return allocate(core, core->psum, dtype, partitions, elements, name); },
-          py::arg("dtype"), py::arg("partitions"), py::arg("elements"), py::arg("name") = "tile",
-          "A tile of PSUM, from the start of a bank; NaN until written.")
+void bind_memory(Class& core) {
+  for (const auto memory : {target::Memory::sbuf, target::Memory::psum}) {
+    core.def(
+        std::string(target::name(memory)).c_str(),
+        [memory](const Core& core, const std::string& dtype, std::int64_t partitions, std::int64_t elements,
+                 const std::string& name, std::int64_t start_partition) {
+          return Tile::allocate(core, memory, dtype, partitions, elements, name, start_partition);
+        },
+        py::arg("dtype"), py::arg("partitions"), py::arg("elements"), py::arg("name") = "tile",
+        py::arg("start_partition") = 0, "A tile, NaN until written; in PSUM from the start of a bank.");
+  }
+  core.def("hbm", &Tile::in_hbm, py::arg("array"), py::arg("dtype") = "float32",
+           "An array as a tensor in HBM: its rows are partitions. Not copied.")
       .def(
           "load",
-          [](emu::NeuronCore& core, const Tile& tile, const py::buffer& array) {
-            core.dma.copy(tile.view, hbm(array.request(), tile));
+          [](NeuronCore& core, const Tile& tile, const py::buffer& array) {
+            core.dma.copy(tile.view, rows(array.request(), tile));
           },
           py::arg("tile"), py::arg("array"), "DMA from a dense array of the tile's dtype.")
       .def(
           "store",
-          [](emu::NeuronCore& core, const py::buffer& array, const Tile& tile) {
-            core.dma.copy(hbm(array.request(true), tile), tile.view);
+          [](NeuronCore& core, const py::buffer& array, const Tile& tile) {
+            core.dma.copy(rows(array.request(true), tile), tile.view);
           },
-          py::arg("array"), py::arg("tile"), "DMA to a dense array of the tile's dtype.")
+          py::arg("array"), py::arg("tile"), "DMA to a dense array of the tile's dtype.");
+}
+
+void bind_dma(Class& core) {
+  core.def(
+          "dma_copy",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::optional<std::string>& dst_rmw_op) {
+            is_add("dma_copy", dst_rmw_op) ? core.dma.accumulate(dst.view, src.view)
+                                           : core.dma.copy(dst.view, src.view);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("dst_rmw_op") = py::none())
       .def(
+          "dma_compute",
+          [](NeuronCore& core, const Tile& dst, const std::vector<Tile>& srcs, const std::vector<float>& scales,
+             const std::string& reduce_op) {
+            is_add("dma_compute", reduce_op);
+            std::vector<emu::View> views;
+            for (const Tile& src : srcs) {
+              views.push_back(src.view);
+            }
+            for (const float scale : scales) {
+              if (scale != 1) {
+                throw Error(Category::hardware_constraint,
+                            "[dma_compute] scales are 1; got " + std::to_string(scale) + ". Scale on an engine.");
+              }
+            }
+            core.dma.compute(dst.view, views);
+          },
+          py::arg("dst"), py::arg("srcs"), py::arg("scales"), py::arg("reduce_op"))
+      .def(
+          "dma_transpose",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::optional<std::vector<int>>& axes) {
+            static const std::vector<int> kDefaults[] = {{}, {}, {1, 0}, {2, 1, 0}, {3, 1, 2, 0}};
+            const std::size_t rank = std::min<std::size_t>(src.view.free.size() + 1, 4);
+            core.dma.transpose(dst.view, src.view, axes ? *axes : kDefaults[rank]);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("axes") = py::none())
+      .def(
+          "dma_gather",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode) {
+            core.dma.gather(dst.view, src.view, index.view, chooses("oob_mode", oob_mode, "skip", "error"));
+          },
+          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("oob_mode") = "error")
+      .def(
+          "dma_scatter",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& index,
+             const std::optional<std::string>& dst_rmw_op, const std::string& oob_mode) {
+            core.dma.scatter(dst.view, src.view, index.view, is_add("dma_scatter", dst_rmw_op),
+                             chooses("oob_mode", oob_mode, "skip", "error"));
+          },
+          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("dst_rmw_op") = py::none(),
+          py::arg("oob_mode") = "error");
+}
+
+void bind_tensor(Class& core) {
+  using Pair = std::pair<std::int64_t, std::int64_t>;
+  core.def(
           "nc_matmul",
-          [](emu::NeuronCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate) {
-            core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate);
+          [](NeuronCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate,
+             const std::string& perf_mode, Pair tile_position, Pair tile_size) {
+            if (chooses("perf_mode", perf_mode, "double_row", "none")) {
+              core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, accumulate);
+            } else {
+              core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate,
+                                    {tile_position.first, tile_position.second, tile_size.first, tile_size.second});
+            }
           },
           py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("accumulate") = false,
+          py::arg("perf_mode") = "none", py::arg("tile_position") = Pair{0, 0}, py::arg("tile_size") = Pair{0, 0},
           "dst[M, N] (+)= stationary[K, M]^T @ moving[K, N], in PSUM.")
       .def(
-          "nc_transpose",
-          [](emu::NeuronCore& core, const Tile& dst, const Tile& src) { core.tensor.nc_transpose(dst.view, src.view); },
-          py::arg("dst"), py::arg("src"), "dst[F, P] = src[P, F]^T, in PSUM.")
-      .def(
-          "tensor_tensor",
-          [](emu::NeuronCore& core, const Tile& dst, const Tile& a, const Tile& b, const std::string& alu) {
-            core.vector.tensor_tensor(dst.view, a.view, b.view, target::from_name<target::Alu>(alu));
+          "nc_matmul_mx",
+          [](NeuronCore& core, const Tile& dst, const Tile& stationary, const Tile& moving,
+             const Tile& stationary_scale, const Tile& moving_scale, bool accumulate) {
+            core.tensor.nc_matmul_mx(dst.view, stationary.view, moving.view, stationary_scale.view, moving_scale.view,
+                                     accumulate);
           },
-          py::arg("dst"), py::arg("a"), py::arg("b"), py::arg("alu"))
+          py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("stationary_scale"),
+          py::arg("moving_scale"), py::arg("accumulate") = false)
+      .def(
+          "nc_transpose",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& engine) {
+            chooses("nc_transpose", engine, "vector", "tensor") ? core.vector.nc_transpose(dst.view, data.view)
+                                                                : core.tensor.nc_transpose(dst.view, data.view);
+          },
+          py::arg("dst"), py::arg("data"), py::arg("engine") = "tensor", "dst[F, P] = data[P, F]^T");
+}
+
+void bind_elementwise(Class& core) {
+  core.def(
+          "tensor_tensor",
+          [](NeuronCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op) {
+            core.vector.tensor_tensor(dst.view, data1.view, data2.view, alu(op));
+          },
+          py::arg("dst"), py::arg("data1"), py::arg("data2"), py::arg("op"))
+      .def(
+          "tensor_scalar",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+             bool reverse0, const std::optional<std::string>& op1, const std::optional<Operand>& operand1,
+             bool reverse1, const std::string& engine) {
+            const emu::ScalarOperand second = operand1 ? scalar(*operand1) : emu::ScalarOperand(0.0F);
+            if (chooses("tensor_scalar", engine, "scalar", "vector")) {
+              core.scalar.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second);
+            } else {
+              core.vector.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second, reverse0,
+                                        reverse1);
+            }
+          },
+          py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reverse0") = false,
+          py::arg("op1") = py::none(), py::arg("operand1") = py::none(), py::arg("reverse1") = false,
+          py::arg("engine") = "vector", "op1(op0(data, operand0), operand1)")
+      .def(
+          "scalar_tensor_tensor",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+             const std::string& op1, const Tile& operand1, bool reverse0, bool reverse1) {
+            core.vector.scalar_tensor_tensor(dst.view, data.view, operand1.view, alu(op0), scalar(operand0), alu(op1),
+                                             reverse0, reverse1);
+          },
+          py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("op1"), py::arg("operand1"),
+          py::arg("reverse0") = false, py::arg("reverse1") = false, "op1(op0(data, operand0), operand1)")
       .def(
           "tensor_copy",
-          [](emu::NeuronCore& core, const Tile& dst, const Tile& src) { core.vector.tensor_copy(dst.view, src.view); },
-          py::arg("dst"), py::arg("src"), "A copy with the cast to dst's dtype.")
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
+            chooses("tensor_copy", engine, "scalar", "vector") ? core.scalar.tensor_copy(dst.view, src.view)
+                                                               : core.vector.tensor_copy(dst.view, src.view);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("engine") = "vector", "A copy with the cast to dst's dtype.")
+      .def(
+          "tensor_copy_predicated",
+          [](NeuronCore& core, const Tile& dst, const Operand& src, const Tile& predicate, bool reverse_pred) {
+            const auto* tile = std::get_if<Tile>(&src);
+            core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
+                                               tile ? 0.0F : std::get<float>(src), predicate.view, reverse_pred);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("predicate"), py::arg("reverse_pred") = false)
+      .def(
+          "select",
+          [](NeuronCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false) {
+            if (const auto* tile = std::get_if<Tile>(&on_false)) {
+              core.vector.select(dst.view, predicate.view, on_true.view, tile->view);
+            } else {
+              core.vector.select(dst.view, predicate.view, on_true.view, std::get<float>(on_false));
+            }
+          },
+          py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"))
+      .def(
+          "reciprocal",
+          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.reciprocal(dst.view, data.view); },
+          py::arg("dst"), py::arg("data"))
+      .def(
+          "memset", [](NeuronCore& core, const Tile& dst, float value) { core.vector.memset(dst.view, value); },
+          py::arg("dst"), py::arg("value"))
+      .def(
+          "dropout",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const Operand& prob) {
+            core.vector.dropout(dst.view, data.view, scalar(prob));
+          },
+          py::arg("dst"), py::arg("data"), py::arg("prob"))
       .def(
           "activation",
-          [](emu::NeuronCore& core, const Tile& dst, const Tile& x, const std::string& function, float scale,
-             float bias) {
-            core.scalar.activation(dst.view, x.view, target::from_name<target::Activation>(function), scale, bias);
+          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data,
+             const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
+             const std::optional<Tile>& reduce_res, const std::string& cmd) {
+            is_add("activation", reduce_op);
+            core.scalar.activation(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                                   bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_cmd(cmd),
+                                   view_of(reduce_res));
           },
-          py::arg("dst"), py::arg("x"), py::arg("function"), py::arg("scale") = 1.0F, py::arg("bias") = 0.0F,
-          "function(scale * x + bias)");
+          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("bias") = py::none(), py::arg("scale") = 1.0F,
+          py::arg("reduce_op") = py::none(), py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle",
+          "op(data * scale + bias)")
+      .def(
+          "activation_reduce",
+          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
+             const Tile& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
+            is_add("activation_reduce", reduce_op);
+            core.scalar.activation_reduce(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                                          bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
+          },
+          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("reduce_op"), py::arg("reduce_res"),
+          py::arg("bias") = py::none(), py::arg("scale") = 1.0F);
+}
+
+}  // namespace
+
+emu::ReduceCmd reduce_cmd(const std::string& name) {
+  constexpr std::string_view kNames[] = {"idle", "reset", "reduce", "reset_reduce", "load_reduce"};
+  for (std::size_t i = 0; i < std::size(kNames); ++i) {
+    if (kNames[i] == name) {
+      return static_cast<emu::ReduceCmd>(i);
+    }
+  }
+  throw Error(Category::invalid_argument,
+              "[reduce_cmd] idle, reset, reduce, reset_reduce or load_reduce; got " + name + ". Use one of them.");
+}
+
+void bind_neuron_core(py::module_& module) {
+  bind_tile(module);
+  Class core(module, "NeuronCore");
+  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict, bool stochastic_rounding,
+                       bool activation_domains, bool relu_nan_is_zero, bool rsqrt_zero_is_nan, bool sign_nan_is_nan,
+                       bool flush_denormals) {
+             const emu::Numerics numerics{
+                 stochastic_rounding, seed,           activation_domains, relu_nan_is_zero, rsqrt_zero_is_nan,
+                 sign_nan_is_nan,     flush_denormals};
+             auto made = std::make_shared<NeuronCore>(target.core, seed, emu::plain_tile_gemm, numerics);
+             made->set_checks(true, strict);
+             return made;
+           }),
+           py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
+           py::arg("stochastic_rounding") = false, py::arg("activation_domains") = true,
+           py::arg("relu_nan_is_zero") = true, py::arg("rsqrt_zero_is_nan") = true, py::arg("sign_nan_is_nan") = true,
+           py::arg("flush_denormals") = false);
+  bind_memory(core);
+  bind_dma(core);
+  bind_tensor(core);
+  bind_elementwise(core);
+  bind_reductions(core);
+  module.def(
+      "instructions",
+      [] {
+        py::list rows;
+        for (const auto& opcode : target::kOpcodeNames) {
+          const program::OpcodeTraits& traits = program::traits(opcode.value);
+          py::dict row;
+          row["name"] = std::string(opcode.name);
+          row["engine"] = std::string(target::name(traits.engine));
+          row["operands"] = std::string(traits.operands);
+          row["limits"] = std::string(traits.limits);
+          row["cycles"] = std::string(program::formula(traits.rule));
+          row["first_generation"] = traits.first_generation;
+          row["is_derived"] = traits.is_derived;
+          rows.append(row);
+        }
+        return rows;
+      },
+      "The table of instructions, one dict each.");
 }
 
 }  // namespace trn::bindings

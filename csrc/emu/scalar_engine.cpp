@@ -1,6 +1,8 @@
 // ScalarE's instructions.
 #include "emu/scalar_engine.h"
 
+#include <string>
+
 #include "emu/convert.h"
 #include "emu/limits.h"
 
@@ -58,6 +60,20 @@ void ScalarEngine::activation(const View& dst, const View& x, Activation functio
 void ScalarEngine::activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
                                      const ScalarOperand& bias, const View& reduce_res) {
   run("activation_reduce", dst, x, function, scale, bias, ReduceCmd::reset_reduce, &reduce_res);
+}
+
+void ScalarEngine::tensor_scalar(const View& dst, const View& x, Alu op0, const ScalarOperand& operand0, Alu op1,
+                                 const ScalarOperand& operand1) {
+  constexpr std::string_view where = "tensor_scalar";
+  if (op0 == Alu::multiply && (op1 == Alu::add || op1 == Alu::none)) {
+    run(where, dst, x, Activation::copy, operand0, op1 == Alu::add ? operand1 : ScalarOperand(0.0F), ReduceCmd::idle,
+        nullptr);
+  } else if (op0 == Alu::add && op1 == Alu::none) {
+    run(where, dst, x, Activation::copy, 1.0F, operand0, ReduceCmd::idle, nullptr);
+  } else {
+    refuse(where, "ScalarE multiplies, adds, or multiplies and adds",
+           std::string(target::name(op0)) + " and " + std::string(target::name(op1)), "Use VectorE.");
+  }
 }
 
 void ScalarEngine::tensor_copy(const View& dst, const View& src) {

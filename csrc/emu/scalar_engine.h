@@ -24,6 +24,9 @@ class ScalarEngine {
   // The same with reset_reduce.
   void activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
                          const ScalarOperand& bias, const View& reduce_res);
+  // multiply, add, or multiply then add (Alu::none: one operation), as ScalarE has them.
+  void tensor_scalar(const View& dst, const View& x, Alu op0, const ScalarOperand& operand0, Alu op1,
+                     const ScalarOperand& operand1);
   // Through fp32, also where the dtype is kept.
   void tensor_copy(const View& dst, const View& src);
 

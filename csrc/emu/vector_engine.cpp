@@ -79,6 +79,11 @@ void VectorEngine::require_float_alu(std::string_view where, Alu alu) const {
 void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, Alu alu) {
   constexpr std::string_view where = "tensor_tensor";
   require_not_both_in_psum(where, a, b);
+  if (alu == Alu::power) {  // GpSimdE's, which does not reach PSUM
+    for (const View* view : {&dst, &a, &b}) {
+      require_sbuf(where, *view);
+    }
+  }
   auto body = [&](auto in, auto* out, std::int64_t n) { apply(alu, in[0], in[1], out, n); };
   if (is_bitwise(alu)) {
     require_integers(where, {&dst, &a, &b});

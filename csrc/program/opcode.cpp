@@ -16,7 +16,8 @@ constexpr OpcodeTraits kTraits[] = {
     {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode]",
      "dst in HBM, index 32-bit or int64 in SBUF; indices need not be unique with add"},
     {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul,
-     "dst, stationary, moving, [accumulate], [is_transpose], [perf_mode], [tile_position], [tile_size]",
+     "dst, stationary, moving, [accumulate], [perf_mode], "
+     "[tile_position], [tile_size]",
      "stationary [K <= 128, M <= 128] and moving [K, N <= 512] in SBUF, dst in one PSUM bank, fp32 (from v4: up to all "
      "of PSUM, fp32 or bf16); fp32 pairs with fp32; float8_e4m3fn from v4, not with float8_e4m3; double_row: FP8 [K, "
      "2, M], [K, 2, N], from v3"},
@@ -52,10 +53,10 @@ constexpr OpcodeTraits kTraits[] = {
      "a multiple of 3 elements per partition; dst [P, 2]"},
     {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value, [engine]", ""},
     {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, pattern, offset, [channel_multiplier]",
-     "SBUF; pattern of at most 4 [step, num]"},
+     "SBUF; pattern of [step, num] pairs"},
     {Opcode::affine_select, Engine::gpsimd, 1, CycleRule::gpsimd,
      "dst, pattern, offset, channel_multiplier, on_true_tile, on_false_value, [cmp_op]",
-     "SBUF; pattern of at most 4 [step, num]; cmp_op is a comparison"},
+     "SBUF; pattern of [step, num] pairs; cmp_op is a comparison"},
     {Opcode::local_gather, Engine::gpsimd, 2, CycleRule::local_gather,
      "dst, src_buffer, index, [num_elem_per_idx], [num_valid_indices]",
      "SBUF; partitions a multiple of 16; index uint16, at most 4096 per 16 partitions; num_elem_per_idx 1, 2, 4, 8, 16 "

@@ -53,7 +53,7 @@ def test_fresh_memory_is_nan(core: Any) -> None:
 def test_activation_scales_and_adds_first(core: Any) -> None:
     x = np.linspace(-2, 2, 64, dtype=np.float32).reshape(4, 16)
     out = core.sbuf("float32", 4, 16)
-    core.activation(out, loaded(core, x), "exp", scale=2.0, bias=-1.0)
+    core.activation(out, "exp", loaded(core, x), scale=2.0, bias=-1.0)
     np.testing.assert_allclose(stored(core, out, (4, 16)), np.exp(2 * x - 1), rtol=1e-6)
 
 
@@ -115,4 +115,4 @@ def test_operands_have_one_shape(core: Any) -> None:
     with pytest.raises(RuntimeError, match=r"\[tensor_tensor\] operands have as many partitions as the result; got 8"):
         core.tensor_tensor(tile, tile.part(8, 0, 10), tile, "add")
     with pytest.raises(RuntimeError, match=r"\[activation\] operands have as many elements per partition .* got 9"):
-        core.activation(tile, tile.part(128, 0, 9), "exp")
+        core.activation(tile, "exp", tile.part(128, 0, 9))

@@ -1,0 +1,228 @@
+// Instructions that reduce, search, gather, convert formats or synchronise, with the operand names of nki.isa.
+#include <array>
+#include <limits>
+
+#include "bindings/neuron_core.h"
+#include "bindings/tile.h"
+#include "target/error.h"
+#include "target/isa.h"
+
+namespace py = pybind11;
+
+namespace trn::bindings {
+namespace {
+
+using emu::NeuronCore;
+using target::Alu;
+
+Alu alu(const std::string& name) {
+  return target::from_name<Alu>(name);
+}
+
+using Class = py::class_<NeuronCore, Core>;
+
+// The reduced axes are the innermost ones: the result has the elements of the others.
+void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std::vector<int>>& axis) {
+  const std::vector<int> axes =
+      std::holds_alternative<int>(axis) ? std::vector<int>{std::get<int>(axis)} : std::get<std::vector<int>>(axis);
+  const emu::Extents& free = data.view.free;
+  std::int64_t kept = 1;
+  for (std::size_t d = 0; d + axes.size() < free.size(); ++d) {
+    kept *= free[d].size;
+  }
+  for (const int a : axes) {
+    if (a < 1 || static_cast<std::size_t>(a) > free.size() ||
+        static_cast<std::size_t>(a) + axes.size() <= free.size()) {
+      throw Error(Category::hardware_constraint, "[tensor_reduce] reduced axes are the innermost free ones; got axis " +
+                                                     std::to_string(a) + ". Transpose first.");
+    }
+  }
+  if (dst.view.free_elements() != kept) {
+    throw Error(Category::hardware_constraint, "[tensor_reduce] the result has the elements that are kept; got " +
+                                                   std::to_string(dst.view.free_elements()) + ", limit " +
+                                                   std::to_string(kept) + ". Check axis.");
+  }
+}
+
+void bind_vector(Class& core) {
+  core.def(
+          "tensor_reduce",
+          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data,
+             const std::variant<int, std::vector<int>>& axis, bool negate, bool) {
+            require_axes(dst, data, axis);
+            core.vector.tensor_reduce(dst.view, alu(op), data.view, negate);
+          },
+          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("axis"), py::arg("negate") = false,
+          py::arg("keepdims") = false)
+      .def(
+          "tensor_scalar_reduce",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+             const std::string& reduce_op, const Tile& reduce_res) {
+            core.vector.tensor_scalar_reduce(dst.view, data.view, alu(op0), scalar(operand0), alu(reduce_op),
+                                             reduce_res.view);
+          },
+          py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reduce_op"),
+          py::arg("reduce_res"))
+      .def(
+          "tensor_scalar_cumulative",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
+             const Operand& imm0, const std::optional<Operand>& imm1, const std::string& cmd) {
+            core.vector.tensor_scalar_cumulative(dst.view, src.view, alu(op0), alu(op1), scalar(imm0),
+                                                 imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F), reduce_cmd(cmd));
+          },
+          py::arg("dst"), py::arg("src"), py::arg("op0"), py::arg("op1"), py::arg("imm0"), py::arg("imm1") = py::none(),
+          py::arg("reduce_cmd") = "reset_reduce")
+      .def(
+          "tensor_tensor_scan",
+          [](NeuronCore& core, const Tile& dst, const Tile& data0, const Tile& data1, const Operand& initial,
+             const std::string& op0, const std::string& op1, bool reverse0, bool reverse1) {
+            core.vector.tensor_tensor_scan(dst.view, data0.view, data1.view, scalar(initial), alu(op0), alu(op1),
+                                           reverse0, reverse1);
+          },
+          py::arg("dst"), py::arg("data0"), py::arg("data1"), py::arg("initial"), py::arg("op0"), py::arg("op1"),
+          py::arg("reverse0") = false, py::arg("reverse1") = false)
+      .def(
+          "bn_stats",
+          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.bn_stats(dst.view, data.view); },
+          py::arg("dst"), py::arg("data"))
+      .def(
+          "bn_aggr",
+          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.bn_aggr(dst.view, data.view); },
+          py::arg("dst"), py::arg("data"))
+      .def(
+          "select_reduce",
+          [](NeuronCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false,
+             const std::optional<Tile>& reduce_res, const std::string& cmd, bool reverse_pred) {
+            core.vector.select_reduce(dst.view, predicate.view, on_true.view, scalar(on_false), view_of(reduce_res),
+                                      reduce_cmd(cmd), reverse_pred);
+          },
+          py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"),
+          py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle", py::arg("reverse_pred") = false)
+      .def(
+          "range_select",
+          [](NeuronCore& core, const Tile& dst, const Tile& on_true_tile, const std::string& comp_op0,
+             const std::string& comp_op1, const Tile& bound0, const Tile& bound1, const std::string& cmd,
+             const std::optional<Tile>& reduce_res, float range_start, float on_false_value) {
+            core.vector.range_select(dst.view, on_true_tile.view, alu(comp_op0), alu(comp_op1), bound0.view,
+                                     bound1.view, view_of(reduce_res), reduce_cmd(cmd), range_start, on_false_value);
+          },
+          py::arg("dst"), py::arg("on_true_tile"), py::arg("comp_op0"), py::arg("comp_op1"), py::arg("bound0"),
+          py::arg("bound1"), py::arg("reduce_cmd") = "idle", py::arg("reduce_res") = py::none(),
+          py::arg("range_start") = 0.0F, py::arg("on_false_value") = std::numeric_limits<float>::lowest())
+      .def(
+          "max8", [](NeuronCore& core, const Tile& dst, const Tile& src) { core.vector.max8(dst.view, src.view); },
+          py::arg("dst"), py::arg("src"))
+      .def(
+          "nc_find_index8",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& vals) {
+            core.vector.nc_find_index8(dst.view, data.view, vals.view);
+          },
+          py::arg("dst"), py::arg("data"), py::arg("vals"))
+      .def(
+          "nc_match_replace8",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& vals, float imm,
+             const std::optional<Tile>& dst_idx) {
+            core.vector.nc_match_replace8(dst.view, data.view, vals.view, imm, view_of(dst_idx));
+          },
+          py::arg("dst"), py::arg("data"), py::arg("vals"), py::arg("imm"), py::arg("dst_idx") = py::none())
+      .def(
+          "nc_stream_shuffle",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::array<int, 32>& shuffle_mask) {
+            core.vector.nc_stream_shuffle(dst.view, src.view, shuffle_mask);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("shuffle_mask"))
+      .def(
+          "quantize_mx",
+          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& dst_scale) {
+            core.vector.quantize_mx(dst.view, src.view, dst_scale.view);
+          },
+          py::arg("dst"), py::arg("src"), py::arg("dst_scale"));
+}
+
+void bind_gpsimd(Class& core) {
+  core.def(
+          "iota",
+          [](NeuronCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
+             std::int64_t channel_multiplier) {
+            core.gpsimd.iota(dst.view, {offset, channel_multiplier, extents(pattern)}, 0);
+          },
+          py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier") = 0)
+      .def(
+          "affine_select",
+          [](NeuronCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
+             std::int64_t channel_multiplier, const Tile& on_true_tile, float on_false_value,
+             const std::string& cmp_op) {
+            core.gpsimd.affine_select(dst.view, {offset, channel_multiplier, extents(pattern)}, on_true_tile.view,
+                                      on_false_value, alu(cmp_op));
+          },
+          py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier"), py::arg("on_true_tile"),
+          py::arg("on_false_value"), py::arg("cmp_op") = "equal")
+      .def(
+          "rng", [](NeuronCore& core, const Tile& dst) { core.gpsimd.rng(dst.view); }, py::arg("dst"))
+      .def(
+          "set_rng_seed", [](NeuronCore& core, const Tile& src_seeds) { core.gpsimd.set_rng_seed(src_seeds.view); },
+          py::arg("src_seeds"))
+      .def(
+          "local_gather",
+          [](NeuronCore& core, const Tile& dst, const Tile& src_buffer, const Tile& index,
+             std::int64_t num_elem_per_idx, const std::optional<std::int64_t>& num_valid_indices) {
+            core.gpsimd.local_gather(dst.view, src_buffer.view, index.view, num_elem_per_idx,
+                                     num_valid_indices.value_or(0));
+          },
+          py::arg("dst"), py::arg("src_buffer"), py::arg("index"), py::arg("num_elem_per_idx") = 1,
+          py::arg("num_valid_indices") = py::none())
+      .def(
+          "nc_n_gather",
+          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& indices) {
+            core.gpsimd.nc_n_gather(dst.view, data.view, indices.view);
+          },
+          py::arg("dst"), py::arg("data"), py::arg("indices"))
+      .def(
+          "tensor_partition_reduce",
+          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data) {
+            core.gpsimd.tensor_partition_reduce(dst.view, alu(op), data.view);
+          },
+          py::arg("dst"), py::arg("op"), py::arg("data"))
+      .def(
+          "sequence_bounds",
+          [](NeuronCore& core, const Tile& dst, const Tile& segment_ids) {
+            core.gpsimd.sequence_bounds(dst.view, segment_ids.view);
+          },
+          py::arg("dst"), py::arg("segment_ids"));
+}
+
+void bind_sync(Class& core) {
+  core.def(
+          "register_load",
+          [](NeuronCore& core, std::int64_t dst, const Tile& src) { core.sync.register_load(dst, src.view); },
+          py::arg("dst"), py::arg("src"))
+      .def(
+          "register_store",
+          [](NeuronCore& core, const Tile& dst, std::int64_t src) { core.sync.register_store(dst.view, src); },
+          py::arg("dst"), py::arg("src"))
+      .def(
+          "register_value", [](NeuronCore& core, std::int64_t index) { return core.sync.register_value(index); },
+          py::arg("index"))
+      .def(
+          "semaphore_increment",
+          [](NeuronCore& core, std::int64_t semaphore, std::int64_t value) {
+            core.sync.semaphore_increment(semaphore, value);
+          },
+          py::arg("semaphore"), py::arg("value") = 1)
+      .def(
+          "semaphore_wait",
+          [](NeuronCore& core, std::int64_t semaphore, std::int64_t value) {
+            core.sync.semaphore_wait(semaphore, value);
+          },
+          py::arg("semaphore"), py::arg("value"));
+}
+
+}  // namespace
+
+void bind_reductions(Class& core) {
+  bind_vector(core);
+  bind_gpsimd(core);
+  bind_sync(core);
+}
+
+}  // namespace trn::bindings

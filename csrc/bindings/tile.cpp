@@ -1,0 +1,123 @@
+// Tiles: allocation, parts, values.
+#include "bindings/tile.h"
+
+#include "emu/convert.h"
+#include "emu/lanes.h"
+#include "target/error.h"
+
+namespace py = pybind11;
+
+namespace trn::bindings {
+
+emu::Extents extents(const Pattern& pattern) {
+  emu::Extents result;
+  for (const auto& [step, num] : pattern) {
+    result.push_back({num, step});
+  }
+  return result;
+}
+
+Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& dtype, std::int64_t partitions,
+                    std::int64_t elements, const std::string& name, std::int64_t start_partition) {
+  Tile tile{core, {}, {}, name, 0, elements};
+  tile.view.memory = memory;
+  tile.view.dtype = target::dtype_from_name(dtype);
+  const std::int64_t bytes = elements * target::itemsize(tile.view.dtype);
+  tile.offset = memory == target::Memory::sbuf ? core->sbuf.allocate(bytes, name) : core->psum.allocate(bytes, name);
+  return tile.part(partitions, 0, elements, start_partition);
+}
+
+Tile Tile::in_hbm(const Core& core, const py::array& array, const std::string& dtype) {
+  Tile tile{core, array, {}, "array", 0, static_cast<std::int64_t>(array.size())};
+  tile.view.memory = target::Memory::hbm;
+  tile.view.dtype = target::dtype_from_name(dtype);
+  const auto size = target::itemsize(tile.view.dtype);
+  if (array.itemsize() != size || array.ndim() < 1) {
+    throw Error(Category::invalid_argument, "[hbm] an array's elements have the dtype's bytes; got " +
+                                                std::to_string(array.itemsize()) + ", limit " + std::to_string(size) +
+                                                ". View it as an integer type of that size.");
+  }
+  tile.view.data = static_cast<std::byte*>(const_cast<void*>(array.data()));
+  tile.view.partitions = array.shape(0);
+  tile.view.partition_bytes = array.strides(0);
+  for (py::ssize_t d = 1; d < array.ndim(); ++d) {
+    tile.view.free.push_back({array.shape(d), array.strides(d) / size});
+  }
+  return tile;
+}
+
+Tile Tile::part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const {
+  return pattern(partitions, start, {{1, size}}, start_partition);
+}
+
+Tile Tile::pattern(std::int64_t partitions, std::int64_t start, const Pattern& free,
+                   std::int64_t start_partition) const {
+  Tile tile = *this;
+  if (view.memory == target::Memory::hbm) {
+    throw Error(Category::invalid_argument, "[tile] parts are taken on the chip; got hbm. Slice the array.");
+  }
+  auto part_of = [&](auto& memory) {
+    return memory.view(offset, elements, view.dtype, partitions, start, extents(free), name, start_partition);
+  };
+  tile.view = view.memory == target::Memory::sbuf ? part_of(core->sbuf) : part_of(core->psum);
+  return tile;
+}
+
+py::array Tile::read() const {
+  emu::Lanes lanes;
+  const std::vector<std::int64_t> shape = {view.partitions, view.free_elements()};
+  if (emu::is_integer(view.dtype)) {
+    py::array_t<std::int64_t> values(shape);
+    for (std::int64_t p = 0; p < view.partitions; ++p) {
+      lanes.read_row(view, p, values.mutable_data(p, 0));
+    }
+    return values;
+  }
+  py::array_t<float> values(shape);
+  for (std::int64_t p = 0; p < view.partitions; ++p) {
+    lanes.read_row(view, p, values.mutable_data(p, 0));
+  }
+  return values;
+}
+
+void Tile::write(const py::array& values) const {
+  if (values.size() != view.elements()) {
+    throw Error(Category::invalid_argument, "[tile] values have the tile's elements; got " +
+                                                std::to_string(values.size()) + ", limit " +
+                                                std::to_string(view.elements()) + ". Reshape them.");
+  }
+  emu::Lanes lanes;
+  const std::int64_t n = view.free_elements();
+  auto store = [&](auto typed) {
+    for (std::int64_t p = 0; p < view.partitions; ++p) {
+      lanes.write_row(view, p, typed.mutable_data() + p * n);
+    }
+  };
+  if (emu::is_integer(view.dtype)) {
+    store(py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(py::array(values.attr("copy")())));
+  } else {
+    store(py::array_t<float, py::array::c_style | py::array::forcecast>(py::array(values.attr("copy")())));
+  }
+}
+
+void bind_tile(py::module_& module) {
+  py::class_<Tile>(module, "Tile")
+      .def_property_readonly("dtype", [](const Tile& tile) { return std::string(target::name(tile.view.dtype)); })
+      .def_property_readonly("memory", [](const Tile& tile) { return std::string(target::name(tile.view.memory)); })
+      .def_property_readonly("shape",
+                             [](const Tile& tile) {
+                               std::vector<std::int64_t> shape = {tile.view.partitions};
+                               for (const emu::Extent& extent : tile.view.free) {
+                                 shape.push_back(extent.size);
+                               }
+                               return py::tuple(py::cast(shape));
+                             })
+      .def("part", &Tile::part, py::arg("partitions"), py::arg("start"), py::arg("size"),
+           py::arg("start_partition") = 0, "`size` elements from `start` of each of the partitions.")
+      .def("pattern", &Tile::pattern, py::arg("partitions"), py::arg("start"), py::arg("pattern"),
+           py::arg("start_partition") = 0, "Elements from `start` on by [step, num] pairs, outermost first.")
+      .def("read", &Tile::read, "Values as float32, int64 of integers; no instruction.")
+      .def("write", &Tile::write, py::arg("values"), "Sets values, rounded to nearest even; no instruction.");
+}
+
+}  // namespace trn::bindings

@@ -1,0 +1,60 @@
+// A tile of a NeuronCore's memories as Python holds it.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "emu/neuron_core.h"
+
+namespace trn::bindings {
+
+using Core = std::shared_ptr<emu::NeuronCore>;
+// nki's access pattern: [step, num] pairs, outermost first.
+using Pattern = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
+struct Tile {
+  Core core;
+  pybind11::object array;  // HBM: what owns the bytes
+  emu::View view;
+  std::string name;
+  std::int64_t offset = 0, elements = 0;
+
+  static Tile allocate(const Core& core, target::Memory memory, const std::string& dtype, std::int64_t partitions,
+                       std::int64_t elements, const std::string& name, std::int64_t start_partition);
+  // An array's rows as partitions, its other dimensions as free ones.
+  static Tile in_hbm(const Core& core, const pybind11::array& array, const std::string& dtype);
+
+  // [partitions, size] from element `start` of partition `start_partition` on.
+  Tile part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const;
+  Tile pattern(std::int64_t partitions, std::int64_t start, const Pattern& free, std::int64_t start_partition) const;
+  // Values as float32, or as int64 of integers; shape [partitions, elements].
+  pybind11::array read() const;
+  void write(const pybind11::array& values) const;
+};
+
+emu::Extents extents(const Pattern& pattern);
+
+// A number or a tile of one element per partition.
+using Operand = std::variant<float, Tile>;
+inline emu::ScalarOperand scalar(const Operand& operand) {
+  if (const auto* tile = std::get_if<Tile>(&operand)) {
+    return tile->view;
+  }
+  return std::get<float>(operand);
+}
+inline const emu::View* view_of(const std::optional<Tile>& tile) {
+  return tile ? &tile->view : nullptr;
+}
+
+void bind_tile(pybind11::module_& module);
+
+}  // namespace trn::bindings

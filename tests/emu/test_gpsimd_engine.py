@@ -1,0 +1,133 @@
+"""GpSimdE's, SyncE's and the DMA's instructions against numpy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from machine import new_core, result, tile, uniform
+
+
+@pytest.fixture
+def core() -> Any:
+    return new_core()
+
+
+def test_iota_and_affine_select(core: Any) -> None:
+    index = 5 + 7 * np.arange(16)[:, None] + (100 * np.arange(3)[:, None] + 2 * np.arange(4)).reshape(-1)
+    pattern = [(100, 3), (2, 4)]
+    np.testing.assert_array_equal(result(core, (16, 12), lambda d: core.iota(d, pattern, 5, 7), "int32"), index)
+    np.testing.assert_array_equal(result(core, (16, 12), lambda d: core.iota(d, pattern, 5, 7)), index)
+    x = uniform(16, 12)
+    for op, holds in {"greater": index - 150 > 0, "less_equal": index - 150 <= 0, "equal": index == 150}.items():
+        got = result(core, x.shape, lambda d, op=op: core.affine_select(d, pattern, -145, 7, tile(core, x), -9.0, op))
+        np.testing.assert_array_equal(got, np.where(holds, x, np.float32(-9)))
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
+def test_local_gather(core: Any, width: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    x, index = rng.integers(0, 200, (32, 64)), rng.integers(0, 64 // width, (32, 3))
+    num_valid = 45
+    expected = []
+    for group in range(2):
+        flat = index[16 * group : 16 * group + 16].T.reshape(-1)[:num_valid]
+        expected.append(x[16 * group : 16 * group + 16].reshape(16, -1, width)[:, flat].reshape(16, -1))
+    got = result(
+        core,
+        (32, num_valid * width),
+        lambda d: core.local_gather(d, tile(core, x, dtype), tile(core, index, "uint16"), width, num_valid),
+        dtype,
+    )
+    np.testing.assert_array_equal(got, np.concatenate(expected))
+
+
+def test_gather_within_partitions(core: Any) -> None:
+    x, index = uniform(128, 30), np.random.default_rng(0).integers(0, 30, (128, 50))
+    got = result(core, (128, 50), lambda d: core.nc_n_gather(d, tile(core, x), tile(core, index, "uint32")))
+    np.testing.assert_array_equal(got, np.take_along_axis(x, index, 1))
+
+
+def test_across_partitions(core: Any) -> None:
+    x, bits = uniform(100, 7), np.random.default_rng(0).integers(0, 255, (100, 7))
+    got = result(core, (1, 7), lambda d: core.tensor_partition_reduce(d, "add", tile(core, x)))
+    np.testing.assert_allclose(got[0], x.sum(0), rtol=1e-4, atol=1e-4)
+    got = result(core, (1, 7), lambda d: core.tensor_partition_reduce(d, "maximum", tile(core, x)))
+    np.testing.assert_array_equal(got[0], x.max(0))
+    got = result(core, (1, 7), lambda d: core.tensor_partition_reduce(d, "bitwise_and", tile(core, bits, "uint8")), "uint8")
+    np.testing.assert_array_equal(got[0], np.bitwise_and.reduce(bits, 0))
+
+
+def test_sequence_bounds(core: Any) -> None:
+    ids = np.array([[1, 1, 2, 2, 2, 0, 0, 3]])
+    got = result(core, (1, 16), lambda d: core.sequence_bounds(d, tile(core, ids, "int32")), "int32")
+    np.testing.assert_array_equal(got.reshape(2, 8), [[0, 0, 2, 2, 2, 8, 8, 7], [2, 2, 5, 5, 5, -1, -1, 8]])
+
+
+def test_random_bits(core: Any) -> None:
+    core.set_rng_seed(tile(core, [[42]], "uint32"))
+    first = result(core, (128, 100), core.rng, "uint32")
+    second = result(core, (128, 100), core.rng, "uint32")
+    core.set_rng_seed(tile(core, [[42]], "uint32"))
+    np.testing.assert_array_equal(result(core, (128, 100), core.rng, "uint32"), first)
+    assert not np.array_equal(first, second)
+    assert abs(first.mean() / 2**32 - 0.5) < 0.01
+
+
+def test_registers_and_semaphores(core: Any) -> None:
+    core.register_load(3, tile(core, [[-77]], "int32"))
+    assert core.register_value(3) == -77
+    np.testing.assert_array_equal(result(core, (1, 1), lambda d: core.register_store(d, 3), "int32"), [[-77]])
+    core.semaphore_increment(5, 2)
+    core.semaphore_wait(5, 2)
+    with pytest.raises(RuntimeError, match=r"\[semaphore_wait\] an earlier instruction .*; got 3, limit 2\."):
+        core.semaphore_wait(5, 3)
+
+
+def test_dma_adds(core: Any) -> None:
+    x, y = uniform(64, 33), uniform(64, 33, seed=1)
+    hbm = y.copy()
+    core.dma_copy(core.hbm(hbm), tile(core, x), "add")
+    np.testing.assert_array_equal(hbm, x + y)
+    core.dma_copy(core.hbm(hbm), tile(core, x, "bfloat16"))
+    np.testing.assert_allclose(hbm, x, rtol=2**-8)
+    got = result(core, x.shape, lambda d: core.dma_compute(d, [core.hbm(x), tile(core, y), core.hbm(y)], [1, 1, 1], "add"))
+    np.testing.assert_array_equal(got, x + y + y)
+
+
+def test_dma_transposes(core: Any) -> None:
+    x = uniform(60, 120)
+    np.testing.assert_array_equal(result(core, (120, 60), lambda d: core.dma_transpose(d, core.hbm(x))), x.T)
+    out = np.empty((120, 60), np.float32)
+    core.dma_transpose(core.hbm(out), tile(core, x))
+    np.testing.assert_array_equal(out, x.T)
+    cube = uniform(6, 35).reshape(6, 5, 7)
+    got = result(core, (7, 30), lambda d: core.dma_transpose(d, core.hbm(cube)))
+    np.testing.assert_array_equal(got, cube.transpose(2, 1, 0).reshape(7, 30))
+    four = uniform(6, 70).reshape(6, 5, 7, 2)
+    got = result(core, (2, 210), lambda d: core.dma_transpose(d, core.hbm(four), [3, 1, 2, 0]))
+    np.testing.assert_array_equal(got, four.transpose(3, 1, 2, 0).reshape(2, 210))
+
+
+@pytest.mark.parametrize("index_dtype", ["int32", "int64", "uint32"])
+def test_rows_by_index(core: Any, index_dtype: str) -> None:
+    table, index = uniform(50, 12), np.random.default_rng(0).integers(0, 50, (40, 3))
+    picks = tile(core, index, index_dtype)
+    got = result(core, (40, 36), lambda d: core.dma_gather(d, core.hbm(table), picks))
+    np.testing.assert_array_equal(got, table[index].reshape(40, 36))
+    rows, sums = uniform(40, 36, seed=1), table.copy()
+    core.dma_scatter(core.hbm(sums), tile(core, rows), picks, "add")
+    expected = table.copy()
+    np.add.at(expected, index.reshape(-1), rows.reshape(-1, 12))
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
+    core.dma_scatter(core.hbm(sums), tile(core, np.ones((40, 36))), picks)
+    assert np.all(sums[np.unique(index)] == 1)
+
+
+def test_rows_out_of_bounds(core: Any) -> None:
+    table, picks = uniform(5, 4), tile(core, [[2], [9]], "int32")
+    dst = tile(core, np.zeros((2, 4)))
+    core.dma_gather(dst, core.hbm(table), picks, "skip")
+    np.testing.assert_array_equal(dst.read(), np.stack([table[2], np.zeros(4)]))
+    with pytest.raises(RuntimeError, match=r"\[dma_gather\] an index names a row of the tensor; got 9, limit 4\."):
+        core.dma_gather(dst, core.hbm(table), picks)
