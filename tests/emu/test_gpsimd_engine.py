@@ -54,7 +54,9 @@ def test_across_partitions(core: Any) -> None:
     np.testing.assert_allclose(got[0], x.sum(0), rtol=1e-4, atol=1e-4)
     got = result(core, (1, 7), lambda d: core.tensor_partition_reduce(d, "maximum", tile(core, x)))
     np.testing.assert_array_equal(got[0], x.max(0))
-    got = result(core, (1, 7), lambda d: core.tensor_partition_reduce(d, "bitwise_and", tile(core, bits, "uint8")), "uint8")
+    got = result(
+        core, (1, 7), lambda d: core.tensor_partition_reduce(d, "bitwise_and", tile(core, bits, "uint8")), "uint8"
+    )
     np.testing.assert_array_equal(got[0], np.bitwise_and.reduce(bits, 0))
 
 
@@ -91,7 +93,9 @@ def test_dma_adds(core: Any) -> None:
     np.testing.assert_array_equal(hbm, x + y)
     core.dma_copy(core.hbm(hbm), tile(core, x, "bfloat16"))
     np.testing.assert_allclose(hbm, x, rtol=2**-8)
-    got = result(core, x.shape, lambda d: core.dma_compute(d, [core.hbm(x), tile(core, y), core.hbm(y)], [1, 1, 1], "add"))
+    got = result(
+        core, x.shape, lambda d: core.dma_compute(d, [core.hbm(x), tile(core, y), core.hbm(y)], [1, 1, 1], "add")
+    )
     np.testing.assert_array_equal(got, x + y + y)
 
 

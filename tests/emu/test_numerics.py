@@ -34,7 +34,9 @@ FUNCTIONS: list[tuple[str, Callable[[Array], Array], float, float, float]] = [
 
 
 @pytest.mark.parametrize("function,oracle,low,high,ulps", FUNCTIONS)
-def test_functions_within_ulps(function: str, oracle: Callable[[Array], Array], low: float, high: float, ulps: float) -> None:
+def test_functions_within_ulps(
+    function: str, oracle: Callable[[Array], Array], low: float, high: float, ulps: float
+) -> None:
     x = np.random.default_rng(0).uniform(low, high, (128, 400)).astype(np.float32)
     if function == "softplus":
         x = np.random.default_rng(0).uniform(-30, 30, (128, 400)).astype(np.float32)
@@ -70,7 +72,9 @@ def test_special_values(function: str, expected: list[float]) -> None:
 def test_switches() -> None:
     np.testing.assert_allclose(apply("relu", SPECIAL, relu_nan_is_zero=False)[0], [0, 0, np.inf, 0, np.nan])
     np.testing.assert_allclose(apply("sign", SPECIAL, sign_nan_is_nan=False)[0], [0, 0, 1, -1, 0])
-    np.testing.assert_allclose(apply("rsqrt", SPECIAL, rsqrt_zero_is_nan=False)[0], [np.inf, -np.inf, 0, np.nan, np.nan])
+    np.testing.assert_allclose(
+        apply("rsqrt", SPECIAL, rsqrt_zero_is_nan=False)[0], [np.inf, -np.inf, 0, np.nan, np.nan]
+    )
     nine = np.array([[9.0, -9.0]], np.float32)
     np.testing.assert_allclose(apply("sin", nine)[0], [27.65, -27.65], rtol=1e-3)
     np.testing.assert_allclose(apply("sin", nine, activation_domains=False)[0], np.sin(nine[0]), rtol=1e-6)
@@ -79,7 +83,12 @@ def test_switches() -> None:
     np.testing.assert_array_equal(apply("copy", tiny, flush_denormals=True)[0], [0, 0, tiny[0, 2]])
 
 
-FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float8_e5m2": torch.float8_e5m2, "float8_e4m3fn": torch.float8_e4m3fn}
+FORMATS = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8_e5m2": torch.float8_e5m2,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+}
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -102,7 +111,9 @@ def test_every_code_is_read(dtype: str) -> None:
     np.testing.assert_array_equal(result(core, (128, 512), lambda d: core.tensor_copy(d, stored)), expected)
 
 
-@pytest.mark.parametrize("dtype,step", [("bfloat16", 2**-7), ("float16", 2**-10), ("float8_e5m2", 2**-2), ("float8_e4m3", 2**-3)])
+@pytest.mark.parametrize(
+    "dtype,step", [("bfloat16", 2**-7), ("float16", 2**-10), ("float8_e5m2", 2**-2), ("float8_e4m3", 2**-3)]
+)
 def test_stochastic_rounding(dtype: str, step: float) -> None:
     x = np.full((128, 512), 1 + 0.3 * step, np.float32)
 

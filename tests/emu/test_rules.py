@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from machine import new_core, tile
 
-F, H, I, U8, U16, U32 = "float32", "bfloat16", "int32", "uint8", "uint16", "uint32"
+F, H, I32, U8, U16, U32 = "float32", "bfloat16", "int32", "uint8", "uint16", "uint32"
 
 
 class Tiles:
@@ -24,61 +24,187 @@ class Tiles:
 
 
 CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
-    (r"\[tensor_tensor\] at most one of the two inputs lies in PSUM; got both\.", lambda c, t: c.tensor_tensor(t.s(), t.p(), t.p(), "add")),
+    (
+        r"\[tensor_tensor\] at most one of the two inputs lies in PSUM; got both\.",
+        lambda c, t: c.tensor_tensor(t.s(), t.p(), t.p(), "add"),
+    ),
     (r"\[tensor_tensor\] operands lie in SBUF; got psum\.", lambda c, t: c.tensor_tensor(t.p(), t.s(), t.s(), "power")),
-    (r"\[tensor_tensor\] bitwise operations take integers; got float32\. Use integer tiles\.", lambda c, t: c.tensor_tensor(t.s(), t.s(), t.s(), "bitwise_or")),
-    (r"\[tensor_scalar\] both operations are bitwise, or neither; got bitwise_or and add\.", lambda c, t: c.tensor_scalar(t.s(I), t.s(I), "bitwise_or", 1.0, op1="add", operand1=1.0)),
-    (r"\[tensor_scalar\] a per-partition operand has one element per partition; got 8, limit 1\.", lambda c, t: c.tensor_scalar(t.s(), t.s(), "add", t.s())),
-    (r"\[tensor_scalar\] ScalarE multiplies, adds, or multiplies and adds; got maximum and none\.", lambda c, t: c.tensor_scalar(t.s(), t.s(), "maximum", 1.0, engine="scalar")),
-    (r"\[scalar_tensor_tensor\] the operation is arithmetic; got bitwise_and\.", lambda c, t: c.scalar_tensor_tensor(t.s(), t.s(), "bitwise_and", 1.0, "add", t.s())),
-    (r"\[tensor_tensor_scan\] at most one of the two inputs lies in PSUM", lambda c, t: c.tensor_tensor_scan(t.s(), t.p(), t.p(), 0.0, "add", "add")),
-    (r"\[activation\] a vector scale is float32; got bfloat16\.", lambda c, t: c.activation(t.s(), "exp", t.s(), scale=t.s(H, 32, 1))),
-    (r"\[activation\] a vector bias is float32, float16 or bfloat16; got int32\.", lambda c, t: c.activation(t.s(), "exp", t.s(), bias=t.s(I, 32, 1))),
-    (r"\[activation_reduce\] the operation is add; got maximum\.", lambda c, t: c.activation_reduce(t.s(), "exp", t.s(), "maximum", t.s(F, 32, 1))),
-    (r"\[tensor_copy_predicated\] the predicate is an unsigned integer; got float32\.", lambda c, t: c.tensor_copy_predicated(t.s(), t.s(), t.s())),
-    (r"\[tensor_copy_predicated\] source and result have one dtype; got bfloat16\.", lambda c, t: c.tensor_copy_predicated(t.s(), t.s(H), t.s(U8))),
-    (r"\[tensor_reduce\] reduced axes are the innermost free ones; got axis 0\.", lambda c, t: c.tensor_reduce(t.s(F, 32, 1), "add", t.s(), 0)),
-    (r"\[tensor_reduce\] the result has the elements that are kept; got 2, limit 1\.", lambda c, t: c.tensor_reduce(t.s(F, 32, 2), "add", t.s(), 1)),
-    (r"\[tensor_scalar_reduce\] the reduction is add, .*; got divide\.", lambda c, t: c.tensor_scalar_reduce(t.s(), t.s(), "add", 1.0, "divide", t.s(F, 32, 1))),
-    (r"\[tensor_scalar_cumulative\] 32-bit integers have no cumulative form; got int32\.", lambda c, t: c.tensor_scalar_cumulative(t.s(I), t.s(I), "add", "add", 1.0)),
-    (r"\[bn_stats\] a partition has few elements; got 513, limit 512\.", lambda c, t: c.bn_stats(t.s(F, 32, 6), t.s(F, 32, 513))),
-    (r"\[bn_stats\] the result has six elements per partition; got 8, limit 6\.", lambda c, t: c.bn_stats(t.s(), t.s())),
-    (r"\[bn_aggr\] a partition holds triples of bn_stats; got 2, limit 0\.", lambda c, t: c.bn_aggr(t.s(F, 32, 2), t.s())),
+    (
+        r"\[tensor_tensor\] bitwise operations take integers; got float32\. Use integer tiles\.",
+        lambda c, t: c.tensor_tensor(t.s(), t.s(), t.s(), "bitwise_or"),
+    ),
+    (
+        r"\[tensor_scalar\] both operations are bitwise, or neither; got bitwise_or and add\.",
+        lambda c, t: c.tensor_scalar(t.s(I32), t.s(I32), "bitwise_or", 1.0, op1="add", operand1=1.0),
+    ),
+    (
+        r"\[tensor_scalar\] a per-partition operand has one element per partition; got 8, limit 1\.",
+        lambda c, t: c.tensor_scalar(t.s(), t.s(), "add", t.s()),
+    ),
+    (
+        r"\[tensor_scalar\] ScalarE multiplies, adds, or multiplies and adds; got maximum and none\.",
+        lambda c, t: c.tensor_scalar(t.s(), t.s(), "maximum", 1.0, engine="scalar"),
+    ),
+    (
+        r"\[scalar_tensor_tensor\] the operation is arithmetic; got bitwise_and\.",
+        lambda c, t: c.scalar_tensor_tensor(t.s(), t.s(), "bitwise_and", 1.0, "add", t.s()),
+    ),
+    (
+        r"\[tensor_tensor_scan\] at most one of the two inputs lies in PSUM",
+        lambda c, t: c.tensor_tensor_scan(t.s(), t.p(), t.p(), 0.0, "add", "add"),
+    ),
+    (
+        r"\[activation\] a vector scale is float32; got bfloat16\.",
+        lambda c, t: c.activation(t.s(), "exp", t.s(), scale=t.s(H, 32, 1)),
+    ),
+    (
+        r"\[activation\] a vector bias is float32, float16 or bfloat16; got int32\.",
+        lambda c, t: c.activation(t.s(), "exp", t.s(), bias=t.s(I32, 32, 1)),
+    ),
+    (
+        r"\[activation_reduce\] the operation is add; got maximum\.",
+        lambda c, t: c.activation_reduce(t.s(), "exp", t.s(), "maximum", t.s(F, 32, 1)),
+    ),
+    (
+        r"\[tensor_copy_predicated\] the predicate is an unsigned integer; got float32\.",
+        lambda c, t: c.tensor_copy_predicated(t.s(), t.s(), t.s()),
+    ),
+    (
+        r"\[tensor_copy_predicated\] source and result have one dtype; got bfloat16\.",
+        lambda c, t: c.tensor_copy_predicated(t.s(), t.s(H), t.s(U8)),
+    ),
+    (
+        r"\[tensor_reduce\] reduced axes are the innermost free ones; got axis 0\.",
+        lambda c, t: c.tensor_reduce(t.s(F, 32, 1), "add", t.s(), 0),
+    ),
+    (
+        r"\[tensor_reduce\] the result has the elements that are kept; got 2, limit 1\.",
+        lambda c, t: c.tensor_reduce(t.s(F, 32, 2), "add", t.s(), 1),
+    ),
+    (
+        r"\[tensor_scalar_reduce\] the reduction is add, .*; got divide\.",
+        lambda c, t: c.tensor_scalar_reduce(t.s(), t.s(), "add", 1.0, "divide", t.s(F, 32, 1)),
+    ),
+    (
+        r"\[tensor_scalar_cumulative\] 32-bit integers have no cumulative form; got int32\.",
+        lambda c, t: c.tensor_scalar_cumulative(t.s(I32), t.s(I32), "add", "add", 1.0),
+    ),
+    (
+        r"\[bn_stats\] a partition has few elements; got 513, limit 512\.",
+        lambda c, t: c.bn_stats(t.s(F, 32, 6), t.s(F, 32, 513)),
+    ),
+    (
+        r"\[bn_stats\] the result has six elements per partition; got 8, limit 6\.",
+        lambda c, t: c.bn_stats(t.s(), t.s()),
+    ),
+    (
+        r"\[bn_aggr\] a partition holds triples of bn_stats; got 2, limit 0\.",
+        lambda c, t: c.bn_aggr(t.s(F, 32, 2), t.s()),
+    ),
     (r"\[max8\] a partition has at least eight elements; got 7\.", lambda c, t: c.max8(t.s(), t.s(F, 32, 7))),
-    (r"\[max8\] a partition has few elements; got 16385, limit 16384\.", lambda c, t: c.max8(t.s(F, 2), t.s(F, 2, 16385))),
-    (r"\[nc_find_index8\] indices are uint16 or uint32; got int32\.", lambda c, t: c.nc_find_index8(t.s(I), t.s(), t.s())),
-    (r"\[nc_match_replace8\] values and indices come in eights; got 9, limit 8\.", lambda c, t: c.nc_match_replace8(t.s(), t.s(), t.s(F, 32, 9), 0.0)),
-    (r"\[select_reduce\] the predicate is an integer of 8 or 16 bits; got int32\.", lambda c, t: c.select_reduce(t.s(), t.s(I), t.s(), 0.0)),
-    (r"\[select_reduce\] the input is no 32-bit integer; got int32\.", lambda c, t: c.select_reduce(t.s(), t.s(U8), t.s(I), 0.0)),
-    (r"\[range_select\] both operations compare: .*; got add\.", lambda c, t: c.range_select(t.s(), t.s(), "add", "less", t.s(F, 32, 1), t.s(F, 32, 1))),
-    (r"\[range_select\] bounds are float32; got bfloat16\.", lambda c, t: c.range_select(t.s(), t.s(), "less", "less", t.s(F, 32, 1), t.s(H, 32, 1))),
-    (r"\[range_select\] on_false_value is the lowest float32", lambda c, t: c.range_select(t.s(), t.s(), "less", "less", t.s(F, 32, 1), t.s(F, 32, 1), on_false_value=0.0)),
-    (r"\[dropout\] integers keep their dtype; got float32\.", lambda c, t: c.dropout(t.s(), t.s(I), 0.5)),
-    (r"\[nc_transpose\] VectorE transposes few columns; got 33, limit 32\.", lambda c, t: c.nc_transpose(t.s(F, 33, 32), t.s(F, 32, 33), "vector")),
-    (r"\[nc_stream_shuffle\] a mask element names a partition of the quadrant, or is 255; got 32, limit 31\.", lambda c, t: c.nc_stream_shuffle(t.s(), t.s(), [32] * 32)),
-    (r"\[quantize_mx\] the instruction exists from NeuronCore-v4 on; got NeuronCore-v3\.", lambda c, t: c.quantize_mx(t.s(U8), t.s(H), t.s(U8))),
-    (r"\[affine_select\] operands lie in SBUF; got psum\.", lambda c, t: c.affine_select(t.s(), [(1, 8)], 0, 0, t.p(), 0.0)),
-    (r"\[affine_select\] cmp_op is a comparison; got add\.", lambda c, t: c.affine_select(t.s(), [(1, 8)], 0, 0, t.s(), 0.0, "add")),
+    (
+        r"\[max8\] a partition has few elements; got 16385, limit 16384\.",
+        lambda c, t: c.max8(t.s(F, 2), t.s(F, 2, 16385)),
+    ),
+    (
+        r"\[nc_find_index8\] indices are uint16 or uint32; got int32\.",
+        lambda c, t: c.nc_find_index8(t.s(I32), t.s(), t.s()),
+    ),
+    (
+        r"\[nc_match_replace8\] values and indices come in eights; got 9, limit 8\.",
+        lambda c, t: c.nc_match_replace8(t.s(), t.s(), t.s(F, 32, 9), 0.0),
+    ),
+    (
+        r"\[select_reduce\] the predicate is an integer of 8 or 16 bits; got int32\.",
+        lambda c, t: c.select_reduce(t.s(), t.s(I32), t.s(), 0.0),
+    ),
+    (
+        r"\[select_reduce\] the input is no 32-bit integer; got int32\.",
+        lambda c, t: c.select_reduce(t.s(), t.s(U8), t.s(I32), 0.0),
+    ),
+    (
+        r"\[range_select\] both operations compare: .*; got add\.",
+        lambda c, t: c.range_select(t.s(), t.s(), "add", "less", t.s(F, 32, 1), t.s(F, 32, 1)),
+    ),
+    (
+        r"\[range_select\] bounds are float32; got bfloat16\.",
+        lambda c, t: c.range_select(t.s(), t.s(), "less", "less", t.s(F, 32, 1), t.s(H, 32, 1)),
+    ),
+    (
+        r"\[range_select\] on_false_value is the lowest float32",
+        lambda c, t: c.range_select(t.s(), t.s(), "less", "less", t.s(F, 32, 1), t.s(F, 32, 1), on_false_value=0.0),
+    ),
+    (r"\[dropout\] integers keep their dtype; got float32\.", lambda c, t: c.dropout(t.s(), t.s(I32), 0.5)),
+    (
+        r"\[nc_transpose\] VectorE transposes few columns; got 33, limit 32\.",
+        lambda c, t: c.nc_transpose(t.s(F, 33, 32), t.s(F, 32, 33), "vector"),
+    ),
+    (
+        r"\[nc_stream_shuffle\] a mask element names a partition of the quadrant, or is 255; got 32, limit 31\.",
+        lambda c, t: c.nc_stream_shuffle(t.s(), t.s(), [32] * 32),
+    ),
+    (
+        r"\[quantize_mx\] the instruction exists from NeuronCore-v4 on; got NeuronCore-v3\.",
+        lambda c, t: c.quantize_mx(t.s(U8), t.s(H), t.s(U8)),
+    ),
+    (
+        r"\[affine_select\] operands lie in SBUF; got psum\.",
+        lambda c, t: c.affine_select(t.s(), [(1, 8)], 0, 0, t.p(), 0.0),
+    ),
+    (
+        r"\[affine_select\] cmp_op is a comparison; got add\.",
+        lambda c, t: c.affine_select(t.s(), [(1, 8)], 0, 0, t.s(), 0.0, "add"),
+    ),
     (r"\[iota\] the index pattern has the result's shape; got 7, limit 8\.", lambda c, t: c.iota(t.s(), [(1, 7)], 0)),
     (r"\[rng\] random bits are integers; got float32\.", lambda c, t: c.rng(t.s())),
     (r"\[set_rng_seed\] a seed has 32 bits; got uint8\.", lambda c, t: c.set_rng_seed(t.s(U8, 1, 1))),
-    (r"\[local_gather\] indices are uint16; got int32\.", lambda c, t: c.local_gather(t.s(F, 32, 128), t.s(), t.s(I))),
-    (r"\[local_gather\] tiles have a multiple of 16 partitions; got 15, limit 0\.", lambda c, t: c.local_gather(t.s(F, 31, 128), t.s(F, 31), t.s(U16, 31))),
-    (r"\[local_gather\] an index stands for 1, 2, 4, 8, 16 or 32 elements; got 3\.", lambda c, t: c.local_gather(t.s(F, 32, 384), t.s(), t.s(U16), 3)),
-    (r"\[local_gather\] a core has few indices; got 4112, limit 4096\.", lambda c, t: c.local_gather(t.s(F, 32, 4112), t.s(), t.s(U16, 32, 257))),
+    (r"\[local_gather\] indices are uint16; got int32\.", lambda c, t: c.local_gather(t.s(F, 32, 128), t.s(), t.s(I32))),
+    (
+        r"\[local_gather\] tiles have a multiple of 16 partitions; got 15, limit 0\.",
+        lambda c, t: c.local_gather(t.s(F, 31, 128), t.s(F, 31), t.s(U16, 31)),
+    ),
+    (
+        r"\[local_gather\] an index stands for 1, 2, 4, 8, 16 or 32 elements; got 3\.",
+        lambda c, t: c.local_gather(t.s(F, 32, 384), t.s(), t.s(U16), 3),
+    ),
+    (
+        r"\[local_gather\] a core has few indices; got 4112, limit 4096\.",
+        lambda c, t: c.local_gather(t.s(F, 32, 4112), t.s(), t.s(U16, 32, 257)),
+    ),
     (r"\[nc_n_gather\] indices are uint32; got uint16\.", lambda c, t: c.nc_n_gather(t.s(), t.s(), t.s(U16))),
-    (r"\[nc_n_gather\] an index lies within the row; got 8, limit 7\.", lambda c, t: c.nc_n_gather(t.s(), t.s(), tile(c, np.full((32, 8), 8), U32))),
-    (r"\[tensor_partition_reduce\] the reduction is add, .*; got minimum\.", lambda c, t: c.tensor_partition_reduce(t.s(F, 1), "minimum", t.s())),
-    (r"\[sequence_bounds\] tiles have one partition; got 32, limit 1\.", lambda c, t: c.sequence_bounds(t.s(F, 32, 16), t.s())),
+    (
+        r"\[nc_n_gather\] an index lies within the row; got 8, limit 7\.",
+        lambda c, t: c.nc_n_gather(t.s(), t.s(), tile(c, np.full((32, 8), 8), U32)),
+    ),
+    (
+        r"\[tensor_partition_reduce\] the reduction is add, .*; got minimum\.",
+        lambda c, t: c.tensor_partition_reduce(t.s(F, 1), "minimum", t.s()),
+    ),
+    (
+        r"\[sequence_bounds\] tiles have one partition; got 32, limit 1\.",
+        lambda c, t: c.sequence_bounds(t.s(F, 32, 16), t.s()),
+    ),
     (r"\[dma_copy\] the operation is add; got maximum\.", lambda c, t: c.dma_copy(t.s(), t.s(), "maximum")),
-    (r"\[dma_compute\] few tensors are summed; got 17, limit 16\.", lambda c, t: c.dma_compute(t.s(), [t.s()] * 17, [1] * 17, "add")),
+    (
+        r"\[dma_compute\] few tensors are summed; got 17, limit 16\.",
+        lambda c, t: c.dma_compute(t.s(), [t.s()] * 17, [1] * 17, "add"),
+    ),
     (r"\[dma_compute\] scales are 1; got 2\.0", lambda c, t: c.dma_compute(t.s(), [t.s()], [2], "add")),
     (r"\[dma_transpose\] axes are \(1, 0\), ", lambda c, t: c.dma_transpose(t.s(), t.s(), [0, 1])),
-    (r"\[dma_gather\] rows are picked in HBM; got sbuf\. Use local_gather on the chip\.", lambda c, t: c.dma_gather(t.s(), t.s(), t.s(I))),
+    (
+        r"\[dma_gather\] rows are picked in HBM; got sbuf\. Use local_gather on the chip\.",
+        lambda c, t: c.dma_gather(t.s(), t.s(), t.s(I32)),
+    ),
     (r"\[register_load\] a register holds one element; got 256, limit 1\.", lambda c, t: c.register_load(0, t.s())),
     (r"\[register\] an engine has few registers; got 64, limit 63\.", lambda c, t: c.register_value(64)),
-    (r"\[reciprocal\] a tile of 64 partitions starts at a multiple of 64; got 32\. Move the tile\.", lambda c, t: c.reciprocal(t.s(F, 64), t.s(F, 128).part(64, 0, 8, start_partition=32))),
-    (r"\[reciprocal\] a tile of 65 partitions starts at a multiple of 128; got 32\.", lambda c, t: c.reciprocal(t.s(F, 65), t.s(F, 128).part(65, 0, 8, start_partition=32))),
+    (
+        r"\[reciprocal\] a tile of 64 partitions starts at a multiple of 64; got 32\. Move the tile\.",
+        lambda c, t: c.reciprocal(t.s(F, 64), t.s(F, 128).part(64, 0, 8, start_partition=32)),
+    ),
+    (
+        r"\[reciprocal\] a tile of 65 partitions starts at a multiple of 128; got 32\.",
+        lambda c, t: c.reciprocal(t.s(F, 65), t.s(F, 128).part(65, 0, 8, start_partition=32)),
+    ),
 ]
 
 
@@ -91,7 +217,9 @@ def test_refusals(words: str, call: Callable[[Any, Tiles], Any]) -> None:
 
 def test_generations() -> None:
     tiles = Tiles("trn1")
-    with pytest.raises(RuntimeError, match=r"\[range_select\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2"):
+    with pytest.raises(
+        RuntimeError, match=r"\[range_select\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2"
+    ):
         tiles.core.range_select(tiles.s(), tiles.s(), "less", "less", tiles.s(F, 32, 1), tiles.s(F, 32, 1))
 
 
@@ -109,7 +237,9 @@ def test_start_partitions_are_where_values_land() -> None:
 def test_strict_reads(memory: str, dtype: str) -> None:
     core = new_core(strict=True)
     fresh, out = getattr(core, memory)(dtype, 16, 8), core.sbuf(dtype, 16, 8)
-    with pytest.raises(RuntimeError, match=r"\[reciprocal\] sources are written before they are read .*; got fresh memory in " + memory):
+    with pytest.raises(
+        RuntimeError, match=r"\[reciprocal\] sources are written before they are read .*; got fresh memory in " + memory
+    ):
         core.reciprocal(out, fresh)
     core.memset(fresh, 2.0)
     core.reciprocal(out, fresh)

@@ -7,7 +7,9 @@ import pytest
 from machine import Array, new_core, tile, uniform
 
 
-def product(target: str, dtype: str, m: int = 100, n: int = 130, k: int = 70, out: str = "float32") -> tuple[Array, Array]:
+def product(
+    target: str, dtype: str, m: int = 100, n: int = 130, k: int = 70, out: str = "float32"
+) -> tuple[Array, Array]:
     core = new_core(target)
     a, b = tile(core, uniform(k, m), dtype), tile(core, uniform(k, n, seed=1), dtype)
     psum = core.psum(out, m, n)
@@ -39,7 +41,9 @@ def test_double_row() -> None:
     core = new_core("trn2")
     a, b = tile(core, uniform(128, 2 * 60), "float8_e5m2"), tile(core, uniform(128, 2 * 200, seed=1), "float8_e4m3")
     psum = core.psum("float32", 60, 200)
-    core.nc_matmul(psum, a.pattern(128, 0, [(60, 2), (1, 60)]), b.pattern(128, 0, [(200, 2), (1, 200)]), perf_mode="double_row")
+    core.nc_matmul(
+        psum, a.pattern(128, 0, [(60, 2), (1, 60)]), b.pattern(128, 0, [(200, 2), (1, 200)]), perf_mode="double_row"
+    )
     expected = np.einsum("krm,krn->mn", a.read().reshape(128, 2, 60), b.read().reshape(128, 2, 200))
     np.testing.assert_allclose(psum.read(), expected, rtol=1e-4, atol=1e-3)
 
@@ -78,18 +82,47 @@ def test_rules() -> None:
         psum = core.psum("float32", 8, 8)
         return lambda: core.nc_matmul(psum, core.sbuf(a, k, m), core.sbuf(b, k, n), **options)
 
-    rejects(r"float8_e4m3fn exists from NeuronCore-v4 on; got NeuronCore-v3\. Use float8_e4m3\.", matmul(trn2, "float8_e4m3fn", "bfloat16"))
-    rejects(r"the two e4m3 formats do not pair; got float8_e4m3fn and float8_e4m3\.", matmul(trn3, "float8_e4m3fn", "float8_e4m3"))
+    rejects(
+        r"float8_e4m3fn exists from NeuronCore-v4 on; got NeuronCore-v3\. Use float8_e4m3\.",
+        matmul(trn2, "float8_e4m3fn", "bfloat16"),
+    )
+    rejects(
+        r"the two e4m3 formats do not pair; got float8_e4m3fn and float8_e4m3\.",
+        matmul(trn3, "float8_e4m3fn", "float8_e4m3"),
+    )
     rejects(r"float32 pairs only with float32; got float32 and bfloat16\.", matmul(trn2, "float32", "bfloat16"))
-    rejects(r"\[nc_matmul double_row\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2", matmul(trn1, "float8_e5m2", "float8_e5m2", perf_mode="double_row"))
-    rejects(r"both tiles are float8_e4m3 or float8_e5m2; got bfloat16", matmul(trn2, "bfloat16", "bfloat16", perf_mode="double_row"))
-    rejects(r"the first free dimension holds the two rows; got 0, limit 2\.", matmul(trn2, "float8_e5m2", "float8_e5m2", perf_mode="double_row"))
-    rejects(r"K fits the array's rows; got 128, limit 64\.", matmul(trn2, "bfloat16", "bfloat16", k=128, tile_size=(64, 128)))
-    rejects(r"a tile starts at a multiple of its size; got 16, limit 0\.", matmul(trn2, "bfloat16", "bfloat16", tile_size=(32, 32), tile_position=(16, 0)))
-    rejects(r"the array splits into tiles of 32 .*; got 32\.", matmul(trn1, "bfloat16", "bfloat16", tile_size=(32, 128)))
-    rejects(r"\[nc_matmul_mx\] the instruction exists from NeuronCore-v4 on", lambda: trn2.nc_matmul_mx(*[trn2.sbuf("uint8", 32, 8)] * 5))
+    rejects(
+        r"\[nc_matmul double_row\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2",
+        matmul(trn1, "float8_e5m2", "float8_e5m2", perf_mode="double_row"),
+    )
+    rejects(
+        r"both tiles are float8_e4m3 or float8_e5m2; got bfloat16",
+        matmul(trn2, "bfloat16", "bfloat16", perf_mode="double_row"),
+    )
+    rejects(
+        r"the first free dimension holds the two rows; got 0, limit 2\.",
+        matmul(trn2, "float8_e5m2", "float8_e5m2", perf_mode="double_row"),
+    )
+    rejects(
+        r"K fits the array's rows; got 128, limit 64\.",
+        matmul(trn2, "bfloat16", "bfloat16", k=128, tile_size=(64, 128)),
+    )
+    rejects(
+        r"a tile starts at a multiple of its size; got 16, limit 0\.",
+        matmul(trn2, "bfloat16", "bfloat16", tile_size=(32, 32), tile_position=(16, 0)),
+    )
+    rejects(
+        r"the array splits into tiles of 32 .*; got 32\.", matmul(trn1, "bfloat16", "bfloat16", tile_size=(32, 128))
+    )
+    rejects(
+        r"\[nc_matmul_mx\] the instruction exists from NeuronCore-v4 on",
+        lambda: trn2.nc_matmul_mx(*[trn2.sbuf("uint8", 32, 8)] * 5),
+    )
     packed, scale = trn3.sbuf("float8_e5m2_x4", 32, 7), trn3.sbuf("uint8", 4, 7)
-    rejects(r"the stationary tile has an even number of columns; got 1, limit 0\.", lambda: trn3.nc_matmul_mx(trn3.psum("float32", 7, 7), packed, packed, scale, scale))
+    rejects(
+        r"the stationary tile has an even number of columns; got 1, limit 0\.",
+        lambda: trn3.nc_matmul_mx(trn3.psum("float32", 7, 7), packed, packed, scale, scale),
+    )
 
 
 def test_fp4_values() -> None:

@@ -34,7 +34,12 @@ def test_operands_of_one_element_per_partition(core: Any, op: str, reverse: bool
 def test_bits(core: Any) -> None:
     a, b = (np.random.default_rng(s).integers(0, 1 << 31, (128, 9)) for s in (0, 1))
     for op, expected in {"bitwise_and": a & b, "bitwise_or": a | b, "bitwise_xor": a ^ b}.items():
-        got = result(core, a.shape, lambda d, op=op: core.tensor_tensor(d, tile(core, a, "int32"), tile(core, b, "int32"), op), "int32")
+        got = result(
+            core,
+            a.shape,
+            lambda d, op=op: core.tensor_tensor(d, tile(core, a, "int32"), tile(core, b, "int32"), op),
+            "int32",
+        )
         np.testing.assert_array_equal(got, expected)
     got = result(core, a.shape, lambda d: core.tensor_scalar(d, tile(core, a, "int32"), "shift_right", 3.0), "int32")
     np.testing.assert_array_equal(got, a >> 3)
@@ -64,15 +69,23 @@ def test_tensor_reduce_of_bits(core: Any) -> None:
 
 def test_reductions_beside_a_result(core: Any) -> None:
     res = core.sbuf("float32", 128, 1)
-    got = result(core, X.shape, lambda d: core.tensor_scalar_reduce(d, tile(core, X), "multiply", tile(core, V), "add", res))
+    got = result(
+        core, X.shape, lambda d: core.tensor_scalar_reduce(d, tile(core, X), "multiply", tile(core, V), "add", res)
+    )
     np.testing.assert_allclose(got, X * V, rtol=1e-6)
     np.testing.assert_allclose(res.read(), (X * V).sum(1, keepdims=True), rtol=1e-4, atol=1e-4)
     mask = (X > 0).astype(np.int64)
-    got = result(core, X.shape, lambda d: core.select_reduce(d, tile(core, mask, "uint8"), tile(core, X), tile(core, V), res, "reset_reduce"))
+    got = result(
+        core,
+        X.shape,
+        lambda d: core.select_reduce(d, tile(core, mask, "uint8"), tile(core, X), tile(core, V), res, "reset_reduce"),
+    )
     np.testing.assert_array_equal(got, np.where(X > 0, X, V))
     np.testing.assert_array_equal(res.read(), np.where(X > 0, X, V).max(1, keepdims=True))
     result(core, X.shape, lambda d: core.select_reduce(d, tile(core, mask, "uint8"), tile(core, Y), 9.0, res, "reduce"))
-    np.testing.assert_array_equal(res.read(), np.maximum(np.where(X > 0, X, V), np.where(X > 0, Y, 9)).max(1, keepdims=True))
+    np.testing.assert_array_equal(
+        res.read(), np.maximum(np.where(X > 0, X, V), np.where(X > 0, Y, 9)).max(1, keepdims=True)
+    )
 
 
 def test_scans(core: Any) -> None:
@@ -80,16 +93,28 @@ def test_scans(core: Any) -> None:
     state = V[:, 0]
     for i in range(X.shape[1]):
         expected[:, i] = state = X[:, i] * state + Y[:, i]
-    got = result(core, X.shape, lambda d: core.tensor_tensor_scan(d, tile(core, X), tile(core, Y), tile(core, V), "multiply", "add"))
+    got = result(
+        core,
+        X.shape,
+        lambda d: core.tensor_tensor_scan(d, tile(core, X), tile(core, Y), tile(core, V), "multiply", "add"),
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
     state = np.float32(0.5)
     for i in range(X.shape[1]):
         expected[:, i] = state = Y[:, i] - np.maximum(X[:, i], state)
-    got = result(core, X.shape, lambda d: core.tensor_tensor_scan(d, tile(core, X), tile(core, Y), 0.5, "maximum", "subtract", False, True))
+    got = result(
+        core,
+        X.shape,
+        lambda d: core.tensor_tensor_scan(d, tile(core, X), tile(core, Y), 0.5, "maximum", "subtract", False, True),
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     got = result(core, X.shape, lambda d: core.tensor_scalar_cumulative(d, tile(core, X), "multiply", "add", 2.0))
     np.testing.assert_allclose(got, np.cumsum(2 * X, axis=1), rtol=1e-4, atol=1e-4)
-    got = result(core, X.shape, lambda d: core.tensor_scalar_cumulative(d, tile(core, X), "add", "maximum", 0.0, tile(core, V), "load_reduce"))
+    got = result(
+        core,
+        X.shape,
+        lambda d: core.tensor_scalar_cumulative(d, tile(core, X), "add", "maximum", 0.0, tile(core, V), "load_reduce"),
+    )
     np.testing.assert_array_equal(got, np.maximum(np.maximum.accumulate(X, axis=1), V))
 
 
@@ -100,7 +125,12 @@ def test_batch_norm_statistics(core: Any, n: int) -> None:
     for half in range(2):
         core.bn_stats(stats.part(16, 6 * half, 6), tile(core, x[:, half * n : half * n + n]))
     even = x[:, 0:n:2]
-    np.testing.assert_allclose(stats.read()[:, :3], np.stack([np.full(16, even.shape[1]), even.mean(1), even.var(1) * even.shape[1]], 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        stats.read()[:, :3],
+        np.stack([np.full(16, even.shape[1]), even.mean(1), even.var(1) * even.shape[1]], 1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     got = result(core, (16, 2), lambda d: core.bn_aggr(d, stats))
     np.testing.assert_allclose(got, np.stack([x.mean(1), x.var(1)], 1), rtol=1e-4)
 
@@ -117,7 +147,9 @@ def test_eights(core: Any) -> None:
     places = core.sbuf("uint16", 64, 8)
     expected = x.copy()
     np.put_along_axis(expected, order, -1, 1)
-    np.testing.assert_array_equal(result(core, x.shape, lambda d: core.nc_match_replace8(d, data, vals, -1.0, places)), expected)
+    np.testing.assert_array_equal(
+        result(core, x.shape, lambda d: core.nc_match_replace8(d, data, vals, -1.0, places)), expected
+    )
     np.testing.assert_array_equal(places.read(), order)
 
 
@@ -131,7 +163,21 @@ def test_range_select(core: Any) -> None:
     low, high = np.full((128, 1), 3.0), np.arange(128).reshape(-1, 1) % 40
     res = core.sbuf("float32", 128, 1)
     lowest = np.finfo(np.float32).min
-    got = result(core, X.shape, lambda d: core.range_select(d, tile(core, X), "greater_equal", "less", tile(core, low), tile(core, high), "reset_reduce", res, range_start=2))
+    got = result(
+        core,
+        X.shape,
+        lambda d: core.range_select(
+            d,
+            tile(core, X),
+            "greater_equal",
+            "less",
+            tile(core, low),
+            tile(core, high),
+            "reset_reduce",
+            res,
+            range_start=2,
+        ),
+    )
     index = np.arange(40) + 2
     expected = np.where((index >= low) & (index < high), X, lowest)
     np.testing.assert_array_equal(got, expected)
@@ -188,7 +234,9 @@ def test_microscaling(dtype: str, largest: int, step: float) -> None:
     rng = np.random.default_rng(0)
     tiles, exact = [], []
     for columns in (64, 96):
-        source = tile(core, (rng.standard_normal((128, 4 * columns)) * 10.0 ** rng.integers(-3, 3, (128, 1))), "bfloat16")
+        source = tile(
+            core, (rng.standard_normal((128, 4 * columns)) * 10.0 ** rng.integers(-3, 3, (128, 1))), "bfloat16"
+        )
         packed, scales = core.sbuf(dtype, 128, columns), core.sbuf("uint8", 128, columns)
         core.quantize_mx(packed, source, scales)
         codes, scale = quantized(source.read(), largest)

@@ -1,4 +1,4 @@
-"""torch_trn.set_numerics: values of executed programs against float64, counts that do not change, and what has no program."""
+"""torch_trn.set_numerics: executed values against float64, counts that do not change, and what has no program."""
 
 import os
 import subprocess
