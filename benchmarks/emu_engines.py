@@ -59,10 +59,25 @@ def rates() -> dict[str, float]:
         }
         for name in FUNCTIONS:
             work[f"activation {name}"] = lambda a=a, out=out, core=core, name=name: core.activation(out, name, a)
+        square, turned = a.part(128, 0, 128), out.part(128, 0, 128)
+        column = core.sbuf("float32", PARTITIONS, 1)
+        core.memset(column, 0.5)
+        work |= {
+            "tensor_scalar, vectors": lambda a=a, out=out, core=core, v=column: core.tensor_scalar(
+                out, a, "multiply", v, op1="add", operand1=v
+            ),
+            "tensor_reduce add": lambda a=a, core=core, v=column: core.tensor_reduce(v, "add", a, 1),
+            "tensor_reduce maximum": lambda a=a, core=core, v=column: core.tensor_reduce(v, "maximum", a, 1),
+            "activation_reduce exp": lambda a=a, out=out, core=core, v=column: core.activation_reduce(
+                out, "exp", a, "add", v, bias=-1.0
+            ),
+            "dma_transpose 128x128": lambda a=square, out=turned, core=core: core.dma_transpose(out, a),
+        }
         for name, call in work.items():
             if name != "store":
                 core.tensor_copy(a, wide)
-            result[f"{name} {dtype}"] = PARTITIONS * COLUMNS / seconds(call) / 1e9
+            elements = PARTITIONS * (128 if "128x128" in name else COLUMNS)
+            result[f"{name} {dtype}"] = elements / seconds(call) / 1e9
         psum, stationary = core.psum("float32", 128, 512), a.part(128, 0, 128)
         moving = b.part(128, 0, 512)
         call = lambda core=core, p=psum, s=stationary, m=moving: core.nc_matmul(p, s, m)  # noqa: E731

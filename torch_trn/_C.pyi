@@ -1,5 +1,206 @@
 """The compiled extension, as type checkers see it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+class Tile:
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def memory(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def part(self, partitions: int, start: int, size: int, start_partition: int = 0) -> Tile: ...
+    def pattern(
+        self, partitions: int, start: int, pattern: Sequence[tuple[int, int]], start_partition: int = 0
+    ) -> Tile: ...
+    def read(self) -> Any: ...
+    def write(self, values: Any) -> None: ...
+
+class NeuronCore:
+    def __init__(
+        self,
+        target: Any,
+        seed: int = 0,
+        *,
+        strict: bool = False,
+        stochastic_rounding: bool = False,
+        activation_domains: bool = True,
+        relu_nan_is_zero: bool = True,
+        rsqrt_zero_is_nan: bool = True,
+        sign_nan_is_nan: bool = True,
+        flush_denormals: bool = False,
+    ) -> None: ...
+    def sbuf(
+        self, dtype: str, partitions: int, elements: int, name: str = "tile", start_partition: int = 0
+    ) -> Tile: ...
+    def psum(
+        self, dtype: str, partitions: int, elements: int, name: str = "tile", start_partition: int = 0
+    ) -> Tile: ...
+    def hbm(self, array: Any, dtype: str = "float32") -> Tile: ...
+    def load(self, tile: Tile, array: Any) -> None: ...
+    def store(self, array: Any, tile: Tile) -> None: ...
+    def dma_copy(self, dst: Tile, src: Tile, dst_rmw_op: str | None = None) -> None: ...
+    def dma_compute(self, dst: Tile, srcs: Sequence[Tile], scales: Sequence[float], reduce_op: str) -> None: ...
+    def dma_transpose(self, dst: Tile, src: Tile, axes: Sequence[int] | None = None) -> None: ...
+    def dma_gather(self, dst: Tile, src: Tile, index: Tile, oob_mode: str = "error") -> None: ...
+    def dma_scatter(
+        self, dst: Tile, src: Tile, index: Tile, dst_rmw_op: str | None = None, oob_mode: str = "error"
+    ) -> None: ...
+    def nc_matmul(
+        self,
+        dst: Tile,
+        stationary: Tile,
+        moving: Tile,
+        accumulate: bool = False,
+        perf_mode: str = "none",
+        tile_position: tuple[int, int] = (0, 0),
+        tile_size: tuple[int, int] = (0, 0),
+    ) -> None: ...
+    def nc_matmul_mx(
+        self,
+        dst: Tile,
+        stationary: Tile,
+        moving: Tile,
+        stationary_scale: Tile,
+        moving_scale: Tile,
+        accumulate: bool = False,
+    ) -> None: ...
+    def nc_transpose(self, dst: Tile, data: Tile, engine: str = "tensor") -> None: ...
+    def tensor_tensor(self, dst: Tile, data1: Tile, data2: Tile, op: str) -> None: ...
+    def tensor_scalar(
+        self,
+        dst: Tile,
+        data: Tile,
+        op0: str,
+        operand0: float | Tile,
+        reverse0: bool = False,
+        op1: str | None = None,
+        operand1: float | Tile | None = None,
+        reverse1: bool = False,
+        engine: str = "vector",
+    ) -> None: ...
+    def scalar_tensor_tensor(
+        self,
+        dst: Tile,
+        data: Tile,
+        op0: str,
+        operand0: float | Tile,
+        op1: str,
+        operand1: Tile,
+        reverse0: bool = False,
+        reverse1: bool = False,
+    ) -> None: ...
+    def tensor_copy(self, dst: Tile, src: Tile, engine: str = "vector") -> None: ...
+    def tensor_copy_predicated(
+        self, dst: Tile, src: float | Tile, predicate: Tile, reverse_pred: bool = False
+    ) -> None: ...
+    def select(self, dst: Tile, predicate: Tile, on_true: Tile, on_false: float | Tile) -> None: ...
+    def reciprocal(self, dst: Tile, data: Tile) -> None: ...
+    def memset(self, dst: Tile, value: float) -> None: ...
+    def dropout(self, dst: Tile, data: Tile, prob: float | Tile) -> None: ...
+    def activation(
+        self,
+        dst: Tile,
+        op: str,
+        data: Tile,
+        bias: float | Tile | None = None,
+        scale: float | Tile = 1.0,
+        reduce_op: str | None = None,
+        reduce_res: Tile | None = None,
+        reduce_cmd: str = "idle",
+    ) -> None: ...
+    def activation_reduce(
+        self,
+        dst: Tile,
+        op: str,
+        data: Tile,
+        reduce_op: str,
+        reduce_res: Tile,
+        bias: float | Tile | None = None,
+        scale: float | Tile = 1.0,
+    ) -> None: ...
+    def tensor_reduce(
+        self, dst: Tile, op: str, data: Tile, axis: int | Sequence[int], negate: bool = False, keepdims: bool = False
+    ) -> None: ...
+    def tensor_scalar_reduce(
+        self, dst: Tile, data: Tile, op0: str, operand0: float | Tile, reduce_op: str, reduce_res: Tile
+    ) -> None: ...
+    def tensor_scalar_cumulative(
+        self,
+        dst: Tile,
+        src: Tile,
+        op0: str,
+        op1: str,
+        imm0: float | Tile,
+        imm1: float | Tile | None = None,
+        reduce_cmd: str = "reset_reduce",
+    ) -> None: ...
+    def tensor_tensor_scan(
+        self,
+        dst: Tile,
+        data0: Tile,
+        data1: Tile,
+        initial: float | Tile,
+        op0: str,
+        op1: str,
+        reverse0: bool = False,
+        reverse1: bool = False,
+    ) -> None: ...
+    def bn_stats(self, dst: Tile, data: Tile) -> None: ...
+    def bn_aggr(self, dst: Tile, data: Tile) -> None: ...
+    def select_reduce(
+        self,
+        dst: Tile,
+        predicate: Tile,
+        on_true: Tile,
+        on_false: float | Tile,
+        reduce_res: Tile | None = None,
+        reduce_cmd: str = "idle",
+        reverse_pred: bool = False,
+    ) -> None: ...
+    def range_select(
+        self,
+        dst: Tile,
+        on_true_tile: Tile,
+        comp_op0: str,
+        comp_op1: str,
+        bound0: Tile,
+        bound1: Tile,
+        reduce_cmd: str = "idle",
+        reduce_res: Tile | None = None,
+        range_start: float = 0.0,
+        on_false_value: float = -3.4028234663852886e38,
+    ) -> None: ...
+    def max8(self, dst: Tile, src: Tile) -> None: ...
+    def nc_find_index8(self, dst: Tile, data: Tile, vals: Tile) -> None: ...
+    def nc_match_replace8(self, dst: Tile, data: Tile, vals: Tile, imm: float, dst_idx: Tile | None = None) -> None: ...
+    def nc_stream_shuffle(self, dst: Tile, src: Tile, shuffle_mask: typing.Sequence[int]) -> None: ...
+    def quantize_mx(self, dst: Tile, src: Tile, dst_scale: Tile) -> None: ...
+    def iota(self, dst: Tile, pattern: Sequence[tuple[int, int]], offset: int, channel_multiplier: int = 0) -> None: ...
+    def affine_select(
+        self,
+        dst: Tile,
+        pattern: Sequence[tuple[int, int]],
+        offset: int,
+        channel_multiplier: int,
+        on_true_tile: Tile,
+        on_false_value: float,
+        cmp_op: str = "equal",
+    ) -> None: ...
+    def rng(self, dst: Tile) -> None: ...
+    def set_rng_seed(self, src_seeds: Tile) -> None: ...
+    def local_gather(
+        self, dst: Tile, src_buffer: Tile, index: Tile, num_elem_per_idx: int = 1, num_valid_indices: int | None = None
+    ) -> None: ...
+    def nc_n_gather(self, dst: Tile, data: Tile, indices: Tile) -> None: ...
+    def tensor_partition_reduce(self, dst: Tile, op: str, data: Tile) -> None: ...
+    def sequence_bounds(self, dst: Tile, segment_ids: Tile) -> None: ...
+    def register_load(self, dst: int, src: Tile) -> None: ...
+    def register_store(self, dst: Tile, src: int) -> None: ...
+    def register_value(self, index: int) -> int: ...
+    def semaphore_increment(self, semaphore: int, value: int = 1) -> None: ...
+    def semaphore_wait(self, semaphore: int, value: int) -> None: ...
+
+def instructions() -> list[dict[str, Any]]: ...
 def __getattr__(name: str) -> Any: ...

@@ -131,10 +131,10 @@ TRN_INLINE void bitwise(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
   }
 }
 
-// Sixteen folds side by side, then the sixteen.
+// Folds side by side, enough to hide their latency, then those.
 template <class Function>
 TRN_INLINE float fold_with(const float* values, std::int64_t n, Function function) {
-  constexpr std::int64_t kLanes = 16;
+  constexpr std::int64_t kLanes = 64;
   float lanes[kLanes] = {};
   const std::int64_t head = std::min(n, kLanes);
   for (std::int64_t i = 0; i < head; ++i) {

@@ -18,7 +18,7 @@ void apply(Alu alu, const std::int64_t* a, const std::int64_t* b, std::int64_t* 
 void apply(Alu alu, const float* a, float b, float* out, std::int64_t n);
 void apply(Alu alu, float a, const float* b, float* out, std::int64_t n);
 void apply(Alu alu, const std::int64_t* a, std::int64_t b, std::int64_t* out, std::int64_t n);
-// The fold of n >= 1 elements; sums in 16 interleaved partial sums, whatever the host.
+// The fold of n >= 1 elements; sums in 64 interleaved partial sums, whatever the host.
 float fold(Alu alu, const float* values, std::int64_t n);
 
 }  // namespace trn::emu

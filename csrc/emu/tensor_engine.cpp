@@ -114,13 +114,14 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
   auto pairs = [&](Dtype a, Dtype b) {
     return (stationary.dtype == a && moving.dtype == b) || (stationary.dtype == b && moving.dtype == a);
   };
-  const std::string both =
-      std::string(target::name(stationary.dtype)) + " and " + std::string(target::name(moving.dtype));
+  auto both = [&] {
+    return std::string(target::name(stationary.dtype)) + " and " + std::string(target::name(moving.dtype));
+  };
   if ((stationary.dtype == Dtype::float32) != (moving.dtype == Dtype::float32)) {
-    refuse(where, "float32 pairs only with float32", both, "Cast one of them.");
+    refuse(where, "float32 pairs only with float32", both(), "Cast one of them.");
   }
   if (pairs(Dtype::float8_e4m3, Dtype::float8_e4m3fn)) {
-    refuse(where, "the two e4m3 formats do not pair", both, "Cast one of them.");
+    refuse(where, "the two e4m3 formats do not pair", both(), "Cast one of them.");
   }
   const std::int64_t m = stationary.free_elements(), n = moving.free_elements();
   const std::int64_t most_columns = tile.num_columns == 0 ? core_.stationary_free_max_elements : tile.num_columns;

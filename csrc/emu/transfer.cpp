@@ -2,6 +2,7 @@
 #include "emu/transfer.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -23,23 +24,59 @@ void run_by_run(const View& dst, const View& src) {
   }
 }
 
-// Rows that are far apart on one side are neighbours on the other: the side with the far elements is walked a few
-// cache lines at a time.
-bool is_transposed(const View& dst, const View& src) {
-  const std::int64_t size = target::itemsize(src.dtype);
-  auto is_far = [&](const View& view) { return view.partition_bytes == size && view.free[0].stride > 8; };
-  return dst.partitions > 1 && src.free.size() == 1 && dst.free.size() == 1 && (is_far(src) || is_far(dst));
+// Rows of `from` become columns of `to`, by way of a small block: strides of a power of two would otherwise push each
+// other out of the host's cache. Both have contiguous rows; from: [rows, columns], to: [columns, rows].
+template <class T>
+void transposed(std::byte* to, std::int64_t to_stride, const std::byte* from, std::int64_t from_stride,
+                std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t kSide = 16, size = sizeof(T);
+  T block[kSide][kSide];
+  for (std::int64_t row = 0; row < rows; row += kSide) {
+    const std::int64_t height = std::min(kSide, rows - row);
+    for (std::int64_t column = 0; column < columns; column += kSide) {
+      const std::int64_t width = std::min(kSide, columns - column);
+      for (std::int64_t r = 0; r < height; ++r) {
+        std::memcpy(block[r], from + (row + r) * from_stride + column * size, static_cast<std::size_t>(width * size));
+      }
+      for (std::int64_t c = 0; c < width; ++c) {
+        T line[kSide];
+        for (std::int64_t r = 0; r < kSide; ++r) {
+          line[r] = block[r][c];
+        }
+        std::memcpy(to + (column + c) * to_stride + row * size, line, static_cast<std::size_t>(height * size));
+      }
+    }
+  }
 }
 
-void transposed(const View& dst, const View& src) {
-  constexpr std::int64_t kColumns = 64;
+bool transposed(const View& dst, const View& src) {
+  if (src.free.size() != 1 || dst.free.size() != 1 || dst.partitions < 2) {
+    return false;
+  }
   const std::int64_t size = target::itemsize(src.dtype), columns = src.free[0].size;
-  const std::int64_t from = src.free[0].stride * size, to = dst.free[0].stride * size;
-  for (std::int64_t column = 0; column < columns; column += kColumns) {
-    const std::int64_t n = std::min(kColumns, columns - column);
-    for (std::int64_t p = 0; p < dst.partitions; ++p) {
-      copy(size, dst.row(p) + column * to, to, src.row(p) + column * from, from, n);
+  auto is_near = [&](const View& view) { return view.partition_bytes == size && view.free[0].stride > 8; };
+  auto run = [&](auto tag) {
+    using T = decltype(tag);
+    if (is_near(src) && dst.free[0].stride == 1) {
+      transposed<T>(dst.data, dst.partition_bytes, src.data, src.free[0].stride * size, columns, dst.partitions);
+    } else if (is_near(dst) && src.free[0].stride == 1) {
+      transposed<T>(dst.data, dst.free[0].stride * size, src.data, src.partition_bytes, dst.partitions, columns);
+    } else {
+      return false;
     }
+    return true;
+  };
+  switch (size) {
+    case 1:
+      return run(std::uint8_t{});
+    case 2:
+      return run(std::uint16_t{});
+    case 4:
+      return run(std::uint32_t{});
+    case 8:
+      return run(std::uint64_t{});
+    default:
+      return false;
   }
 }
 
@@ -52,9 +89,7 @@ void transfer(const View& dst, const View& src) {
     View dense{.data = staged.data(), .dtype = src.dtype, .partitions = 1, .free = {{src.elements(), 1}}};
     run_by_run(dense, src);
     run_by_run(dst, dense);
-  } else if (is_transposed(dst, src)) {
-    transposed(dst, src);
-  } else {
+  } else if (!transposed(dst, src)) {
     run_by_run(dst, src);
   }
 }

@@ -158,7 +158,10 @@ CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
     (r"\[iota\] the index pattern has the result's shape; got 7, limit 8\.", lambda c, t: c.iota(t.s(), [(1, 7)], 0)),
     (r"\[rng\] random bits are integers; got float32\.", lambda c, t: c.rng(t.s())),
     (r"\[set_rng_seed\] a seed has 32 bits; got uint8\.", lambda c, t: c.set_rng_seed(t.s(U8, 1, 1))),
-    (r"\[local_gather\] indices are uint16; got int32\.", lambda c, t: c.local_gather(t.s(F, 32, 128), t.s(), t.s(I32))),
+    (
+        r"\[local_gather\] indices are uint16; got int32\.",
+        lambda c, t: c.local_gather(t.s(F, 32, 128), t.s(), t.s(I32)),
+    ),
     (
         r"\[local_gather\] tiles have a multiple of 16 partitions; got 15, limit 0\.",
         lambda c, t: c.local_gather(t.s(F, 31, 128), t.s(F, 31), t.s(U16, 31)),

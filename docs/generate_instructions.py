@@ -1,0 +1,33 @@
+"""Writes docs/instructions.md from the table of instructions: `python docs/generate_instructions.py`."""
+
+from pathlib import Path
+
+from torch_trn import _C
+
+PAGE = Path(__file__).with_name("instructions.md")
+HEAD = """# Instructions
+
+Generated from the table in `csrc/program/opcode.cpp` by `docs/generate_instructions.py`. Names and operands are those
+of `nki.isa`; `torch_trn._C.NeuronCore` has a method for each. Every instruction takes at most 128 partitions and tiles
+of one shape. Tiles of more than 64 partitions start at partition 0, of more than 32 at 0 or 64, others at a multiple of
+32. An illegal operand raises an error that says which rule, what it got and what to do. N is the number of elements per
+partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
+instruction.
+"""
+
+
+def page() -> str:
+    rows = _C.instructions()
+    parts = [HEAD]
+    for engine in ("tensor", "vector", "scalar", "gpsimd", "dma", "sync"):
+        parts.append(f"\n## {engine}\n\n| instruction | operands | limits | cycles | from |\n|---|---|---|---|---|")
+        for row in rows:
+            if row["engine"] == engine:
+                cycles = row["cycles"] + (" *" if row["is_derived"] and row["cycles"] != "-" else "")
+                cells = [f"`{row['name']}`", row["operands"], row["limits"], cycles, f"v{row['first_generation']}"]
+                parts.append(f"| {' | '.join(cells)} |")
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
