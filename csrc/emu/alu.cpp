@@ -149,6 +149,15 @@ TRN_INLINE float fold_with(const float* values, std::int64_t n, Function functio
   for (std::int64_t lane = 0; i + lane < n; ++lane) {
     lanes[lane] = function(lanes[lane], values[i + lane]);
   }
+  if (head == kLanes) {
+    for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC ivdep
+      for (std::int64_t lane = 0; lane < half; ++lane) {
+        lanes[lane] = function(lanes[lane], lanes[lane + half]);
+      }
+    }
+    return lanes[0];
+  }
   float result = lanes[0];
   for (std::int64_t lane = 1; lane < head; ++lane) {
     result = function(result, lanes[lane]);

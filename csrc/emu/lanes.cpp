@@ -136,6 +136,11 @@ void Lanes::read_scalars(const ScalarOperand& operand, std::int64_t partitions, 
   }
 }
 
+void Lanes::write_all(const View& view, float* values) {
+  Walk walk(view);
+  put(walk, values, view.elements());
+}
+
 float* Lanes::row(std::size_t which, std::int64_t n) {
   return at_least(rows_[which], n);
 }

@@ -84,6 +84,8 @@ class Lanes {
   const float* dense_row(const View& view, std::int64_t partition, std::size_t which);
   // A per-partition operand's values.
   void read_scalars(const ScalarOperand& operand, std::int64_t partitions, float* out);
+  // All elements of a tile at once.
+  void write_all(const View& view, float* values);
 
   // Scratch of at least n elements, kept from call to call; which: 0 to 4.
   float* row(std::size_t which, std::int64_t n);

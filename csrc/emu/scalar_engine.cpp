@@ -1,6 +1,7 @@
 // ScalarE's instructions.
 #include "emu/scalar_engine.h"
 
+#include <array>
 #include <string>
 
 #include "emu/convert.h"
@@ -45,10 +46,8 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
     }
   });
   if (reduce_res != nullptr) {
-    for (std::int64_t p = 0; p < dst.partitions; ++p) {
-      float value = registers_.at[static_cast<std::size_t>(p)];
-      lanes_.write_row(*reduce_res, p, &value);
-    }
+    std::array<float, kMostPartitions> results = registers_.at;
+    lanes_.write_all(*reduce_res, results.data());
   }
 }
 

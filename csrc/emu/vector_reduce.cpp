@@ -1,5 +1,6 @@
 // VectorE along the free axis: reductions, scans, statistics.
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <string>
 
@@ -95,15 +96,16 @@ void VectorEngine::tensor_reduce(const View& dst, Alu alu, const View& data, boo
     }
     return;
   }
-  float* out = lanes_.row(1, kept);
+  float* const result = lanes_.row(1, dst.elements());
+  float* out = result;
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     const float* row = lanes_.dense_row(data, p, 0);
     for (std::int64_t k = 0; k < kept; ++k) {
       const float value = fold(alu, row + k * reduced, reduced);
-      out[k] = negate ? -value : value;
+      *out++ = negate ? -value : value;
     }
-    lanes_.write_row(dst, p, out);
   }
+  lanes_.write_all(dst, result);
 }
 
 void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu alu0, const ScalarOperand& operand0,
@@ -119,12 +121,13 @@ void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu a
   lanes_.read_scalars(operand0, dst.partitions, scalars);
   const std::int64_t n = dst.free_elements();
   float* out = lanes_.row(1, n);
+  float results[kMostPartitions];
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     apply(alu0, lanes_.dense_row(data, p, 0), scalars[p], out, n);
-    float value = fold(reduce_op, out, n);
+    results[p] = fold(reduce_op, out, n);
     lanes_.write_row(dst, p, out);
-    lanes_.write_row(reduce_res, p, &value);
   }
+  lanes_.write_all(reduce_res, results);
 }
 
 void VectorEngine::tensor_scalar_cumulative(const View& dst, const View& src, Alu op0, Alu op1,
@@ -246,10 +249,10 @@ void VectorEngine::reduce_maximum(std::string_view where, const View& dst, const
     if (registers_.reduces(cmd)) {
       state = one(Alu::maximum, fold(Alu::maximum, lanes_.dense_row(dst, p, 0), dst.free_elements()), state);
     }
-    if (reduce_res != nullptr) {
-      float value = state;
-      lanes_.write_row(*reduce_res, p, &value);
-    }
+  }
+  if (reduce_res != nullptr) {
+    std::array<float, kMostPartitions> results = registers_.at;
+    lanes_.write_all(*reduce_res, results.data());
   }
 }
 
