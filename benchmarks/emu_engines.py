@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from torch_trn import _C, target_files
 
@@ -85,6 +86,30 @@ def rates() -> dict[str, float]:
     return result
 
 
+def softmax_ratio(rows: int = 16384, columns: int = 1024) -> float:
+    """Time of a softmax of 16M elements, instruction by instruction from HBM to HBM, over CPU eager's on one thread."""
+    core = _C.NeuronCore(_C.Target(target_files.load("trn2")))
+    x = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
+    y = np.empty_like(x)
+    data, result = core.sbuf("float32", PARTITIONS, columns), core.sbuf("float32", PARTITIONS, columns)
+    largest, total, inverse = (core.sbuf("float32", PARTITIONS, 1) for _ in range(3))
+
+    def run() -> None:
+        for row in range(0, rows, PARTITIONS):
+            core.load(data, x[row : row + PARTITIONS])
+            core.tensor_reduce(largest, "maximum", data, 1, negate=True)
+            core.activation_reduce(result, "exp", data, "add", total, bias=largest)
+            core.reciprocal(inverse, total)
+            core.tensor_scalar(result, result, "multiply", inverse)
+            core.store(y[row : row + PARTITIONS], result)
+
+    torch.set_num_threads(1)
+    eager = torch.from_numpy(x)
+    ratio = seconds(run) / seconds(lambda: torch.softmax(eager, 1))
+    assert np.allclose(y, torch.softmax(eager, 1).numpy(), rtol=1e-5)
+    return ratio
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="also write the rates to this file")
@@ -98,6 +123,7 @@ def main() -> None:
     for name, rate in found.items():
         ratio = f"{rate / before[name]:8.1f}x" if name in before else ""
         print(f"{name:40s} {rate:8.3f} G/s {ratio}")
+    print(f"{'softmax of 16M over CPU eager':40s} {softmax_ratio():8.2f}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)

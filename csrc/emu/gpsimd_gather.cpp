@@ -18,10 +18,13 @@ void require_index(std::string_view where, std::int64_t index, std::int64_t elem
                   "What lies outside is undefined.");
 }
 
-// Row `partition` of a tile, as bytes in order.
+// Where element `index` of a row lies.
 std::byte* element(const View& view, std::int64_t partition, std::int64_t index) {
   std::byte* at = view.row(partition);
   const std::int64_t size = target::itemsize(view.dtype);
+  if (view.free.size() == 1) {
+    return at + index * view.free[0].stride * size;
+  }
   for (std::size_t d = view.free.size(); d-- > 0;) {
     at += index % view.free[d].size * view.free[d].stride * size;
     index /= view.free[d].size;
