@@ -1,6 +1,7 @@
 #include "aten/execution.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
 
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "aten/system.h"
 #include "aten/workers.h"
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/serialize.h"
 
 namespace trn::aten {
@@ -51,35 +53,54 @@ Programs& programs() {
 struct Binder {
   const LaunchArguments& args;
   const program::Program& program;
-  std::optional<BoundPart> operator()(const kernels::PointwiseShape& shape) const {
-    return bind_pointwise(args, shape, program);
+
+  template <class Shape>
+  std::optional<BoundPart> operator()(const Shape& shape) const {
+    if constexpr (requires(std::optional<BoundPart> (*family)(const LaunchArguments&, const Shape&,
+                                                              const program::Program&)) { family = &bind_part; }) {
+      return bind_part(args, shape, program);
+    } else {
+      return std::nullopt;
+    }
   }
-  std::optional<BoundPart> operator()(const kernels::MatmulShape& shape) const {
-    return bind_matmul(args, shape, program);
-  }
-  std::optional<BoundPart> operator()(const auto&) const { return std::nullopt; }
 };
+
+// The parts of a Spec run one after the other, each on tensors of the operator.
+std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args, const kernels::Spec& spec) {
+  std::vector<BoundPart> parts;
+  for (const kernels::Part& part : spec) {
+    kernels::require_executable(part);
+    const auto program = programs().get(*system().target(), part);
+    auto bound = std::visit(Binder{args, *program}, part);
+    if (!bound) {
+      return std::nullopt;
+    }
+    bound->program = program;
+    parts.push_back(std::move(*bound));
+  }
+  return parts;
+}
 
 }  // namespace
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
-  if (spec.size() != 1) {
+  if (spec.empty()) {
     return std::nullopt;
   }
   try {
-    const auto program = programs().get(*system().target(), spec.front());
-    if (auto bound = std::visit(Binder{args, *program}, spec.front())) {
-      bound->program = program;
-      return std::vector<BoundPart>{std::move(*bound)};
-    }
+    return bind_parts(args, spec);
   } catch (const trn::Error& error) {
     if (error.category() != Category::unimplemented) {
       rethrow(error);
     }
   }
   return std::nullopt;
+}
+
+BoundPart::Result dense_result(const at::Tensor& alias) {
+  return {alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias};
 }
 
 void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {

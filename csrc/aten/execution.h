@@ -31,10 +31,13 @@ struct BoundPart {
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
 void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
 
-// By family: one part, or nothing.
-std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kernels::PointwiseShape& shape,
-                                        const program::Program& program);
-std::optional<BoundPart> bind_matmul(const LaunchArguments& args, const kernels::MatmulShape& shape,
-                                     const program::Program& program);
+// By family: the operator's tensors for one part of its Spec, or nothing.
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::MatmulShape& shape,
+                                   const program::Program& program);
+
+// For results: in place where it lies densely in its logical order, else a buffer that is copied back.
+BoundPart::Result dense_result(const at::Tensor& alias);
 
 }  // namespace trn::aten

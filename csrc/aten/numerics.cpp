@@ -3,6 +3,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty_strided.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <unordered_map>
@@ -25,9 +26,12 @@ std::map<std::string, std::int64_t>& tally() {
   return *instance;
 }
 
+// Those of execution.h.
+constexpr std::string_view kBoundFamilies[] = {"matmul", "pointwise"};
+
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
-  return family == "pointwise" || family == "matmul";
+  return std::ranges::find(kBoundFamilies, family) != std::end(kBoundFamilies);
 }
 
 // How a result of a known launch lies: an argument itself, or memory of its own.

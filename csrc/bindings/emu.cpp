@@ -16,8 +16,8 @@
 #include "bindings/neuron_core.h"
 #include "emu/neuron_core.h"
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/matmul.h"
-#include "kernels/pointwise.h"
 #include "program/execute.h"
 #include "program/opcode.h"
 #include "target/error.h"
@@ -74,22 +74,10 @@ std::vector<emu::HbmTensor> bind(const program::Program& program, const std::vec
   return tensors;
 }
 
-void require_executable(const kernels::Part& part) {
-  if (const auto* pointwise = std::get_if<kernels::PointwiseShape>(&part)) {
-    kernels::require_executable(*pointwise);
-  } else if (const auto* matmul = std::get_if<kernels::MatmulShape>(&part)) {
-    kernels::require_executable(*matmul);
-  } else {
-    throw Error(Category::unimplemented, "[execute] matmul and pointwise programs execute; got " +
-                                             std::string(kernels::kFamilyNames[part.index()]) +
-                                             ". Use reference numerics for it.");
-  }
-}
-
 py::dict execute(const py::dict& dict, const target::Target& target, const std::vector<py::buffer>& inputs,
                  const std::vector<py::buffer>& outputs, std::uint64_t seed, std::int64_t num_threads) {
   const kernels::Part part = part_from_dict(dict);
-  require_executable(part);
+  kernels::require_executable(part);
   const program::Program program = kernels::build(target, part);
   const std::vector<emu::HbmTensor> tensors = bind(program, inputs, outputs);
   py::gil_scoped_release release;

@@ -172,14 +172,14 @@ class AttentionForward : AttentionTiles {
       b_.tensor_reduce(part, score, Alu::maximum);
       b_.tensor_tensor(part, part, peak, Alu::maximum);
       b_.tensor_scalar(shift, part, Alu::multiply, -1);
-      rows::activation(b_, factor, peak, Activation::exp, {shift});
-      rows::activation_reduce(b_, p, part_total, score, Activation::exp, {shift});
+      rows::activation(b_, factor, peak, Activation::exp, {.bias = shift});
+      rows::activation_reduce(b_, p, part_total, score, Activation::exp, {.bias = shift});
       rows::op(b_, Opcode::scalar_tensor_tensor, total, {total, part_total, factor}, Alu::multiply, Alu::add);
       b_.tensor_copy(peak, part);
     } else {
       b_.tensor_reduce(peak, score, Alu::maximum);
       b_.tensor_scalar(shift, peak, Alu::multiply, -1);
-      rows::activation_reduce(b_, p, total, score, Activation::exp, {shift});
+      rows::activation_reduce(b_, p, total, score, Activation::exp, {.bias = shift});
     }
     if (s_.dropout) {
       draw(rows, width);

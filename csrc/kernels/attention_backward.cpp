@@ -190,7 +190,7 @@ class AttentionBackward : AttentionTiles {
     const Tile score =
         scores(rows, width, Index(0), k * (d_pieces_ * plan_.kv_span) + key, plan_.kv_span, key, diagonal);
     const Tile p = on_chip_tile(p_, rows, width), ds = on_chip_tile(ds_, rows, width);
-    rows::activation(b_, p, score, Activation::exp, {on_chip_tile(lse_, rows, 1, h)});
+    rows::activation(b_, p, score, Activation::exp, {.bias = on_chip_tile(lse_, rows, 1, h)});
     // dP [rows, width] = dO v^T
     const Tile dp = on_chip_tile(dp_psum_, rows, width);
     bool after = false;

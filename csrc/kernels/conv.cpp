@@ -262,7 +262,7 @@ class ConvProduct {
                            }
                            if (s_.bias) {
                              rows::activation(b_, result, untouched ? result : sum, Activation::copy,
-                                              {on_chip_tile(bias_, width, 1, m_number)});
+                                              {.bias = on_chip_tile(bias_, width, 1, m_number)});
                            } else if (!untouched) {
                              b_.tensor_copy(result, sum);
                            }

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "target/error.h"
 
 namespace trn::kernels {

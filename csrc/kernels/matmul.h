@@ -18,8 +18,6 @@ struct MatmulPlan {
 // The product that is really computed: rows of a stack of matrices that share b are one matrix, complex numbers are
 // pairs of real ones.
 MatmulShape normalised(MatmulShape shape);
-// Throws `unimplemented`: complex products are counted only.
-void require_executable(const MatmulShape& shape);
 // Of a normalised shape with no empty extent.
 MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape);
 

@@ -141,7 +141,7 @@ class NormForward {
     auto& b = k_.builder;
     if (s_.kind == NormKind::rms) {
       const Tile sum = k_.scalar(k_.resident() ? var_ : mean_, p, j);
-      rows::activation_reduce(b, k_.row(work_, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square, {});
+      rows::activation_reduce(b, k_.row(work_, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square);
       if (!k_.resident()) {
         b.tensor_tensor(k_.scalar(var_, p, j), k_.scalar(var_, p, j), sum, Alu::add);
       }
@@ -203,11 +203,11 @@ class NormForward {
     const bool wide = (weight_ || bias_) && !geometry_.per_row;
     const Tile unit = wide ? k_.row(work_, p, j, width) : out;
     if (s_.kind == NormKind::rms) {
-      rows::activation(b, unit, x, Activation::copy, {k_.scalar(rstd_, p, j)});
+      rows::activation(b, unit, x, Activation::copy, {.scale = k_.scalar(rstd_, p, j)});
     } else {
       const bool scaled = geometry_.per_row && weight_;
       rows::activation(b, unit, x, Activation::copy,
-                       {k_.scalar(scaled ? scale_ : rstd_, p, j), k_.scalar(shift_, p, j)});
+                       {.scale = k_.scalar(scaled ? scale_ : rstd_, p, j), .bias = k_.scalar(shift_, p, j)});
     }
     if (wide && weight_) {
       b.tensor_tensor(bias_ ? unit : out, unit, weight_->wide(p, j, width), Alu::multiply);

@@ -211,9 +211,9 @@ class NormBackward {
 
   Tile normalised(std::int64_t p, const Index& j, std::int64_t width) {
     const Tile unit = k_.row(unit_, p, j, width);
-    std::vector<Tile> columns{k_.scalar(rstd_, p, j)};
+    rows::Columns columns{.scale = k_.scalar(rstd_, p, j)};
     if (mean_hbm_ >= 0) {
-      columns.push_back(k_.scalar(shift_, p, j));
+      columns.bias = k_.scalar(shift_, p, j);
     }
     rows::activation(k_.builder, unit, k_.row(x_.tile, p, j, width), Activation::copy, columns);
     return unit;
@@ -336,16 +336,16 @@ class NormBackward {
     const Tile out = k_.row(out_.tile, p, j, width), product = k_.row(product_, p, j, width);
     const Tile scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j);
     if (!needs_sums_) {
-      rows::activation(b, out, k_.row(grad_.tile, p, j, width), Activation::copy, {scale});
+      rows::activation(b, out, k_.row(grad_.tile, p, j, width), Activation::copy, {.scale = scale});
       return;
     }
     const bool again = !k_.resident();
     const Tile unit = again ? normalised(p, j, width) : k_.row(unit_, p, j, width);
     const Tile h = again ? scaled(p, j, width) : k_.row(scaled_, p, j, width);
     rows::op(b, Opcode::scalar_tensor_tensor, product, {unit, h, k_.scalar(dot_, p, j)}, Alu::multiply, Alu::add);
-    std::vector<Tile> columns{scale};
+    rows::Columns columns{.scale = scale};
     if (s_.kind != NormKind::rms) {
-      columns.push_back(k_.scalar(sum_, p, j));
+      columns.bias = k_.scalar(sum_, p, j);
     }
     rows::activation(b, out, product, Activation::copy, columns);
   }

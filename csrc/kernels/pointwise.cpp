@@ -2,8 +2,6 @@
 //
 //   HBM bytes read    = sum of elements * size over the inputs     (a broadcast input counts its distinct elements)
 //   HBM bytes written = sum of elements * size over the outputs
-#include "kernels/pointwise.h"
-
 #include <algorithm>
 #include <numeric>
 #include <string>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/tiling.h"
 #include "program/opcode.h"
 #include "target/error.h"

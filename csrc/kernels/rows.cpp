@@ -18,16 +18,32 @@ void op(Builder& builder, Opcode opcode, const Tile& dst, std::vector<Tile> src,
   builder.emit({.opcode = opcode, .dst = dst, .src = std::move(src), .alu0 = alu0, .alu1 = alu1});
 }
 
-void activation(Builder& builder, const Tile& dst, const Tile& src, Activation function, std::vector<Tile> columns) {
-  columns.insert(columns.begin(), src);
-  builder.emit({.opcode = Opcode::activation, .dst = dst, .src = std::move(columns), .function = function});
+namespace {
+
+std::vector<Tile> sources(const Tile& src, const Columns& columns) {
+  return {src, columns.scale ? *columns.scale : Tile{}, columns.bias ? *columns.bias : Tile{}};
+}
+
+}  // namespace
+
+void activation(Builder& builder, const Tile& dst, const Tile& src, Activation function, const Columns& columns) {
+  builder.emit({.opcode = Opcode::activation,
+                .dst = dst,
+                .src = sources(src, columns),
+                .function = function,
+                .scalar0 = columns.scale_constant,
+                .scalar1 = columns.bias_constant});
 }
 
 void activation_reduce(Builder& builder, const Tile& dst, const Tile& sum, const Tile& src, Activation function,
-                       std::vector<Tile> columns) {
-  columns.insert(columns.begin(), src);
-  columns.push_back(sum);
-  builder.emit({.opcode = Opcode::activation_reduce, .dst = dst, .src = std::move(columns), .function = function});
+                       const Columns& columns) {
+  builder.emit({.opcode = Opcode::activation_reduce,
+                .dst = dst,
+                .src = sources(src, columns),
+                .res = sum,
+                .function = function,
+                .scalar0 = columns.scale_constant,
+                .scalar1 = columns.bias_constant});
 }
 
 RowKernel::RowKernel(const target::Target& target, std::string name, std::int64_t rows, std::int64_t cols, bool across)

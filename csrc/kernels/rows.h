@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,11 +22,16 @@ using tiling::Tile;
 // Any instruction by its operands; per-row scalars are tiles of one element per partition.
 void op(Builder& builder, Opcode opcode, const Tile& dst, std::vector<Tile> src, Alu alu0 = Alu::none,
         Alu alu1 = Alu::none);
-// dst = function(scale * src + bias), with per-row columns.
-void activation(Builder& builder, const Tile& dst, const Tile& src, Activation function, std::vector<Tile> columns);
-// The same, and sum = the sum of dst along the free axis (the last source operand names it).
+// A scale and a bias for each row, or one of each for all.
+struct Columns {
+  std::optional<Tile> scale = {}, bias = {};
+  float scale_constant = 1, bias_constant = 0;
+};
+// dst = function(scale * src + bias)
+void activation(Builder& builder, const Tile& dst, const Tile& src, Activation function, const Columns& columns = {});
+// The same, and sum [P, 1] = the sum of dst along the free axis.
 void activation_reduce(Builder& builder, const Tile& dst, const Tile& sum, const Tile& src, Activation function,
-                       std::vector<Tile> columns);
+                       const Columns& columns = {});
 
 // A tensor of the kernel: where it lies in HBM and the SBUF tile that holds a group of its rows.
 struct RowTensor {

@@ -31,14 +31,14 @@ program::Program forward(const target::Target& target, const SoftmaxShape& s) {
     if (k.resident()) {
       b.tensor_reduce(column(peak), row, Alu::maximum);
       b.tensor_scalar(column(shift), column(peak), Alu::multiply, -1);
-      rows::activation_reduce(b, e, column(sum), row, Activation::exp, {column(shift)});
+      rows::activation_reduce(b, e, column(sum), row, Activation::exp, {.bias = column(shift)});
       return;
     }
     b.tensor_reduce(column(part), row, Alu::maximum);
     b.tensor_tensor(column(part), column(part), column(peak), Alu::maximum);
     b.tensor_scalar(column(shift), column(part), Alu::multiply, -1);
-    rows::activation(b, column(factor), column(peak), Activation::exp, {column(shift)});
-    rows::activation_reduce(b, e, column(part_sum), row, Activation::exp, {column(shift)});
+    rows::activation(b, column(factor), column(peak), Activation::exp, {.bias = column(shift)});
+    rows::activation_reduce(b, e, column(part_sum), row, Activation::exp, {.bias = column(shift)});
     rows::op(b, Opcode::scalar_tensor_tensor, column(sum), {column(sum), column(part_sum), column(factor)},
              Alu::multiply, Alu::add);
     b.tensor_copy(column(peak), column(part));
@@ -58,7 +58,7 @@ program::Program forward(const target::Target& target, const SoftmaxShape& s) {
       return;
     }
     if (!k.resident()) {
-      rows::activation(b, e, row, Activation::exp, {k.scalar(shift, p, j)});
+      rows::activation(b, e, row, Activation::exp, {.bias = k.scalar(shift, p, j)});
     }
     rows::op(b, Opcode::tensor_scalar, result, {e, k.scalar(factor, p, j)}, Alu::multiply);
   };

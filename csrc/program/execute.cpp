@@ -2,6 +2,7 @@
 #include "program/execute.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <exception>
 #include <string>
@@ -17,6 +18,15 @@ namespace {
 [[noreturn]] void refuse(const std::string& rule, const std::string& got, const std::string& fix) {
   throw Error(Category::invalid_argument, "[execute] " + rule + "; got " + got + ". " + fix);
 }
+
+// A column of scalars, or one for all.
+struct Scalar {
+  emu::View column;
+  bool is_column = false;
+  float constant = 0;
+
+  operator emu::ScalarOperand() const { return is_column ? emu::ScalarOperand(column) : emu::ScalarOperand(constant); }
+};
 
 // One host thread's walk: its core, the indices of the loops around it, and where it finds each buffer.
 class Worker {
@@ -145,30 +155,67 @@ class Worker {
     }
     const emu::View dst = view(item.dst);
     auto src = [&](std::size_t s) { return view(item.src[s]); };
+    auto scalar = [&](std::size_t s, float constant) {
+      const bool is_tile = s < item.src.size() && item.src[s].buffer >= 0;
+      return is_tile ? Scalar{src(s), true} : Scalar{{}, false, constant};
+    };
     switch (i.opcode) {
       case Opcode::dma_copy:
         core.dma.copy(dst, src(0));
         break;
+      case Opcode::dma_transpose:
+        core.dma.transpose(dst, src(0), std::array{1, 0});
+        break;
+      case Opcode::dma_gather:
+        core.dma.gather(dst, src(0), src(1));
+        break;
+      case Opcode::dma_scatter:
+        core.dma.scatter(dst, src(0), src(1), i.alu0 == Alu::add);
+        break;
+      case Opcode::dma_compute: {
+        std::vector<emu::View> sources;
+        for (std::size_t s = 0; s < item.src.size(); ++s) {
+          sources.push_back(src(s));
+        }
+        core.dma.compute(dst, sources);
+        break;
+      }
       case Opcode::nc_matmul:
         core.tensor.nc_matmul(dst, src(0), src(1), accumulates(i));
         break;
       case Opcode::nc_transpose:
-        core.tensor.nc_transpose(dst, src(0));
+        if (i.engine == Engine::vector) {
+          core.vector.nc_transpose(dst, src(0));
+        } else {
+          core.tensor.nc_transpose(dst, src(0));
+        }
         break;
       case Opcode::activation:
-        core.scalar.activation(dst, src(0), i.function, i.scalar0, i.scalar1);
+        core.scalar.activation(dst, src(0), i.function, scalar(1, i.scalar0), scalar(2, i.scalar1));
+        break;
+      case Opcode::activation_reduce:
+        core.scalar.activation_reduce(dst, src(0), i.function, scalar(1, i.scalar0), scalar(2, i.scalar1),
+                                      view(item.res));
         break;
       case Opcode::tensor_tensor:
         core.vector.tensor_tensor(dst, src(0), src(1), i.alu0);
         break;
       case Opcode::tensor_scalar:
-        core.vector.tensor_scalar(dst, src(0), i.alu0, i.scalar0, i.alu1, i.scalar1);
+        if (i.engine == Engine::scalar) {
+          core.scalar.tensor_scalar(dst, src(0), i.alu0, scalar(1, i.scalar0), i.alu1, scalar(2, i.scalar1));
+        } else {
+          core.vector.tensor_scalar(dst, src(0), i.alu0, scalar(1, i.scalar0), i.alu1, scalar(2, i.scalar1));
+        }
         break;
       case Opcode::scalar_tensor_tensor:
-        core.vector.scalar_tensor_tensor(dst, src(0), src(1), i.alu0, i.scalar0, i.alu1);
+        core.vector.scalar_tensor_tensor(dst, src(0), src(1), i.alu0, scalar(2, i.scalar0), i.alu1);
         break;
       case Opcode::tensor_copy:
-        core.vector.tensor_copy(dst, src(0));
+        if (i.engine == Engine::scalar) {
+          core.scalar.tensor_copy(dst, src(0));
+        } else {
+          core.vector.tensor_copy(dst, src(0));
+        }
         break;
       case Opcode::tensor_copy_predicated:
         core.vector.tensor_copy_predicated(dst, src(0), src(1), i.scalar0);
@@ -186,11 +233,47 @@ class Worker {
       case Opcode::memset:
         core.vector.memset(dst, i.scalar0);
         break;
+      case Opcode::tensor_reduce:
+        core.vector.tensor_reduce(dst, i.alu0, src(0));
+        break;
+      case Opcode::tensor_scalar_reduce:
+        core.vector.tensor_scalar_reduce(dst, src(0), i.alu0, scalar(1, i.scalar0), i.alu1, view(item.res));
+        break;
+      case Opcode::tensor_tensor_scan:
+        core.vector.tensor_tensor_scan(dst, src(0), src(1), scalar(2, i.scalar0), i.alu0, i.alu1);
+        break;
+      case Opcode::bn_stats:
+        core.vector.bn_stats(dst, src(0));
+        break;
+      case Opcode::bn_aggr:
+        core.vector.bn_aggr(dst, src(0));
+        break;
+      case Opcode::max8:
+        core.vector.max8(dst, src(0));
+        break;
+      case Opcode::nc_find_index8:
+        core.vector.nc_find_index8(dst, src(0), src(1));
+        break;
+      case Opcode::nc_match_replace8:
+        core.vector.nc_match_replace8(dst, src(0), src(1), i.scalar0, nullptr);
+        break;
       case Opcode::iota:
         core.gpsimd.iota(dst, pattern(item.src[0]), i.scalar0);
         break;
       case Opcode::rng:
         core.gpsimd.rng(dst, pattern(item.src[0]));
+        break;
+      case Opcode::affine_select:
+        core.gpsimd.affine_select(dst, pattern(item.src[1]), src(0), i.scalar0, i.alu0);
+        break;
+      case Opcode::local_gather:
+        core.gpsimd.local_gather(dst, src(0), src(1), 1, 0);
+        break;
+      case Opcode::nc_n_gather:
+        core.gpsimd.nc_n_gather(dst, src(0), src(1));
+        break;
+      case Opcode::tensor_partition_reduce:
+        core.gpsimd.tensor_partition_reduce(dst, i.alu0, src(0));
         break;
       default:
         throw Error(Category::unimplemented, "[execute] this instruction is counted, not executed; got " +

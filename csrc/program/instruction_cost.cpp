@@ -297,6 +297,8 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
   counts.busy_cycles[engine] += times * cycles(program, instruction, core);
   add_bytes(&Counts::hbm_write_bytes, &Counts::sbuf_write_bytes, &Counts::psum_write_bytes, counts, program,
             instruction, instruction.dst, times);
+  add_bytes(&Counts::hbm_write_bytes, &Counts::sbuf_write_bytes, &Counts::psum_write_bytes, counts, program,
+            instruction, instruction.res, times);
   for (const Tile& tile : instruction.src) {
     add_bytes(&Counts::hbm_read_bytes, &Counts::sbuf_read_bytes, &Counts::psum_read_bytes, counts, program, instruction,
               tile, times);

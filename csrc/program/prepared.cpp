@@ -60,6 +60,7 @@ class Preparation {
     for (const Tile& tile : instruction.src) {
       result.src.push_back(bind(tile));
     }
+    result.res = bind(instruction.res);
     return result;
   }
 
@@ -201,12 +202,13 @@ class Preparation {
         }
       };
       std::ranges::for_each(item.src, [&](const PreparedOperand& operand) { touch(operand.buffer); });
-      touch(item.dst.buffer);
-      const PreparedOperand& dst = item.dst;
-      const auto b = static_cast<std::size_t>(dst.buffer);
-      const bool moves = loop.depth < dst.strides.size() && dst.strides[loop.depth] != 0;
-      if (is_on_chip(program_.buffers[b].memory) && !moves) {
-        is_private[b] = true;
+      for (const PreparedOperand* result : {&item.dst, &item.res}) {
+        touch(result->buffer);
+        const bool moves = loop.depth < result->strides.size() && result->strides[loop.depth] != 0;
+        const auto b = static_cast<std::size_t>(result->buffer);
+        if (result->buffer >= 0 && is_on_chip(program_.buffers[b].memory) && !moves) {
+          is_private[b] = true;
+        }
       }
     });
     for (std::size_t b = 0; b < is_private.size(); ++b) {
@@ -230,7 +232,7 @@ class Preparation {
       if (reads_first(*order_[at], buffer)) {
         return true;
       }
-      if (order_[at]->dst.buffer == buffer) {
+      if (order_[at]->dst.buffer == buffer || order_[at]->res.buffer == buffer) {
         return false;
       }
     }

@@ -26,6 +26,7 @@ struct PreparedInstruction {
   std::int64_t ordinal = 0;
   PreparedOperand dst;
   std::vector<PreparedOperand> src;
+  PreparedOperand res;  // of no buffer where the instruction has no second result
 };
 
 struct PreparedLoop;

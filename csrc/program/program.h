@@ -67,11 +67,23 @@ struct Buffer {
 inline constexpr std::int16_t kOverwrite = -1;
 inline constexpr std::int16_t kAccumulate = -2;  // on every trip: the K remainder that follows a loop of full K tiles
 
+// Sources by opcode, where they are not simply the tiles of its formula. A [P, 1] tile gives each partition a scalar of
+// its own; a tile of no buffer in its place, or none, stands for the constant in brackets.
+//   activation, activation_reduce  x, scale [scalar0], bias [scalar1]
+//   tensor_scalar                  x, operand0 [scalar0], operand1 [scalar1]
+//   scalar_tensor_tensor           x, y, operand0 [scalar0]: alu1(alu0(x, operand0), y)
+//   tensor_tensor_scan             data0, data1, initial [scalar0]: v = alu1(alu0(data0, v), data1)
+//   affine_select                  x, pattern: x where alu0(pattern, 0), else scalar0
+//   iota, rng                      pattern: a tile of no buffer, each element the affine value of its place
+//   nc_match_replace8              x, values: each value's first match becomes scalar0
+//   dma_gather                     rows (a tile of the whole tensor, a row per partition), indices
+//   dma_scatter                    x, indices: dst has the rows; alu0 add: they accumulate
 struct Instruction {
   Opcode opcode = Opcode::dma_copy;
   Engine engine = Engine::dma;
   Tile dst = {};
   std::vector<Tile> src = {};
+  Tile res = {};  // activation_reduce, select_reduce, tensor_scalar_reduce: [P, 1], the reduction of dst
   Alu alu0 = Alu::none;
   Alu alu1 = Alu::none;
   Activation function = Activation::copy;

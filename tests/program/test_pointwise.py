@@ -348,15 +348,6 @@ def test_errors(target: Any) -> None:
         _C.execute(pointwise_part(6, [access("complex64", 6)], [one], []), target, [], [])
     with pytest.raises(NotImplementedError, match=r"\[pointwise\] an operand has every element.*got 4 of 6\."):
         _C.execute(pointwise_part(6, [access("float32", 4)], [one], []), target, [], [])
-    softmax = {
-        "family": "softmax",
-        "rows": 2,
-        "cols": 3,
-        "in_dtype": "float32",
-        "out_dtype": "float32",
-        "log": False,
-        "backward": False,
-        "across_partitions": False,
-    }
-    with pytest.raises(NotImplementedError, match=r"\[execute\] matmul and pointwise programs execute; got softmax\."):
-        _C.execute(softmax, target, [], [])
+    transfer = {"family": "transfer", "bytes": 8, "to_device": True, "from_device": False}
+    with pytest.raises(NotImplementedError, match=r"\[execute\] programs of this family are counted.*got transfer\."):
+        _C.execute(transfer, target, [], [])

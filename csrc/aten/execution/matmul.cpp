@@ -1,9 +1,6 @@
 // Binds the operands of a matrix product: each matrix with the axis innermost that its program expects there.
-#include <ATen/ops/empty.h>
-
 #include "aten/alias.h"
 #include "aten/execution.h"
-#include "kernels/matmul.h"
 
 namespace trn::aten {
 
@@ -29,8 +26,8 @@ bool is_scaled(const LaunchArguments& args) {
 
 }  // namespace
 
-std::optional<BoundPart> bind_matmul(const LaunchArguments& args, const kernels::MatmulShape& shape,
-                                     const program::Program&) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::MatmulShape& shape,
+                                   const program::Program&) {
   const auto name = args.base_name();
   const bool adds = name == "addmm" || name == "baddbmm";
   if (!(adds || name == "mm" || name == "bmm") || is_scaled(args)) {
@@ -40,7 +37,6 @@ std::optional<BoundPart> bind_matmul(const LaunchArguments& args, const kernels:
   if (!is_plain(a) || !is_plain(b) || !is_plain(out)) {
     return std::nullopt;
   }
-  kernels::require_executable(shape);
   BoundPart bound;
   bound.inputs.push_back(laid_out(matrices(cpu_alias(a), shape.a_batch, shape.m, shape.k), !shape.a_k_major));
   bound.inputs.push_back(laid_out(matrices(cpu_alias(b), shape.b_batch, shape.k, shape.n), shape.b_k_major));
@@ -52,8 +48,7 @@ std::optional<BoundPart> bind_matmul(const LaunchArguments& args, const kernels:
     }
     bound.inputs.push_back((is_whole ? bias.expand(out.sizes()) : bias).contiguous());
   }
-  const at::Tensor alias = cpu_alias(out);
-  bound.outputs.push_back({alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias});
+  bound.outputs.push_back(dense_result(cpu_alias(out)));
   return bound;
 }
 

@@ -9,7 +9,6 @@
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/rules/pointwise.h"
-#include "kernels/pointwise.h"
 
 namespace trn::aten {
 
@@ -66,8 +65,8 @@ at::Tensor staged_input(const at::Tensor& alias, const Access& access, std::int6
 
 }  // namespace
 
-std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kernels::PointwiseShape& shape,
-                                        const program::Program& program) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
+                                   const program::Program& program) {
   const auto inputs = args.input_tensors();
   const auto outputs = args.output_tensors();
   if (!rules::computes(args) || shape.segments != 1 || outputs.size() != shape.outputs.size() ||
@@ -75,7 +74,6 @@ std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kerne
       !std::ranges::all_of(outputs, is_plain)) {
     return std::nullopt;
   }
-  kernels::require_executable(shape);
   BoundPart bound;
   const Layout layout{outputs.front().sizes(), memory_order(outputs.front())};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -92,7 +90,7 @@ std::optional<BoundPart> bind_pointwise(const LaunchArguments& args, const kerne
     const at::Tensor alias = cpu_alias(outputs[i]).permute(layout.order);
     const std::int64_t elements = program.buffers[inputs.size() + i].elements;
     if (elements == alias.numel()) {
-      bound.outputs.push_back({alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias});
+      bound.outputs.push_back(dense_result(alias));
     } else {
       const at::Tensor buffer = at::zeros({elements}, alias.options());
       bound.outputs.push_back({buffer, spread(buffer, shape.outputs[i]), alias});

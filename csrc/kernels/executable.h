@@ -1,0 +1,16 @@
+// Which shapes execute, not only count.
+#pragma once
+
+#include "kernels/shapes.h"
+
+namespace trn::kernels {
+
+// Throws `unimplemented` with the reason: a family whose programs move the right bytes through the right engines, but
+// do not compute; or elements and forms of a family that does.
+void require_executable(const Part& part);
+
+// By family.
+void require_executable(const MatmulShape& shape);
+void require_executable(const PointwiseShape& shape);
+
+}  // namespace trn::kernels
