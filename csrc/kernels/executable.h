@@ -12,5 +12,10 @@ void require_executable(const Part& part);
 // By family.
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
+void require_executable(const ReductionShape& shape);
+void require_executable(const SoftmaxShape& shape);
+
+// Steps that a tile can run, of those listed at Step.
+void require_executable(const std::vector<Step>& steps);
 
 }  // namespace trn::kernels

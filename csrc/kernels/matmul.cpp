@@ -28,10 +28,6 @@ using tiling::split;
 
 namespace {
 
-bool is_complex(Dtype dtype) {
-  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
-}
-
 Dtype component(Dtype dtype) {
   switch (dtype) {
     case Dtype::complex32:

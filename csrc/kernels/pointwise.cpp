@@ -26,10 +26,6 @@ using tiling::Opcode;
 using tiling::StreamTile;
 using tiling::Tile;
 
-bool is_complex(Dtype dtype) {
-  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
-}
-
 // The longest period of a broadcast input, 1 if nothing but scalars is broadcast.
 std::int64_t longest_period(const PointwiseShape& shape) {
   std::int64_t period = 1;
@@ -342,12 +338,16 @@ program::Program pointwise(const target::Target& target, const PointwiseShape& s
   return Emitter(target, shape).emit();
 }
 
-void require_executable(const PointwiseShape& shape) {
-  for (const Step& step : shape.steps) {
+void require_executable(const std::vector<Step>& steps) {
+  for (const Step& step : steps) {
     if (!executes(step.opcode)) {
       refuse("this step is counted, not executed", std::string(program::name(step.opcode)));
     }
   }
+}
+
+void require_executable(const PointwiseShape& shape) {
+  require_executable(shape.steps);
   const std::int64_t period = longest_period(shape);
   for (const auto* list : {&shape.inputs, &shape.outputs}) {
     for (const Access& access : *list) {

@@ -1,9 +1,12 @@
 // Reductions of the rows of a matrix: along the free axis, across partitions, or of few long rows.
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -18,21 +21,6 @@ using tiling::on_chip_tile;
 using tiling::StreamTile;
 
 namespace {
-
-bool is_float(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float32:
-    case Dtype::bfloat16:
-    case Dtype::float16:
-    case Dtype::float64:
-    case Dtype::float8_e4m3:
-    case Dtype::float8_e4m3fn:
-    case Dtype::float8_e5m2:
-      return true;
-    default:
-      return false;
-  }
-}
 
 // What an accumulator starts from.
 float identity(Alu alu) {
@@ -68,8 +56,8 @@ class Reduction {
       indexed_ = indexed_ || (extreme_ && is_index(output.dtype) && !(is_index(first) && s_.outputs.size() == 1));
     }
     const bool compares = !s_.prologue.empty() && s_.prologue.back().alu >= Alu::equal;
-    propagates_nan_ = extreme_ && is_float(first) && !indexed_ && !compares;
-    sums_floats_ = s_.alu == Alu::add && is_float(first);
+    propagates_nan_ = extreme_ && is_real_float(first) && !indexed_ && !compares;
+    sums_floats_ = s_.alu == Alu::add && is_real_float(first);
     for (std::size_t i = 0; i < s_.inputs.size(); ++i) {
       const auto& input = s_.inputs[i];
       rows::RowTensor tensor{.hbm = b_.hbm("in" + std::to_string(i), input)};
@@ -222,6 +210,7 @@ class Reduction {
         }
       });
       finish_nan(on_chip_tile(total, p, g), on_chip_tile(nan_total, p, g));
+      finish(on_chip_tile(total, p, g));
       store_columns([&](std::int16_t hbm, bool index) { k_.store_column(hbm, index ? found : total, row, p, g); });
     });
   }
@@ -234,7 +223,15 @@ class Reduction {
   }
   void finish_nan(const Tile& total, const Tile& nan_total) {
     if (propagates_nan_) {
-      rows::op(b_, Opcode::tensor_copy_predicated, total, {total, nan_total});
+      b_.emit({.opcode = Opcode::tensor_copy_predicated,
+               .dst = total,
+               .src = {total, nan_total},
+               .scalar0 = std::numeric_limits<float>::quiet_NaN()});
+    }
+  }
+  void finish(const Tile& total) {
+    if (!s_.epilogue.empty()) {
+      tiling::apply_steps(b_, s_.epilogue, {total}, {total}, total);
     }
   }
   template <class Store>
@@ -304,6 +301,7 @@ class Reduction {
           after = true;
         }
         b_.tensor_copy(on_chip_tile(out, 1, segment.size), on_chip_tile(sums, 1, segment.size));
+        finish(on_chip_tile(out, 1, segment.size));
         store_columns([&](std::int16_t hbm, bool) {
           b_.dma(hbm_tile(hbm, 1, 0, {{segment.size, 1}}, row), on_chip_tile(out, 1, segment.size));
         });
@@ -375,6 +373,7 @@ class Reduction {
         }
         finish_nan(out, nan);
       }
+      this->finish(out);
       store_columns([&](std::int16_t hbm, bool) { b_.dma(hbm_tile(hbm, 1, 0, {{1, 1}}, row), out); });
     };
 
@@ -438,7 +437,28 @@ class Reduction {
   std::vector<std::int16_t> outputs_;
 };
 
+[[noreturn]] void refuse(const std::string& rule, const std::string& got) {
+  throw Error(Category::unimplemented, "[reduction] " + rule + "; got " + got + ". Use reference numerics for it.");
+}
+
 }  // namespace
+
+void require_executable(const ReductionShape& shape) {
+  for (const Access& input : shape.inputs) {
+    if (is_complex(input.dtype)) {
+      refuse("complex elements are counted, not executed", std::string(target::name(input.dtype)));
+    }
+    if (input.elements != shape.rows * shape.cols) {
+      refuse("an operand has every element that is reduced", std::to_string(input.elements));
+    }
+  }
+  if (shape.outputs.size() != 1 || shape.outputs.front().elements != shape.rows) {
+    refuse("one value for each row is computed", std::to_string(shape.outputs.size()) + " results");
+  }
+  for (const auto* steps : {&shape.prologue, &shape.epilogue}) {
+    require_executable(*steps);
+  }
+}
 
 // HBM bytes: every input's elements read once, every output's written once.
 program::Program reduction(const target::Target& target, const ReductionShape& shape) {

@@ -14,6 +14,8 @@ namespace trn::kernels {
 using program::Activation;
 using program::Alu;
 using target::Dtype;
+using target::is_complex;
+using target::is_real_float;
 
 // How an operator touches one of its tensors in HBM.
 struct Access {
@@ -158,6 +160,7 @@ struct ReductionShape {
   bool across_partitions = false;
   Alu alu = Alu::add;
   std::vector<Step> prologue;  // per input element (square, abs, compare, ...)
+  std::vector<Step> epilogue;  // per result (a mean's division, a root, ...)
   std::vector<Access> inputs, outputs;
   template <class V>
   static void visit(V&& v, auto& s) {
@@ -166,6 +169,7 @@ struct ReductionShape {
     v("across_partitions", s.across_partitions);
     v("alu", s.alu);
     v("prologue", s.prologue);
+    v("epilogue", s.epilogue);
     v("inputs", s.inputs);
     v("outputs", s.outputs);
   }

@@ -1,6 +1,11 @@
 // softmax and log_softmax of each row of a matrix, forward and backward.
+#include <limits>
+#include <string>
+
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -46,7 +51,6 @@ program::Program forward(const target::Target& target, const SoftmaxShape& s) {
   auto between = [&](std::int64_t p, const Index& j) {
     if (s.log) {
       b.activation(k.scalar(factor, p, j), k.scalar(sum, p, j), Activation::log);
-      b.tensor_tensor(k.scalar(factor, p, j), k.scalar(shift, p, j), k.scalar(factor, p, j), Alu::subtract);
     } else {
       rows::op(b, Opcode::reciprocal, k.scalar(factor, p, j), {k.scalar(sum, p, j)});
     }
@@ -54,7 +58,8 @@ program::Program forward(const target::Target& target, const SoftmaxShape& s) {
   auto second_pass = [&](std::int64_t p, const Index& j, std::int64_t width) {
     const Tile row = k.row(x.tile, p, j, width), e = k.row(exps, p, j, width), result = k.row(out.tile, p, j, width);
     if (s.log) {
-      rows::op(b, Opcode::tensor_scalar, result, {row, k.scalar(factor, p, j)}, Alu::add);
+      rows::op(b, Opcode::tensor_scalar, result, {row, k.scalar(shift, p, j), k.scalar(factor, p, j)}, Alu::add,
+               Alu::subtract);
       return;
     }
     if (!k.resident()) {
@@ -66,7 +71,7 @@ program::Program forward(const target::Target& target, const SoftmaxShape& s) {
   k.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
     if (!k.resident()) {
       k.members(g, [&](const Index& j) {
-        b.memset(k.scalar(peak, p, j), -1e30f);
+        b.memset(k.scalar(peak, p, j), std::numeric_limits<float>::lowest());
         b.memset(k.scalar(sum, p, j), 0);
       });
     }
@@ -154,6 +159,15 @@ program::Program backward(const target::Target& target, const SoftmaxShape& s) {
 }
 
 }  // namespace
+
+void require_executable(const SoftmaxShape& shape) {
+  for (const Dtype dtype : {shape.in_dtype, shape.out_dtype}) {
+    if (!is_real_float(dtype)) {
+      throw Error(Category::unimplemented, "[softmax] elements are real floating-point numbers; got " +
+                                               std::string(target::name(dtype)) + ". Use reference numerics for it.");
+    }
+  }
+}
 
 // HBM bytes: rows * cols * (n * in + out); forward n = 1, or 2 where a row does not fit in SBUF; backward n = 2, or
 // 4 (log: 3).

@@ -88,4 +88,24 @@ inline constexpr bool is_narrowed(Dtype dtype) {
   return dtype == Dtype::float64 || dtype == Dtype::int64 || dtype == Dtype::uint64 || dtype == Dtype::complex128;
 }
 
+inline constexpr bool is_complex(Dtype dtype) {
+  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
+}
+
+inline constexpr bool is_real_float(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float32:
+    case Dtype::bfloat16:
+    case Dtype::float16:
+    case Dtype::float64:
+    case Dtype::float8_e4m3:
+    case Dtype::float8_e4m3fn:
+    case Dtype::float8_e5m2:
+    case Dtype::float8_e3m4:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace trn::target

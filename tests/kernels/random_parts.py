@@ -73,6 +73,7 @@ def reduction(rng: random.Random, rows: int, cols: int, **fields: Any) -> Part:
         "across_partitions": rng.random() < 0.4,
         "alu": alu,
         "prologue": prologue,
+        "epilogue": [],
         "inputs": inputs,
         "outputs": outputs,
     } | fields

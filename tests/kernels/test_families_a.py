@@ -406,6 +406,7 @@ def test_reductions_run_as_fast_as_measured(trn2: Any, alu: str, dtype: str, mea
         "across_partitions": False,
         "alu": alu,
         "prologue": [],
+        "epilogue": [],
         "inputs": [access(dtype, elements)],
         "outputs": [access(dtype, 1)],
     }

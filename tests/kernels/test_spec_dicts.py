@@ -81,6 +81,7 @@ EXAMPLES: list[Part] = [
         "across_partitions": True,
         "alu": "maximum",
         "prologue": STEPS,
+        "epilogue": STEPS,
         "inputs": [access("float64", 12)],
         "outputs": [access("float64", 3)],
     },

@@ -101,10 +101,6 @@ bool is_strided(const at::Tensor& tensor) {
   return tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_nested();
 }
 
-bool is_complex(Dtype dtype) {
-  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
-}
-
 Rows rows_of(const at::Tensor& tensor, Integers dims) {
   Rows result;
   const auto total = numel(tensor);

@@ -13,6 +13,7 @@ namespace trn::aten::rules {
 
 using kernels::Access;
 using kernels::Dtype;
+using kernels::is_complex;
 using kernels::Part;
 using kernels::Spec;
 using kernels::Step;
@@ -34,7 +35,6 @@ std::int64_t product(Integers values);
 std::int64_t ceil_log2(std::int64_t value);  // 0 for value <= 1
 std::int64_t ceil_div(std::int64_t a, std::int64_t b);
 bool is_strided(const at::Tensor& tensor);
-bool is_complex(Dtype dtype);
 
 // A tensor seen as rows x cols, where cols are the elements along `dims` (along every axis where there are none).
 struct Rows {

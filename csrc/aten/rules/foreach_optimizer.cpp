@@ -162,10 +162,7 @@ Spec foreach_copy(const LaunchArguments& args) {
 
 Spec foreach_reduction(const LaunchArguments& args) {
   const auto function = function_of(args);
-  NormSteps norm{Alu::maximum, {}};
-  if (function != "max") {
-    norm = norm_steps(args.number("ord", 2));
-  }
+  const Fold fold = function == "max" ? Fold{Alu::maximum, {}} : norm_fold(args.number("ord", 2));
   // Tensors of one size are rows of one part, so that a model's few distinct sizes make a short Spec.
   std::map<std::pair<std::int64_t, Dtype>, std::vector<at::Tensor>> by_size;
   for (const auto& tensor : named(args, {"self"})) {
@@ -176,8 +173,8 @@ Spec foreach_reduction(const LaunchArguments& args) {
   Spec spec;
   for (const auto& [kind, tensors] : by_size) {
     const auto rows = static_cast<std::int64_t>(tensors.size());
-    spec = concat(std::move(spec), reduce({rows, kind.first, false}, norm.alu, norm.prologue, aggregate(tensors),
-                                          {dense(out_dtype, rows)}));
+    spec =
+        concat(std::move(spec), reduce({rows, kind.first, false}, fold, aggregate(tensors), {dense(out_dtype, rows)}));
   }
   return spec;
 }

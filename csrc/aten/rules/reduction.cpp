@@ -74,24 +74,25 @@ const at::Tensor& reduced_tensor(const LaunchArguments& args) {
 
 }  // namespace
 
-NormSteps norm_steps(double p) {
+Fold norm_fold(double p) {
+  const auto power = static_cast<float>(p);
   switch (scalar_class(p)) {
     case ScalarClass::zero:
-      return {Alu::add, steps_of(ts(Alu::not_equal))};
+      return {Alu::add, steps_of(ts(Alu::not_equal)), {}};
     case ScalarClass::one:
-      return {Alu::add, steps_of(act(Activation::abs))};
+      return {Alu::add, steps_of(act(Activation::abs)), {}};
     case ScalarClass::two:
-      return {Alu::add, steps_of(act(Activation::square))};
+      return {Alu::add, steps_of(act(Activation::square)), steps_of(act(Activation::sqrt))};
     case ScalarClass::infinity:
-      return {Alu::maximum, steps_of(act(Activation::abs))};
+      return {Alu::maximum, steps_of(act(Activation::abs)), {}};
     case ScalarClass::minus_infinity:
-      return {Alu::minimum, steps_of(act(Activation::abs))};
+      return {Alu::minimum, steps_of(act(Activation::abs)), {}};
     default:
-      return {Alu::add, steps_of(act(Activation::abs), ts(Alu::power))};
+      return {Alu::add, steps_of(act(Activation::abs), ts(Alu::power, power)), steps_of(ts(Alu::power, 1 / power))};
   }
 }
 
-Spec reduce(Rows rows, Alu alu, std::vector<Step> prologue, std::vector<Access> inputs, std::vector<Access> outputs) {
+Spec reduce(Rows rows, Fold fold, std::vector<Access> inputs, std::vector<Access> outputs) {
   if (rows.rows <= 0 || rows.cols <= 0) {
     return {};
   }
@@ -99,12 +100,21 @@ Spec reduce(Rows rows, Alu alu, std::vector<Step> prologue, std::vector<Access> 
   shape.rows = rows.rows;
   shape.cols = rows.cols;
   shape.across_partitions = rows.across_partitions;
-  shape.alu = alu;
-  shape.prologue = std::move(prologue);
+  shape.alu = fold.alu;
+  shape.prologue = std::move(fold.prologue);
+  shape.epilogue = std::move(fold.epilogue);
   shape.inputs = std::move(inputs);
   shape.outputs = std::move(outputs);
   return {shape};
 }
+
+namespace {
+
+std::vector<Step> divided_by(std::int64_t count) {
+  return steps_of(ts(Alu::multiply, 1.0F / static_cast<float>(std::max<std::int64_t>(count, 1))));
+}
+
+}  // namespace
 
 Spec reduction(const LaunchArguments& args) {
   const auto* const function = find_function(args.base_name());
@@ -113,18 +123,24 @@ Spec reduction(const LaunchArguments& args) {
   if (function == nullptr || !self.defined()) {
     return {};
   }
-  return or_fill(reduce(rows_of(self, args.integers("dim")), function->alu, prologue_of(*function), accesses(inputs),
-                        accesses(args.output_tensors())),
-                 args);
+  const Rows rows = rows_of(self, args.integers("dim"));
+  Fold fold{function->alu, prologue_of(*function)};
+  if (function->name == "mean") {
+    fold.epilogue = divided_by(rows.cols);
+  }
+  return or_fill(reduce(rows, std::move(fold), accesses(inputs), accesses(args.output_tensors())), args);
 }
 
 Spec norm_reduction(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
-  auto [alu, prologue] = norm_steps(args.number("ord", args.number("p", 2)));
+  Fold fold = norm_fold(args.number("ord", args.number("p", 2)));
   if (args.find("other") >= 0) {
-    prologue.insert(prologue.begin(), step(tt(Alu::subtract)));
+    fold.prologue.insert(fold.prologue.begin(), step(tt(Alu::subtract)));
   }
-  return or_fill(reduce(rows_of(self, args.integers("dim")), alu, std::move(prologue), accesses(args.input_tensors()),
+  if (args.base_name() == "linalg__powsum") {
+    fold.epilogue.clear();
+  }
+  return or_fill(reduce(rows_of(self, args.integers("dim")), std::move(fold), accesses(args.input_tensors()),
                         accesses(args.output_tensors())),
                  args);
 }
@@ -144,22 +160,26 @@ Spec loss(const LaunchArguments& args) {
   }
   const auto results = args.integer("reduction", 1) == 0 ? std::max<std::int64_t>(numel(args.output()), 1) : 1;
   const auto total = largest_numel(inputs);
-  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, function->alu, std::move(steps),
-                        accesses(inputs), accesses(args.output_tensors())),
+  Fold fold{function->alu, std::move(steps)};
+  if (args.integer("reduction", 1) == 1) {
+    fold.epilogue = divided_by(total / results);
+  }
+  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, std::move(fold), accesses(inputs),
+                        accesses(args.output_tensors())),
                  args);
 }
 
 Spec trace(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto length = std::min(size(self, 0), size(self, 1));
-  return or_fill(reduce({length > 0 ? 1 : 0, length, false}, Alu::add, {}, {{dtype(self), length, 1}},
-                        accesses(args.output_tensors())),
-                 args);
+  return or_fill(
+      reduce({length > 0 ? 1 : 0, length, false}, Fold{}, {{dtype(self), length, 1}}, accesses(args.output_tensors())),
+      args);
 }
 
 Spec equal(const LaunchArguments& args) {
   const auto inputs = args.input_tensors();
-  auto spec = reduce({1, largest_numel(inputs), false}, Alu::maximum, steps_of(tt(Alu::not_equal)), accesses(inputs),
+  auto spec = reduce({1, largest_numel(inputs), false}, {Alu::maximum, steps_of(tt(Alu::not_equal))}, accesses(inputs),
                      {dense(Dtype::boolean, 1)});
   if (!spec.empty()) {
     spec.emplace_back(kernels::TransferShape{1, false, true});
@@ -175,13 +195,14 @@ Spec pairwise_distance(const LaunchArguments& args) {
                              : args.find("cdist") >= 0 ? args.tensor("cdist")
                                                        : args.tensor("pdist");
   const auto features = size(x1, -1);
-  auto [alu, steps] = norm_steps(args.number("p", 2));
-  steps.insert(steps.begin(), step(tt(Alu::subtract)));
+  Fold fold = norm_fold(args.number("p", 2));
+  fold.prologue.insert(fold.prologue.begin(), step(tt(Alu::subtract)));
   if (backward) {
-    append(steps, tt(Alu::multiply, 2));
-    append(steps, tt(Alu::divide));
+    append(fold.prologue, tt(Alu::multiply, 2));
+    append(fold.prologue, tt(Alu::divide));
+    fold.epilogue.clear();
   }
-  return or_fill(reduce({numel(pairs_tensor), features, false}, alu, std::move(steps), accesses(args.input_tensors()),
+  return or_fill(reduce({numel(pairs_tensor), features, false}, std::move(fold), accesses(args.input_tensors()),
                         accesses(args.output_tensors())),
                  args);
 }
@@ -195,7 +216,7 @@ Spec weight_norm(const LaunchArguments& args) {
                       args.integer("dim", 0) != 0};
   const auto reads = backward ? named(args, {"grad_w", "saved_v"}) : named(args, {"v"});
   const auto steps = backward ? steps_of(tt(Alu::multiply)) : steps_of(act(Activation::square));
-  auto spec = reduce(geometry, Alu::add, steps, accesses(reads), {dense(Dtype::float32, rows)});
+  auto spec = reduce(geometry, {Alu::add, steps}, accesses(reads), {dense(Dtype::float32, rows)});
   return concat(std::move(spec), stream(args, backward ? steps_of(tt(Alu::multiply, 2), tt(Alu::subtract))
                                                        : steps_of(tt(Alu::multiply))));
 }
@@ -203,9 +224,8 @@ Spec weight_norm(const LaunchArguments& args) {
 Spec renorm(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto slices = size(self, args.integer("dim", 0));
-  auto [alu, steps] = norm_steps(args.number("p", 2));
   const Rows geometry{numel(self) == 0 ? 0 : slices, slices == 0 ? 0 : numel(self) / slices, false};
-  auto spec = reduce(geometry, alu, std::move(steps), {access_of(self)}, {dense(Dtype::float32, slices)});
+  auto spec = reduce(geometry, norm_fold(args.number("p", 2)), {access_of(self)}, {dense(Dtype::float32, slices)});
   return concat(std::move(spec), stream(args, steps_of(ts(Alu::multiply))));
 }
 
@@ -214,7 +234,7 @@ Spec isin(const LaunchArguments& args) {
   const auto tests = std::max<std::int64_t>(numel(args.tensor("test_elements")), 1);
   const auto elements = std::max<std::int64_t>(numel(args.tensor("elements")), 1);
   const bool empty = numel(args.output()) == 0;
-  return or_fill(reduce({empty ? 0 : elements, tests, false}, Alu::maximum, steps_of(tt(Alu::equal)),
+  return or_fill(reduce({empty ? 0 : elements, tests, false}, {Alu::maximum, steps_of(tt(Alu::equal))},
                         accesses(args.input_tensors()), accesses(args.output_tensors())),
                  args);
 }
@@ -223,8 +243,8 @@ Spec batch_norm_statistics(const LaunchArguments& args) {
   const auto& input = args.tensor("input");
   if (args.find("counts") >= 0) {  // gather_stats_with_counts: [world, channels] down to [channels]
     const auto& mean = args.tensor("mean");
-    return reduce({size(mean, 1), numel(mean) == 0 ? 0 : size(mean, 0), true}, Alu::add,
-                  steps_of(tt(Alu::subtract), tt(Alu::multiply, 2)),
+    return reduce({size(mean, 1), numel(mean) == 0 ? 0 : size(mean, 0), true},
+                  {Alu::add, steps_of(tt(Alu::subtract), tt(Alu::multiply, 2))},
                   accesses(named(args, {"mean", "invstd", "running_mean", "running_var", "counts"})),
                   accesses(args.output_tensors()));
   }
@@ -233,7 +253,7 @@ Spec batch_norm_statistics(const LaunchArguments& args) {
                   is_strided(input) && input.stride(1) == 1};
   const bool backward = args.find("grad_out") >= 0;
   return or_fill(
-      reduce(rows, Alu::add, steps_of(tt(Alu::subtract), backward ? tt(Alu::multiply) : act(Activation::square)),
+      reduce(rows, {Alu::add, steps_of(tt(Alu::subtract), backward ? tt(Alu::multiply) : act(Activation::square))},
              accesses(args.input_tensors()), accesses(args.output_tensors())),
       args);
 }

@@ -7,14 +7,14 @@ namespace trn::aten::rules {
 
 using kernels::Alu;
 
-struct NormSteps {
+// How elements combine, what happens to each before, and to each result.
+struct Fold {
   Alu alu = Alu::add;
-  std::vector<Step> prologue;
+  std::vector<Step> prologue = {}, epilogue = {};
 };
-// The p-norm's instruction per element and how elements combine.
-NormSteps norm_steps(double p);
+Fold norm_fold(double p);
 
-Spec reduce(Rows rows, Alu alu, std::vector<Step> prologue, std::vector<Access> inputs, std::vector<Access> outputs);
+Spec reduce(Rows rows, Fold fold, std::vector<Access> inputs, std::vector<Access> outputs);
 
 Spec reduction(const LaunchArguments& args);       // sum, mean, amax, any, var, argmax, ... over `dim`
 Spec norm_reduction(const LaunchArguments& args);  // norm, linalg_vector_norm, dist
