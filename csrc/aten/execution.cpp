@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "aten/op_table.h"
+#include "aten/rules/lists.h"
 #include "aten/system.h"
 #include "aten/workers.h"
 #include "kernels/build.h"
@@ -65,12 +66,17 @@ struct Binder {
   }
 };
 
+std::shared_ptr<const program::Program> program_of(const kernels::Part& part) {
+  kernels::require_executable(part);
+  return programs().get(*system().target(), part);
+}
+
 // The parts of a Spec run one after the other, each on tensors of the operator.
-std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args, const kernels::Spec& spec) {
+std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
+  const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
   std::vector<BoundPart> parts;
   for (const kernels::Part& part : spec) {
-    kernels::require_executable(part);
-    const auto program = programs().get(*system().target(), part);
+    const auto program = program_of(part);
     auto bound = std::visit(Binder{args, *program}, part);
     if (!bound) {
       return std::nullopt;
@@ -78,19 +84,15 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args, co
     bound->program = program;
     parts.push_back(std::move(*bound));
   }
-  return parts;
+  return parts.empty() ? std::nullopt : std::optional(std::move(parts));
 }
 
 }  // namespace
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
-  if (spec.empty()) {
-    return std::nullopt;
-  }
   try {
-    return bind_parts(args, spec);
+    return rules::is_list_launch(args) ? bind_members(args, program_of) : bind_parts(args);
   } catch (const trn::Error& error) {
     if (error.category() != Category::unimplemented) {
       rethrow(error);

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -30,6 +31,10 @@ struct BoundPart {
 // nullopt: the operator, or these arguments, have no program that executes.
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
 void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
+
+using BuildProgram = std::function<std::shared_ptr<const program::Program>(const kernels::Part&)>;
+// A launch over lists: each member's own program.
+std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build);
 
 // By family: the operator's tensors for one part of its Spec, or nothing.
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,

@@ -204,6 +204,19 @@ double LaunchArguments::number(std::string_view name, double fallback) const {
   return position < 0 ? fallback : to_double(inputs_[position], fallback);
 }
 
+std::vector<double> LaunchArguments::numbers(std::string_view name) const {
+  const int position = find(name);
+  std::vector<double> found;
+  if (position >= 0 && inputs_[position].isList()) {
+    for (const c10::IValue& value : inputs_[position].toListRef()) {
+      if (value.isScalar()) {
+        found.push_back(to_double(value, 0));
+      }
+    }
+  }
+  return found;
+}
+
 std::vector<std::int64_t> LaunchArguments::integers(std::string_view name) const {
   const int position = find(name);
   if (position < 0) {

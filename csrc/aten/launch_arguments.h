@@ -36,6 +36,7 @@ class LaunchArguments {
   bool boolean(std::string_view name, bool fallback) const;
   // int, float or Scalar. A rule may only let the result depend on its ScalarClass.
   double number(std::string_view name, double fallback) const;
+  std::vector<double> numbers(std::string_view name) const;         // a list of floats or Scalars; else empty
   std::vector<std::int64_t> integers(std::string_view name) const;  // empty where absent or None
   std::string_view string(std::string_view name) const;
 

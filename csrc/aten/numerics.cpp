@@ -85,11 +85,20 @@ HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> ar
   }
   arguments_ = arguments.vec();
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  auto keep = [&](const at::Tensor& tensor) {
+    if (tensor.defined() && is_plain(tensor)) {
+      const at::Tensor alias = cpu_alias(tensor);
+      written_.push_back({alias, alias.clone()});
+    }
+  };
   for (std::size_t i = 0; i < arguments_.size(); ++i) {
     const c10::IValue& value = arguments_[i];
-    if (plan.is_written[i] && value.isTensor() && value.toTensor().defined() && is_plain(value.toTensor())) {
-      const at::Tensor alias = cpu_alias(value.toTensor());
-      written_.push_back({alias, alias.clone()});
+    if (plan.is_written[i] && value.isTensor()) {
+      keep(value.toTensor());
+    } else if (plan.is_written[i] && value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        keep(tensor);
+      }
     }
   }
 }

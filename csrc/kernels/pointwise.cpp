@@ -70,7 +70,10 @@ class Emitter {
     for (Operand& output : outputs_) {
       output.sbuf = declare_sbuf(output);
     }
-    scratch_ = builder_.sbuf("value", Dtype::float32, partitions_, free_, 1);
+    for (std::int64_t t = 0; t < tiling::num_temporaries(shape.steps); ++t) {
+      const std::string name = t == 0 ? "value" : "value" + std::to_string(t);
+      scratch_.push_back(builder_.sbuf(name, Dtype::float32, partitions_, free_, 1));
+    }
   }
 
   program::Program emit() {
@@ -122,7 +125,7 @@ class Emitter {
   // What a flat tile of spaced operands is a multiple of: whole periods and whole runs. 0: no operand is spaced, or one
   // such unit is too large for a partition, so that every run is a descriptor.
   std::int64_t spaced_unit() const {
-    std::int64_t unit = period_, bytes = 4;
+    std::int64_t unit = period_, bytes = 4 * tiling::num_temporaries(shape_.steps);
     bool is_spaced = false;
     for (const auto* list : {&shape_.inputs, &shape_.outputs}) {
       for (const Access& access : *list) {
@@ -138,7 +141,7 @@ class Emitter {
   }
 
   void choose_layout() {
-    std::int64_t smallest = 8, bytes = 4;
+    std::int64_t smallest = 8, bytes = 4 * tiling::num_temporaries(shape_.steps);
     for (const auto* list : {&inputs_, &outputs_}) {
       for (const Operand& operand : *list) {
         const std::int64_t size = target::itemsize(tiling::sbuf_dtype(operand.access.dtype));
@@ -221,7 +224,10 @@ class Emitter {
         builder_.dma(output.spacing.loaded(output.sbuf, {partitions, free}), address(output));
       }
     }
-    const Tile scratch = on_chip_tile(scratch_, partitions, free);
+    std::vector<Tile> scratch;
+    for (const std::int16_t buffer : scratch_) {
+      scratch.push_back(on_chip_tile(buffer, partitions, free));
+    }
     tiling::apply_steps(builder_, shape_.steps, inputs, outputs, scratch, position);
     for (const Operand& output : outputs_) {
       if (output.reach == Reach::dense) {
@@ -306,7 +312,7 @@ class Emitter {
   std::vector<Operand> inputs_, outputs_;
   Layout layout_ = Layout::flat;
   std::int64_t period_ = 1, unit_ = 1, free_ = 1;
-  std::int16_t scratch_ = -1;
+  std::vector<std::int16_t> scratch_;
 };
 
 bool executes(Opcode opcode) {

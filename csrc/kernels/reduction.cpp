@@ -153,7 +153,7 @@ class Reduction {
     if (s_.prologue.empty() && !loaded.empty()) {
       return loaded.front();
     }
-    tiling::apply_steps(b_, s_.prologue, loaded, {work}, work, position);
+    tiling::apply_steps(b_, s_.prologue, loaded, {work}, {work}, position);
     return work;
   }
 
@@ -231,7 +231,7 @@ class Reduction {
   }
   void finish(const Tile& total) {
     if (!s_.epilogue.empty()) {
-      tiling::apply_steps(b_, s_.epilogue, {total}, {total}, total);
+      tiling::apply_steps(b_, s_.epilogue, {total}, {total}, {total});
     }
   }
   template <class Store>

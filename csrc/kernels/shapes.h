@@ -122,17 +122,39 @@ struct AttentionShape {
 // The last J steps write the J outputs in order, cast to their dtypes; all others keep v in fp32. Missing steps are
 // tensor_copy. A broadcast input of n elements has period n: iteration element i reads element i % n. Other opcodes
 // may be listed for their cost; they do not execute.
+//
+// Functions with more than one intermediate name their operands: a step with a `dst` writes an output or a temporary
+// (fp32), and reads what a, b and c name; all steps of a list name theirs, or none does. Then
+//   tensor_tensor           dst = alu(a, b)
+//   tensor_scalar           dst = alu1(alu(a, scalar), scalar1)
+//   scalar_tensor_tensor    dst = alu1(alu(a, scalar), b)
+//   activation              dst = function(scalar1 * a + scalar)
+//   select                  dst = a ? b : c, or a ? b : scalar
+//   tensor_copy_predicated  dst = b ? scalar : a
+//   memset, iota, rng, reciprocal, tensor_copy, affine_select as above
 struct Step {
+  // Operands by number.
+  static constexpr std::int64_t kUnnamed = 0, kInput = 1, kTemporary = 64, kOutput = 96;
+
   program::Opcode opcode = program::Opcode::tensor_tensor;
   Alu alu = Alu::none;
   Activation function = Activation::copy;
   float scalar = 0;
+  Alu alu1 = Alu::none;
+  float scalar1 = 1;
+  std::int64_t dst = kUnnamed, a = kUnnamed, b = kUnnamed, c = kUnnamed;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("opcode", s.opcode);
     v("alu", s.alu);
     v("function", s.function);
     v("scalar", s.scalar);
+    v("alu1", s.alu1);
+    v("scalar1", s.scalar1);
+    v("dst", s.dst);
+    v("a", s.a);
+    v("b", s.b);
+    v("c", s.c);
   }
 };
 

@@ -2,6 +2,8 @@
 #include "kernels/tiling.h"
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "program/opcode.h"
 #include "target/error.h"
@@ -341,10 +343,75 @@ Instruction lower(const Step& step, Operands& operands, const Tile& position) {
   return instruction;
 }
 
+bool names_operands(const std::vector<Step>& steps) {
+  return !steps.empty() && steps.front().dst != Step::kUnnamed;
+}
+
+// A step whose operands are named.
+class NamedStep {
+ public:
+  NamedStep(const std::vector<Tile>& inputs, const std::vector<Tile>& outputs, const std::vector<Tile>& temporaries,
+            const Tile& position)
+      : inputs_(inputs), outputs_(outputs), temporaries_(temporaries), position_(position) {}
+
+  Instruction lower(const Step& step) const {
+    Instruction result{.opcode = step.opcode, .engine = program::traits(step.opcode).engine};
+    result.dst = tile(step.dst);
+    result.alu0 = step.alu;
+    result.alu1 = step.alu1;
+    result.function = step.function;
+    result.scalar0 = step.scalar;
+    result.scalar1 = step.scalar1;
+    for (const std::int64_t operand : {step.a, step.b, step.c}) {
+      if (operand != Step::kUnnamed) {
+        result.src.push_back(tile(operand));
+      }
+    }
+    switch (step.opcode) {
+      case Opcode::iota:
+      case Opcode::rng:
+      case Opcode::affine_select:
+        result.src.push_back(position_);
+        break;
+      case Opcode::activation:
+        result.scalar0 = step.scalar1;
+        result.scalar1 = step.scalar;
+        break;
+      default:
+        break;
+    }
+    return result;
+  }
+
+ private:
+  const Tile& tile(std::int64_t operand) const {
+    const auto& [tiles, first] = operand >= Step::kOutput      ? std::pair(&outputs_, Step::kOutput)
+                                 : operand >= Step::kTemporary ? std::pair(&temporaries_, Step::kTemporary)
+                                                               : std::pair(&inputs_, Step::kInput);
+    const auto index = static_cast<std::size_t>(operand - first);
+    if (operand < first || index >= tiles->size()) {
+      throw Error(Category::invalid_argument, "[steps] an operand names an input, a temporary or an output; got " +
+                                                  std::to_string(operand) + ". Name one that exists.");
+    }
+    return (*tiles)[index];
+  }
+
+  const std::vector<Tile>&inputs_, &outputs_, &temporaries_;
+  const Tile& position_;
+};
+
 }  // namespace
 
 void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::vector<Tile>& inputs,
-                 const std::vector<Tile>& outputs, const Tile& scratch, const Tile& position) {
+                 const std::vector<Tile>& outputs, const std::vector<Tile>& temporaries, const Tile& position) {
+  if (names_operands(steps)) {
+    const NamedStep named(inputs, outputs, temporaries, position);
+    for (const Step& step : steps) {
+      builder.emit(named.lower(step));
+    }
+    return;
+  }
+  const Tile& scratch = temporaries.front();
   Operands operands(inputs, scratch);
   const std::size_t num_steps = steps.size();
   const std::size_t num_outputs = outputs.size();
@@ -364,6 +431,16 @@ void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::ve
       builder.tensor_copy(outputs[num_written], operands.value());
     }
   }
+}
+
+std::int64_t num_temporaries(const std::vector<Step>& steps) {
+  std::int64_t most = 1;
+  for (const Step& step : steps) {
+    if (step.dst >= Step::kTemporary && step.dst < Step::kOutput) {
+      most = std::max<std::int64_t>(most, step.dst - Step::kTemporary + 1);
+    }
+  }
+  return most;
 }
 
 }  // namespace trn::kernels::tiling

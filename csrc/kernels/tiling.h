@@ -198,7 +198,10 @@ void stream(Builder& builder, const target::Target& target, std::int64_t element
 // Runs `steps` on loaded operand tiles of one shape (or broadcast to it), as shapes.h defines at Step. The last
 // outputs.size() steps write the outputs in order; the others write `scratch` (fp32, may be updated in place).
 // `position` has the place of each element in its tensor, for iota, rng and affine_select: a tile of no buffer.
+// `temporaries`, as many as num_temporaries() says, are the scratch tile's shape.
 void apply_steps(Builder& builder, const std::vector<Step>& steps, const std::vector<Tile>& inputs,
-                 const std::vector<Tile>& outputs, const Tile& scratch, const Tile& position = {});
+                 const std::vector<Tile>& outputs, const std::vector<Tile>& temporaries, const Tile& position = {});
+// At least 1.
+std::int64_t num_temporaries(const std::vector<Step>& steps);
 
 }  // namespace trn::kernels::tiling

@@ -54,17 +54,18 @@ def norm(rng: random.Random, rows: int, cols: int, kind: str, **fields: Any) -> 
     } | fields
 
 
+def step(opcode: str, alu: str = "none", function: str = "copy", scalar: float = 0.0) -> Part:
+    named = {"alu1": "none", "scalar1": 1.0, "dst": 0, "a": 0, "b": 0, "c": 0}
+    return {"opcode": opcode, "alu": alu, "function": function, "scalar": scalar} | named
+
+
 def reduction(rng: random.Random, rows: int, cols: int, **fields: Any) -> Part:
     dtype = rng.choice([*FLOATS, "int32", "int64", "bool"])
     alu = rng.choice(["add", "maximum", "minimum", "multiply", "logical_or"])
     outputs = [access(dtype, rows)]
     if alu == "maximum" and rng.random() < 0.5:
         outputs.append(access("int64", rows))
-    prologue = (
-        []
-        if rng.random() < 0.6
-        else [{"opcode": "tensor_tensor", "alu": "multiply", "function": "copy", "scalar": 0.0}]
-    )
+    prologue = [] if rng.random() < 0.6 else [step("tensor_tensor", "multiply")]
     inputs = [access(dtype, rows * cols)] + [access(dtype, rng.choice([1, cols, rows * cols]))] * rng.randint(0, 1)
     return {
         "family": "reduction",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from random_parts import step
 
 from torch_trn import _C
 
@@ -15,8 +16,8 @@ def access(dtype: str, elements: int, contiguous: int | None = None, span: int =
 
 
 STEPS = [
-    {"opcode": "tensor_tensor", "alu": "multiply", "function": "copy", "scalar": 0.5},
-    {"opcode": "activation", "alu": "none", "function": "exp", "scalar": -1.0},
+    step("tensor_tensor", "multiply", scalar=0.5),
+    step("activation", function="exp", scalar=-1.0) | {"dst": 96, "a": 1, "scalar1": 2.0},
 ]
 SCAN: Part = {"family": "scan", "rows": 2, "cols": 3, "alu": "add", "inputs": [access("float32", 6)], "outputs": []}
 EXAMPLES: list[Part] = [

@@ -74,7 +74,8 @@ def matmul_part(m: int, n: int, k: int, dtype: str = "float32", **fields: Any) -
 
 
 def step(opcode: str, alu: str = "none", function: str = "copy", scalar: float = 0.0) -> dict[str, Any]:
-    return {"opcode": opcode, "alu": alu, "function": function, "scalar": scalar}
+    named = {"alu1": "none", "scalar1": 1.0, "dst": 0, "a": 0, "b": 0, "c": 0}
+    return {"opcode": opcode, "alu": alu, "function": function, "scalar": scalar} | named
 
 
 def pointwise_part(

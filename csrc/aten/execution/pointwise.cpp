@@ -8,6 +8,7 @@
 
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/rules/lists.h"
 #include "aten/rules/pointwise.h"
 
 namespace trn::aten {
@@ -63,15 +64,10 @@ at::Tensor staged_input(const at::Tensor& alias, const Access& access, std::int6
   return buffer;
 }
 
-}  // namespace
-
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
-                                   const program::Program& program) {
-  const auto inputs = args.input_tensors();
-  const auto outputs = args.output_tensors();
-  if (!rules::computes(args) || shape.segments != 1 || outputs.size() != shape.outputs.size() ||
-      inputs.size() != shape.inputs.size() || !std::ranges::all_of(inputs, is_plain) ||
-      !std::ranges::all_of(outputs, is_plain)) {
+std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+                                      const kernels::PointwiseShape& shape, const program::Program& program) {
+  if (shape.segments != 1 || outputs.size() != shape.outputs.size() || inputs.size() != shape.inputs.size() ||
+      outputs.empty() || !std::ranges::all_of(inputs, is_plain) || !std::ranges::all_of(outputs, is_plain)) {
     return std::nullopt;
   }
   BoundPart bound;
@@ -97,6 +93,40 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
     }
   }
   return bound;
+}
+
+}  // namespace
+
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
+                                   const program::Program& program) {
+  if (!rules::computes(args)) {
+    return std::nullopt;
+  }
+  return bind_tensors(shape.inputs.empty() ? std::vector<at::Tensor>() : args.input_tensors(), args.output_tensors(),
+                      shape, program);
+}
+
+std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build) {
+  if (!rules::computes_list(args)) {
+    return std::nullopt;
+  }
+  std::vector<BoundPart> parts;
+  std::size_t index = 0;
+  for (const rules::Member& member : rules::members(args)) {
+    const kernels::Spec spec = rules::stream(rules::largest_numel(member.outputs), rules::accesses(member.inputs),
+                                             rules::accesses(member.outputs), rules::member_steps(args, index++, true));
+    if (spec.empty()) {
+      continue;  // a tensor of no elements
+    }
+    const auto program = build(spec.front());
+    auto bound = bind_tensors(member.inputs, member.outputs, std::get<kernels::PointwiseShape>(spec.front()), *program);
+    if (!bound) {
+      return std::nullopt;
+    }
+    bound->program = program;
+    parts.push_back(std::move(*bound));
+  }
+  return parts;
 }
 
 }  // namespace trn::aten

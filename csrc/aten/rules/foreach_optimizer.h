@@ -6,7 +6,6 @@
 namespace trn::aten::rules {
 
 Spec foreach (const LaunchArguments& args);           // _foreach_<pointwise function>
-Spec foreach_copy(const LaunchArguments& args);       // _foreach_copy, _foreach_clone, _foreach_zero
 Spec foreach_reduction(const LaunchArguments& args);  // _foreach_norm, _foreach_max, _foreach_powsum
 Spec fused_optimizer(const LaunchArguments& args);    // _fused_adam, _fused_adamw, _fused_sgd, _fused_adagrad
 Spec unscale(const LaunchArguments& args);            // _amp_foreach_non_finite_check_and_unscale

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "aten/rules/expression.h"
 #include "aten/rules/steps.h"
 
 namespace trn::aten::rules {
@@ -120,38 +121,36 @@ void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
 
 // Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
 constexpr std::string_view kComputed[] = {
-    "abs",         "acosh",      "add",         "ceil",      "clamp",       "clamp_max",  "clamp_min", "cos",
-    "deg2rad",     "div",        "eq",          "exp",       "exp2",        "expm1",      "fill",      "floor",
-    "ge",          "gt",         "hardsigmoid", "hardswish", "hardtanh",    "isinf",      "isnan",     "isneginf",
-    "isposinf",    "le",         "leaky_relu",  "log",       "log10",       "log1p",      "log2",      "logical_and",
-    "logical_not", "logical_or", "logical_xor", "lt",        "masked_fill", "maximum",    "minimum",   "mish",
-    "mul",         "ne",         "neg",         "pow",       "rad2deg",     "reciprocal", "relu",      "remainder",
-    "rsqrt",       "sgn",        "sigmoid",     "sign",      "signbit",     "silu",       "sqrt",      "sub",
-    "tanh",        "where",      "zero"};
+    "abs",      "acosh",       "add",         "arange",      "ceil",        "clamp",    "clamp_max",   "clamp_min",
+    "cos",      "deg2rad",     "div",         "eq",          "exp",         "exp2",     "expm1",       "fill",
+    "floor",    "ge",          "gt",          "hardsigmoid", "hardswish",   "hardtanh", "isinf",       "isnan",
+    "isneginf", "isposinf",    "le",          "leaky_relu",  "linspace",    "log",      "log10",       "log1p",
+    "log2",     "logical_and", "logical_not", "logical_or",  "logical_xor", "lt",       "masked_fill", "maximum",
+    "minimum",  "mish",        "mul",         "ne",          "neg",         "pow",      "rad2deg",     "reciprocal",
+    "relu",     "remainder",   "rsqrt",       "sgn",         "sigmoid",     "sign",     "signbit",     "silu",
+    "sqrt",     "sub",         "tanh",        "where",       "zero"};
 
 }  // namespace
 
+bool computes(std::string_view function) {
+  return std::ranges::binary_search(kComputed, function) || has_expression(function);
+}
+
 bool computes(const LaunchArguments& args) {
-  const auto name = args.base_name();
-  return std::ranges::binary_search(kComputed, name) && args.string("rounding_mode").empty() &&
-         !is_device(args.tensor("value")) && !any_complex(args);
+  constexpr std::string_view kScalars[] = {"value", "start", "steps"};
+  const auto on_device = [&](std::string_view name) { return is_device(args.tensor(name)); };
+  const bool ends_on_device = args.base_name() == "linspace" && on_device("end");
+  return computes(args.base_name()) && std::ranges::none_of(kScalars, on_device) && !ends_on_device &&
+         !any_complex(args);
 }
 
 std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function) {
+  if (has_expression(function) && !any_complex(args)) {
+    return expression(args, function);
+  }
   auto steps = recipe(function);
-  if (function == "gelu" && args.string("approximate") == "tanh") {
-    steps = steps_of(act(Activation::gelu_tanh));
-  } else if ((function == "div" || function == "divide") && args.string("rounding_mode") == "floor") {
-    append(steps, ts(Alu::modulo, 1));
-    append(steps, tt(Alu::subtract));
-  } else if ((function == "div" || function == "divide") && args.string("rounding_mode") == "trunc") {
-    append(steps, cast(2));
-  } else if (function == "round" && args.integer("decimals", 0) != 0) {
-    append(steps, ts(Alu::multiply, 0, 2));
-  } else if (function == "logit" && !is_given(args, "eps")) {
-    steps.erase(steps.begin(), steps.begin() + 2);  // no clamp
-  } else if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&
-             is_device(args.tensor("other"))) {
+  if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&
+      is_device(args.tensor("other"))) {
     const auto alpha = static_cast<float>(args.number("alpha", 1));
     steps = steps_of(stt(function == "add" ? Alu::add : Alu::subtract, alpha));
   } else if ((function == "addcmul" || function == "addcdiv") && !is_one(args, "value")) {
@@ -224,11 +223,28 @@ Spec fill(const LaunchArguments& args) {
                 steps_of(values.empty() ? memset(value) : cast()));
 }
 
+namespace {
+
+// start + i step
+std::vector<Step> progression(const LaunchArguments& args) {
+  const double start = args.number("start", 0);
+  const auto intervals = static_cast<double>(std::max<std::int64_t>(args.integer("steps", 1) - 1, 1));
+  const double step =
+      args.base_name() == "arange" ? args.number("step", 1) : (args.number("end", 0) - start) / intervals;
+  Expression e(args);
+  e.output(0, e.apply(Alu::multiply, e.iota(), static_cast<float>(step), Alu::add, static_cast<float>(start)));
+  return e.steps();
+}
+
+}  // namespace
+
 Spec sequence(const LaunchArguments& args) {
   const auto outputs = args.output_tensors();
   std::vector<Step> steps = steps_of(op(Opcode::iota), ts(Alu::multiply, 1), ts(Alu::add));
   const auto name = args.base_name();
-  if (name == "eye") {
+  if (name == "arange" || name == "linspace") {
+    steps = progression(args);
+  } else if (name == "eye") {
     steps = steps_of(memset(1), op(Opcode::affine_select));
   } else if (name == "logspace") {
     append(steps, act(Activation::exp));

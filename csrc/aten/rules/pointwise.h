@@ -10,6 +10,7 @@ std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view 
 
 // Whether the steps compute this launch's function, as kernels::Step defines them. The others stand for its cost only.
 bool computes(const LaunchArguments& args);
+bool computes(std::string_view function);
 
 Spec pointwise(const LaunchArguments& args);
 Spec power(const LaunchArguments& args);

@@ -1,0 +1,233 @@
+// Builds the steps of an expression: constants move into instructions, temporaries are reused after their last read.
+#include "aten/rules/expression.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace trn::aten::rules {
+
+namespace {
+
+Alu mirrored(Alu alu) {
+  switch (alu) {
+    case Alu::less:
+      return Alu::greater;
+    case Alu::less_equal:
+      return Alu::greater_equal;
+    case Alu::greater:
+      return Alu::less;
+    case Alu::greater_equal:
+      return Alu::less_equal;
+    default:
+      return alu;
+  }
+}
+
+bool is_commutative(Alu alu) {
+  return alu != Alu::subtract && alu != Alu::divide && alu != Alu::power && alu != Alu::modulo &&
+         alu != Alu::shift_left && alu != Alu::shift_right;
+}
+
+// Whether an argument that is read lies on the device: a tensor, or a list of them.
+bool is_operand(const LaunchArguments& args, int position) {
+  if (position < 0 || args.op().schema().arguments()[static_cast<std::size_t>(position)].is_out()) {
+    return false;
+  }
+  const at::Tensor& tensor = args.tensor(position);
+  if (tensor.defined()) {
+    return is_device_tensor(tensor);
+  }
+  return !args.tensors(args.op().schema().arguments()[static_cast<std::size_t>(position)].name()).empty();
+}
+
+Step tensor_scalar(Alu alu0, float scalar0, Alu alu1 = Alu::none, float scalar1 = 1) {
+  Step step;
+  step.opcode = Opcode::tensor_scalar;
+  step.alu = alu0;
+  step.scalar = scalar0;
+  step.alu1 = alu1;
+  step.scalar1 = scalar1;
+  return step;
+}
+
+Step plain(Opcode opcode, Alu alu = Alu::none) {
+  Step step;
+  step.opcode = opcode;
+  step.alu = alu;
+  return step;
+}
+
+}  // namespace
+
+Expression::Expression(const LaunchArguments& args, std::size_t member)
+    : args_(args), member_(member), is_fp32_(std::ranges::all_of(args.output_tensors(), [](const at::Tensor& tensor) {
+        return tensor.scalar_type() == at::kFloat;
+      })) {}
+
+Value Expression::argument(std::string_view name, double fallback) const {
+  const int position = args_.find(name);
+  if (!is_operand(args_, position)) {
+    const auto numbers = args_.numbers(name);
+    return static_cast<float>(member_ < numbers.size() ? numbers[member_] : args_.number(name, fallback));
+  }
+  std::int64_t index = 0;
+  for (int i = 0; i < position; ++i) {
+    index += is_operand(args_, i) ? 1 : 0;
+  }
+  return input(index);
+}
+
+Value Expression::argument(std::initializer_list<std::string_view> names, double fallback) const {
+  for (const std::string_view name : names) {
+    if (args_.find(name) >= 0) {
+      return argument(name, fallback);
+    }
+  }
+  return static_cast<float>(fallback);
+}
+
+Value Expression::emit(Step step, std::vector<Value> reads) {
+  operations_.push_back({step, std::move(reads)});
+  return {Value::Kind::result, static_cast<std::int64_t>(operations_.size()) - 1};
+}
+
+Value Expression::as_tensor(Value value) {
+  if (!value.is_constant()) {
+    return value;
+  }
+  Step step = plain(Opcode::memset);
+  step.scalar = value.constant;
+  return emit(step, {});
+}
+
+Value Expression::activation(Activation function, Value x, float scale, float bias) {
+  Step step = plain(Opcode::activation);
+  step.function = function;
+  step.scalar = bias;
+  step.scalar1 = scale;
+  return emit(step, {as_tensor(x)});
+}
+
+Value Expression::apply(Alu alu, Value a, Value b) {
+  if (!a.is_constant() && !b.is_constant()) {
+    return emit(plain(Opcode::tensor_tensor, alu), {a, b});
+  }
+  if (b.is_constant()) {
+    return emit(tensor_scalar(alu, b.constant), {as_tensor(a)});
+  }
+  if (is_commutative(alu)) {
+    return emit(tensor_scalar(mirrored(alu), a.constant), {b});
+  }
+  if (alu == Alu::subtract) {
+    return emit(tensor_scalar(Alu::multiply, -1, Alu::add, a.constant), {b});
+  }
+  if (alu == Alu::divide) {
+    const Value inverse = reciprocal(b);
+    return a.constant == 1 ? inverse : apply(Alu::multiply, inverse, a);
+  }
+  return emit(plain(Opcode::tensor_tensor, alu), {as_tensor(a), b});
+}
+
+Value Expression::apply(Alu alu0, Value x, float c0, Alu alu1, float c1) {
+  return emit(tensor_scalar(alu0, c0, alu1, c1), {as_tensor(x)});
+}
+
+Value Expression::apply(Alu alu0, Value x, float c, Alu alu1, Value y) {
+  Step step = plain(Opcode::scalar_tensor_tensor, alu0);
+  step.scalar = c;
+  step.alu1 = alu1;
+  return emit(step, {as_tensor(x), as_tensor(y)});
+}
+
+Value Expression::reciprocal(Value x) {
+  return emit(plain(Opcode::reciprocal), {as_tensor(x)});
+}
+
+Value Expression::iota() {
+  return emit(plain(Opcode::iota), {});
+}
+
+Value Expression::select(Value condition, Value x, Value y) {
+  if (y.is_constant()) {
+    Step step = plain(Opcode::select);
+    step.scalar = y.constant;
+    return emit(step, {condition, as_tensor(x)});
+  }
+  return emit(plain(Opcode::select), {condition, as_tensor(x), y});
+}
+
+Value Expression::where_not(Value mask, Value x, float constant) {
+  Step step = plain(Opcode::tensor_copy_predicated);
+  step.scalar = constant;
+  return emit(step, {as_tensor(x), mask});
+}
+
+Value Expression::copy(Value x) {
+  return emit(plain(Opcode::tensor_copy), {as_tensor(x)});
+}
+
+void Expression::output(std::int64_t j, Value value) {
+  value = as_tensor(value);
+  const bool is_taken = std::ranges::any_of(outputs_, [&](const auto& one) { return one.first == value.index; });
+  if (value.kind != Value::Kind::result || is_taken) {
+    value = copy(value);
+  }
+  outputs_.emplace_back(value.index, j);
+}
+
+std::vector<Step> Expression::steps() const {
+  std::vector<std::int64_t> last_read(operations_.size(), -1);
+  for (std::size_t i = 0; i < operations_.size(); ++i) {
+    for (const Value& value : operations_[i].reads) {
+      if (value.kind == Value::Kind::result) {
+        last_read[static_cast<std::size_t>(value.index)] = static_cast<std::int64_t>(i);
+      }
+    }
+  }
+  auto output_of = [&](std::size_t operation) {
+    const auto found = std::ranges::find(outputs_, static_cast<std::int64_t>(operation),
+                                         &std::pair<std::int64_t, std::int64_t>::first);
+    return found == outputs_.end() ? std::int64_t{-1} : found->second;
+  };
+  std::vector<std::int64_t> place(operations_.size());
+  std::vector<bool> is_busy;
+  std::vector<Step> steps;
+  std::vector<Step> copies;
+  for (std::size_t i = 0; i < operations_.size(); ++i) {
+    Step step = operations_[i].step;
+    std::int64_t* const slots[] = {&step.a, &step.b, &step.c};
+    for (std::size_t r = 0; r < operations_[i].reads.size(); ++r) {
+      const Value& value = operations_[i].reads[r];
+      *slots[r] =
+          value.kind == Value::Kind::input ? Step::kInput + value.index : place[static_cast<std::size_t>(value.index)];
+    }
+    for (const Value& value : operations_[i].reads) {
+      const auto index = static_cast<std::size_t>(value.index);
+      if (value.kind == Value::Kind::result && last_read[index] == static_cast<std::int64_t>(i) &&
+          output_of(index) < 0) {
+        is_busy[static_cast<std::size_t>(place[index] - Step::kTemporary)] = false;
+      }
+    }
+    const std::int64_t output = output_of(i);
+    if (output >= 0 && (last_read[i] < 0 || is_fp32_)) {
+      step.dst = Step::kOutput + output;
+    } else {
+      const auto free = static_cast<std::size_t>(std::ranges::find(is_busy, false) - is_busy.begin());
+      is_busy.resize(std::max(is_busy.size(), free + 1));
+      is_busy[free] = true;
+      step.dst = Step::kTemporary + static_cast<std::int64_t>(free);
+      if (output >= 0) {  // read again in fp32, so it is stored at the end
+        Step copy = plain(Opcode::tensor_copy);
+        copy.a = step.dst;
+        copy.dst = Step::kOutput + output;
+        copies.push_back(copy);
+      }
+    }
+    place[i] = step.dst;
+    steps.push_back(step);
+  }
+  steps.insert(steps.end(), copies.begin(), copies.end());
+  return steps;
+}
+
+}  // namespace trn::aten::rules

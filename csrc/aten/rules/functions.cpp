@@ -1,0 +1,499 @@
+// The pointwise functions that take more than one intermediate, as expressions.
+//
+// erf and gelu take the rational-exponential form of erf in float32 (Abramowitz and Stegun 7.1.26, absolute error
+// 1.5e-7): what compiled programs reach (facts 3.5: 84 GB/s) rules out one pass of ScalarE.
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <numbers>
+
+#include "aten/rules/expression.h"
+
+namespace trn::aten::rules {
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr auto kSqrtHalf = static_cast<float>(0.5 * std::numbers::sqrt2);
+constexpr float kIntegersFrom = 8388608;  // 2^23: every float from here on is an integer
+
+Value abs(Expression& e, Value x, float scale = 1) {
+  return e.activation(Activation::abs, x, scale);
+}
+
+Value floor(Expression& e, Value x) {
+  return e.subtract(x, e.apply(Alu::modulo, x, 1));
+}
+
+// |x| and its sign apart, rounded towards zero.
+Value trunc(Expression& e, Value x) {
+  return e.multiply(floor(e, abs(e, x)), e.activation(Activation::sign, x));
+}
+
+// To nearest even: adding 2^23 leaves no room for a fraction.
+Value round(Expression& e, Value x) {
+  const Value size = abs(e, x);
+  const Value rounded = e.apply(Alu::add, size, kIntegersFrom, Alu::subtract, kIntegersFrom);
+  const Value is_integer = e.apply(Alu::greater_equal, size, kIntegersFrom);
+  return e.multiply(e.select(is_integer, size, rounded), e.activation(Activation::sign, x));
+}
+
+struct ErrorFunction {
+  Value complement;  // erfc(|x|)
+  Value size;        // |x|
+  Value gaussian;    // exp(-x^2)
+};
+
+ErrorFunction error_function(Expression& e, Value x, float scale = 1) {
+  const Value size = abs(e, x, scale);
+  const Value t = e.reciprocal(e.apply(Alu::multiply, size, 0.3275911F, Alu::add, 1));
+  Value sum = e.multiply(t, 1.061405429F);
+  for (const float coefficient : {-1.453152027F, 1.421413741F, -0.284496736F, 0.254829592F}) {
+    sum = e.apply(Alu::add, sum, coefficient, Alu::multiply, t);
+  }
+  const Value gaussian = e.activation(Activation::exp, e.activation(Activation::square, size), -1);
+  return {e.multiply(sum, gaussian), size, gaussian};
+}
+
+void erf(Expression& e) {
+  const Value x = e.input(0);
+  const Value size = e.apply(Alu::multiply, error_function(e, x).complement, -1, Alu::add, 1);
+  e.output(0, e.multiply(size, e.activation(Activation::sign, x)));
+}
+
+// sign(x) (erfc(|x|) - 1) + 1
+void erfc(Expression& e) {
+  const Value x = e.input(0);
+  const Value sign = e.activation(Activation::sign, x);
+  e.output(0, e.apply(Alu::add, e.apply(Alu::subtract, error_function(e, x).complement, 1, Alu::multiply, sign), 1));
+}
+
+bool is_tanh(const Expression& e) {
+  return e.args().string("approximate") == "tanh";
+}
+
+// max(x, 0) - |x| erfc(|x| / sqrt 2) / 2
+void gelu(Expression& e) {
+  const Value x = e.input(0);
+  if (is_tanh(e)) {
+    e.output(0, e.activation(Activation::gelu_tanh, x));
+    return;
+  }
+  const ErrorFunction at = error_function(e, x, kSqrtHalf);
+  const Value lost = e.apply(Alu::multiply, at.size, kSqrtHalf, Alu::multiply, at.complement);
+  e.output(0, e.subtract(e.activation(Activation::relu, x), lost));
+}
+
+// (1 + tanh u) / 2 + x (1 - tanh^2 u) u' / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
+Value gelu_tanh_slope(Expression& e, Value x) {
+  constexpr auto kScale = static_cast<float>(std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+  constexpr float kCubic = 0.044715F;
+  const Value square = e.activation(Activation::square, x);
+  const Value u = e.multiply(e.apply(Alu::multiply, square, kCubic * kScale, Alu::add, kScale), x);
+  const Value tanh = e.activation(Activation::tanh, u);
+  const Value slope = e.multiply(e.apply(Alu::multiply, square, 1.5F * kCubic * kScale, Alu::add, 0.5F * kScale), x);
+  const Value falls = e.apply(Alu::multiply, e.activation(Activation::square, tanh), -1, Alu::add, 1);
+  return e.apply(Alu::add, e.apply(Alu::multiply, tanh, 0.5F, Alu::add, e.multiply(slope, falls)), 0.5F);
+}
+
+// The normal distribution's mass below x, and x times its density.
+void gelu_backward(Expression& e) {
+  const Value grad = e.input(0), x = e.input(1);
+  if (is_tanh(e)) {
+    e.output(0, e.multiply(gelu_tanh_slope(e, x), grad));
+    return;
+  }
+  const ErrorFunction at = error_function(e, x, kSqrtHalf);
+  const Value half = e.apply(Alu::multiply, at.complement, -0.5F, Alu::add, 0.5F);
+  const Value mass = e.multiply(half, e.activation(Activation::sign, x));
+  constexpr auto kDensity = static_cast<float>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
+  const Value moment = e.apply(Alu::multiply, at.gaussian, kDensity, Alu::multiply, x);
+  e.output(0, e.multiply(e.apply(Alu::add, mass, 0.5F, Alu::add, moment), grad));
+}
+
+// ---- Other activations
+
+void sigmoid_backward(Expression& e) {
+  const Value grad = e.input(0), y = e.input(1);
+  const Value rest = e.apply(Alu::multiply, y, -1, Alu::add, 1);
+  e.output(0, e.multiply(e.multiply(rest, y), grad));
+}
+
+void tanh_backward(Expression& e) {
+  const Value grad = e.input(0), y = e.input(1);
+  const Value slope = e.apply(Alu::multiply, e.activation(Activation::square, y), -1, Alu::add, 1);
+  e.output(0, e.multiply(slope, grad));
+}
+
+void silu_backward(Expression& e) {
+  e.output(0, e.multiply(e.activation(Activation::silu_grad, e.input(1)), e.input(0)));
+}
+
+void threshold(Expression& e) {
+  const Value x = e.input(0);
+  const auto bound = e.argument("threshold").constant;
+  e.output(0, e.select(e.apply(Alu::greater, x, bound), x, e.argument("value")));
+}
+
+void threshold_backward(Expression& e) {
+  e.output(0, e.apply(Alu::greater, e.argument("self"), e.argument("threshold").constant, Alu::multiply,
+                      e.argument("grad_output")));
+}
+
+void leaky_relu_backward(Expression& e) {
+  const Value grad = e.input(0);
+  const Value positive = e.apply(Alu::greater, e.input(1), 0);
+  e.output(0, e.select(positive, grad, e.multiply(grad, e.argument("negative_slope"))));
+}
+
+void hardtanh_backward(Expression& e) {
+  const Value grad = e.input(0), x = e.input(1);
+  const Value above = e.apply(Alu::greater, x, e.argument("min_val"));
+  e.output(0, e.multiply(e.apply(Alu::less, x, e.argument("max_val").constant, Alu::logical_and, above), grad));
+}
+
+void hardsigmoid_backward(Expression& e) {
+  const Value grad = e.input(0), x = e.input(1);
+  const Value above = e.apply(Alu::greater, x, -3);
+  const Value inside = e.apply(Alu::less, x, 3, Alu::logical_and, above);
+  e.output(0, e.apply(Alu::multiply, inside, 1.0F / 6, Alu::multiply, grad));
+}
+
+// 0 below -3, grad (x / 3 + 1 / 2) up to 3, grad from there on
+void hardswish_backward(Expression& e) {
+  const Value grad = e.input(0), x = e.input(1);
+  const Value slope = e.apply(Alu::multiply, x, 1.0F / 3, Alu::add, 0.5F);
+  const Value above = e.apply(Alu::greater, x, -3);
+  const Value capped = e.select(e.apply(Alu::less, x, 3), slope, e.apply(Alu::multiply, above, 1));
+  e.output(0, e.multiply(e.multiply(capped, above), grad));
+}
+
+// scale * (x > 0 ? x : alpha (exp(input_scale x) - 1))
+void elu(Expression& e) {
+  const Value x = e.input(0);
+  const float alpha = e.argument("alpha", 1).constant, scale = e.argument("scale", 1).constant;
+  const float input_scale = e.argument("input_scale", 1).constant;
+  const Value low = e.activation(Activation::exp, e.apply(Alu::minimum, x, 0), input_scale);
+  const Value negative = e.apply(Alu::subtract, low, 1, Alu::multiply, alpha * scale);
+  e.output(0, e.select(e.apply(Alu::greater, x, 0), e.multiply(x, scale), negative));
+}
+
+void elu_backward(Expression& e) {
+  const Value grad = e.argument("grad_output"), x = e.argument("self_or_result");
+  const float alpha = e.argument("alpha", 1).constant, scale = e.argument("scale", 1).constant;
+  const float input_scale = e.argument("input_scale", 1).constant;
+  const Value below = e.apply(Alu::minimum, x, 0);
+  const Value slope = e.args().boolean("is_result", false)
+                          ? e.apply(Alu::add, below, alpha * scale, Alu::multiply, input_scale)
+                          : e.multiply(e.activation(Activation::exp, below, input_scale), alpha * scale * input_scale);
+  const Value positive = e.apply(Alu::greater, x, 0);
+  e.output(0, e.multiply(e.select(positive, e.apply(Alu::multiply, positive, scale), slope), grad));
+}
+
+// log(1 + exp(beta x)) / beta, and x past the threshold
+void softplus(Expression& e) {
+  const Value x = e.input(0);
+  const float beta = e.argument("beta", 1).constant, threshold = e.argument("threshold", 20).constant;
+  const Value smooth = e.multiply(e.activation(Activation::softplus, x, beta), 1 / beta);
+  e.output(0, e.select(e.apply(Alu::multiply, x, beta, Alu::greater, threshold), x, smooth));
+}
+
+void softplus_backward(Expression& e) {
+  const Value grad = e.input(0), x = e.input(1);
+  const float beta = e.argument("beta", 1).constant, threshold = e.argument("threshold", 20).constant;
+  const Value linear = e.apply(Alu::multiply, x, beta, Alu::greater, threshold);
+  e.output(0, e.multiply(e.select(linear, linear, e.activation(Activation::sigmoid, x, beta)), grad));
+}
+
+void softshrink(Expression& e) {
+  const Value x = e.input(0);
+  const float lambda = e.argument("lambd", 0.5).constant;
+  const Value above = e.apply(Alu::subtract, x, lambda, Alu::maximum, 0);
+  e.output(0, e.add(e.apply(Alu::add, x, lambda, Alu::minimum, 0), above));
+}
+
+void shrink_mask(Expression& e) {
+  const bool backward = e.args().find("grad_output") >= 0 || e.args().find("grad_out") >= 0;
+  const Value x = e.argument("self"), value = backward ? e.input(0) : x;
+  e.output(0, e.apply(Alu::greater, abs(e, x), e.argument("lambd", 0.5).constant, Alu::multiply, value));
+}
+
+void prelu(Expression& e) {
+  const Value x = e.input(0);
+  e.output(0, e.select(e.apply(Alu::greater, x, 0), x, e.multiply(x, e.input(1))));
+}
+
+// -log(1 + exp(-x)); its backward sigmoid(-x) grad. The buffer is the CPU's alone.
+void log_sigmoid_backward(Expression& e) {
+  e.output(0, e.multiply(e.activation(Activation::sigmoid, e.argument("self"), -1), e.argument("grad_output")));
+}
+
+// ---- Arithmetic
+
+void addcmul(Expression& e) {
+  const Value scaled = e.apply(Alu::multiply, e.argument("tensor1"), e.argument("value", 1).constant, Alu::multiply,
+                               e.argument("tensor2"));
+  e.output(0, e.add(e.argument("self"), scaled));
+}
+
+void addcdiv(Expression& e) {
+  const Value scaled = e.apply(Alu::multiply, e.argument("tensor1"), e.argument("value", 1).constant, Alu::divide,
+                               e.argument("tensor2"));
+  e.output(0, e.add(e.argument("self"), scaled));
+}
+
+// From the nearer end, as PyTorch does.
+void lerp(Expression& e) {
+  const Value a = e.argument("self"), b = e.argument("end"), weight = e.argument("weight");
+  const Value distance = e.subtract(b, a);
+  if (!weight.is_constant()) {
+    e.output(0, e.add(a, e.multiply(weight, distance)));
+  } else if (std::abs(weight.constant) < 0.5F) {
+    e.output(0, e.apply(Alu::multiply, distance, weight.constant, Alu::add, a));
+  } else {
+    e.output(0, e.apply(Alu::multiply, distance, weight.constant - 1, Alu::add, b));
+  }
+}
+
+// other - alpha self
+void rsub(Expression& e) {
+  const float alpha = e.argument("alpha", 1).constant;
+  const Value other = e.argument("other");
+  if (other.is_constant()) {
+    e.output(0, e.apply(Alu::multiply, e.argument("self"), -alpha, Alu::add, other.constant));
+  } else {
+    e.output(0, e.apply(Alu::multiply, e.argument("self"), -alpha, Alu::add, other));
+  }
+}
+
+Value floor_quotient(Expression& e, Value a, Value b) {
+  const Value exact = e.divide(e.subtract(a, e.apply(Alu::modulo, a, b)), b);
+  return floor(e, e.add(exact, 0.5F));
+}
+
+void floor_divide(Expression& e) {
+  e.output(0, floor_quotient(e, e.argument("self"), e.argument("other")));
+}
+
+void divide(Expression& e) {
+  const Value a = e.argument("self"), b = e.argument("other");
+  const auto mode = e.args().string("rounding_mode");
+  e.output(0, mode == "floor" ? floor_quotient(e, a, b) : mode == "trunc" ? trunc(e, e.divide(a, b)) : e.divide(a, b));
+}
+
+void fmod(Expression& e) {
+  const Value a = e.argument("self"), b = e.argument("other");
+  const Value size = b.is_constant() ? Value(std::abs(b.constant)) : abs(e, b);
+  e.output(0, e.multiply(e.apply(Alu::modulo, abs(e, a), size), e.activation(Activation::sign, a)));
+}
+
+void frac(Expression& e) {
+  e.output(0, e.subtract(e.input(0), trunc(e, e.input(0))));
+}
+
+void round_decimals(Expression& e) {
+  const auto decimals = static_cast<float>(e.args().integer("decimals", 0));
+  if (decimals == 0) {
+    e.output(0, round(e, e.input(0)));
+    return;
+  }
+  const float scale = std::pow(10.0F, std::abs(decimals));
+  const float before = decimals > 0 ? scale : 1 / scale;
+  e.output(0, e.multiply(round(e, e.multiply(e.input(0), before)), 1 / before));
+}
+
+void hypot(Expression& e) {
+  const Value a = e.activation(Activation::square, e.input(0)), b = e.activation(Activation::square, e.input(1));
+  e.output(0, e.activation(Activation::sqrt, e.add(a, b)));
+}
+
+// max(a, b) + log(base^-|a - b| + 1); equal operands may be infinite
+void log_add_exp(Expression& e, float base) {
+  const Value a = e.input(0), b = e.input(1);
+  const Value gap = e.where_not(e.apply(Alu::equal, a, b), abs(e, e.subtract(a, b)), 0);
+  const Value log = e.activation(Activation::log, e.activation(Activation::exp, gap, -base), 1, 1);
+  e.output(0, e.apply(Alu::multiply, log, 1 / base, Alu::add, e.apply(Alu::maximum, a, b)));
+}
+
+void logit(Expression& e) {
+  Value x = e.input(0);
+  const int position = e.args().find("eps");
+  if (position >= 0 && !e.args().inputs()[position].isNone()) {
+    const float eps = e.argument("eps").constant;
+    x = e.apply(Alu::maximum, x, eps, Alu::minimum, 1 - eps);
+  }
+  const Value rest = e.apply(Alu::multiply, x, -1, Alu::add, 1);
+  e.output(0, e.activation(Activation::log, e.divide(x, rest)));
+}
+
+void cosh(Expression& e) {
+  const Value up = e.activation(Activation::exp, e.input(0)), down = e.activation(Activation::exp, e.input(0), -1);
+  e.output(0, e.multiply(e.add(up, down), 0.5F));
+}
+
+void fextreme(Expression& e, Alu alu) {  // the other operand where one is NaN
+  const Value a = e.input(0), b = e.input(1);
+  const Value both = e.select(e.apply(Alu::not_equal, a, a), b, e.apply(alu, a, b));
+  e.output(0, e.select(e.apply(Alu::not_equal, b, b), a, both));
+}
+
+void nan_to_num(Expression& e) {
+  const Value x = e.input(0);
+  auto number = [&](std::string_view name, float fallback) {
+    const int position = e.args().find(name);
+    return e.args().inputs()[position].isNone() ? fallback : e.argument(name).constant;
+  };
+  const double most = e.args().tensor("self").scalar_type() == at::kHalf ? 65504.0 : 0;
+  const float largest = most > 0 ? static_cast<float>(most) : std::numeric_limits<float>::max();
+  const float nan = number("nan", 0), high = number("posinf", largest), low = number("neginf", -largest);
+  Value result = e.where_not(e.apply(Alu::not_equal, x, x), x, nan);
+  result = e.where_not(e.apply(Alu::equal, x, kInfinity), result, high);
+  e.output(0, e.where_not(e.apply(Alu::equal, x, -kInfinity), result, low));
+}
+
+void xlogy(Expression& e) {
+  const Value x = e.argument("self"), y = e.argument("other");
+  const Value log = y.is_constant() ? Value(std::log(y.constant)) : e.activation(Activation::log, y);
+  const Value product = e.multiply(x, log);
+  if (x.is_constant()) {
+    e.output(0, product);
+    return;
+  }
+  const Value masked = e.where_not(e.apply(Alu::equal, x, 0), product, 0);
+  e.output(0, y.is_constant()
+                  ? masked
+                  : e.where_not(e.apply(Alu::not_equal, y, y), masked, std::numeric_limits<float>::quiet_NaN()));
+}
+
+void is_finite(Expression& e) {
+  e.output(0, e.apply(Alu::less, abs(e, e.input(0)), kInfinity));
+}
+
+void heaviside(Expression& e) {
+  const Value x = e.input(0);
+  const Value step = e.apply(Alu::greater, x, 0);
+  e.output(0, e.select(e.apply(Alu::equal, x, 0), e.input(1), step));
+}
+
+void dropout_backward(Expression& e) {
+  e.output(0, e.apply(Alu::multiply, e.input(0), e.argument("scale", 1).constant, Alu::multiply, e.input(1)));
+}
+
+float loss_scale(const Expression& e) {
+  const bool is_mean = e.args().integer("reduction", 1) == 1;
+  return is_mean ? 1.0F / static_cast<float>(std::max<std::int64_t>(e.args().tensor("self").numel(), 1)) : 1;
+}
+
+void mse_loss_backward(Expression& e) {
+  const Value difference = e.subtract(e.argument("self"), e.argument("target"));
+  e.output(0, e.apply(Alu::multiply, difference, 2 * loss_scale(e), Alu::multiply, e.argument("grad_output")));
+}
+
+void smooth_l1_loss_backward(Expression& e) {
+  const float beta = e.argument("beta", e.argument("delta", 1).constant).constant;
+  const bool is_huber = e.args().find("delta") >= 0;
+  const Value difference = e.subtract(e.argument("self"), e.argument("target"));
+  const float slope = is_huber ? 1 : 1 / std::max(beta, std::numeric_limits<float>::min());
+  const float limit = is_huber ? beta : 1;
+  const Value scaled = beta == 0 && !is_huber ? e.activation(Activation::sign, difference)
+                                              : e.apply(Alu::multiply, difference, slope, Alu::minimum, limit);
+  const Value clipped = e.apply(Alu::maximum, scaled, -limit, Alu::multiply, loss_scale(e));
+  e.output(0, e.multiply(clipped, e.argument("grad_output")));
+}
+
+// A three-part reduction to [-pi, pi]: two pi in parts of few bits, so that their multiples are exact.
+Value reduced_angle(Expression& e, Value x, float quarter_turns) {
+  constexpr double kTurn = 2 * std::numbers::pi;
+  const Value turns = round(e, e.apply(Alu::multiply, x, static_cast<float>(1 / kTurn), Alu::add, quarter_turns / 4));
+  constexpr float kHigh = 6.28125F, kMiddle = 1.9340515e-03F;
+  constexpr auto kLow = static_cast<float>(kTurn - 6.28125 - static_cast<double>(kMiddle));
+  Value rest = e.apply(Alu::multiply, turns, -kHigh, Alu::add, x);
+  rest = e.apply(Alu::multiply, turns, -kMiddle, Alu::add, rest);
+  return e.apply(Alu::multiply, turns, -kLow, Alu::add, rest);
+}
+
+void sin(Expression& e) {
+  e.output(0, e.activation(Activation::sin, reduced_angle(e, e.input(0), 0)));
+}
+
+struct Function {
+  std::string_view name;
+  void (*write)(Expression&);
+};
+
+constexpr Function kFunctions[] = {
+    {"_masked_scale", dropout_backward},
+    {"_prelu_kernel", prelu},
+    {"addcdiv", addcdiv},
+    {"addcmul", addcmul},
+    {"cosh", cosh},
+    {"div", divide},
+    {"elu", elu},
+    {"elu_backward", elu_backward},
+    {"erf", erf},
+    {"erfc", erfc},
+    {"floor_divide", floor_divide},
+    {"fmax", [](Expression& e) { fextreme(e, Alu::maximum); }},
+    {"fmin", [](Expression& e) { fextreme(e, Alu::minimum); }},
+    {"fmod", fmod},
+    {"frac", frac},
+    {"gelu", gelu},
+    {"gelu_backward", gelu_backward},
+    {"hardshrink", shrink_mask},
+    {"hardshrink_backward", shrink_mask},
+    {"hardsigmoid_backward", hardsigmoid_backward},
+    {"hardswish_backward", hardswish_backward},
+    {"hardtanh_backward", hardtanh_backward},
+    {"heaviside", heaviside},
+    {"huber_loss_backward", smooth_l1_loss_backward},
+    {"hypot", hypot},
+    {"isfinite", is_finite},
+    {"leaky_relu_backward", leaky_relu_backward},
+    {"lerp", lerp},
+    {"log_sigmoid_backward", log_sigmoid_backward},
+    {"logaddexp", [](Expression& e) { log_add_exp(e, 1); }},
+    {"logaddexp2", [](Expression& e) { log_add_exp(e, std::numbers::ln2_v<float>); }},
+    {"logit", logit},
+    {"mse_loss_backward", mse_loss_backward},
+    {"nan_to_num", nan_to_num},
+    {"native_dropout_backward", dropout_backward},
+    {"round", round_decimals},
+    {"rsub", rsub},
+    {"sigmoid_backward", sigmoid_backward},
+    {"silu_backward", silu_backward},
+    {"sin", sin},
+    {"smooth_l1_loss_backward", smooth_l1_loss_backward},
+    {"softplus", softplus},
+    {"softplus_backward", softplus_backward},
+    {"softshrink", softshrink},
+    {"softshrink_backward", shrink_mask},
+    {"tanh_backward", tanh_backward},
+    {"threshold", threshold},
+    {"threshold_backward", threshold_backward},
+    {"trunc", [](Expression& e) { e.output(0, trunc(e, e.input(0))); }},
+    {"xlogy", xlogy},
+};
+
+const Function* find(std::string_view name) {
+  const auto* const found = std::ranges::lower_bound(kFunctions, name, {}, &Function::name);
+  return found != std::end(kFunctions) && found->name == name ? found : nullptr;
+}
+
+}  // namespace
+
+bool has_expression(std::string_view function) {
+  return find(function) != nullptr;
+}
+
+std::vector<Step> expression(const LaunchArguments& args, std::string_view function) {
+  const Function* const found = find(function);
+  if (found == nullptr) {
+    return {};
+  }
+  Expression e(args);
+  found->write(e);
+  return e.steps();
+}
+
+}  // namespace trn::aten::rules

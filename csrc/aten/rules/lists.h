@@ -1,0 +1,28 @@
+// Operators over lists of tensors: each tensor's share of a foreach or fused launch.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "aten/rules/common.h"
+
+namespace trn::aten::rules {
+
+// What the launch does to the tensors at one place of its lists; arguments that are no lists belong to every member.
+struct Member {
+  std::vector<at::Tensor> inputs, outputs;
+};
+std::vector<Member> members(const LaunchArguments& args);
+
+// The member's instructions. They carry its scalars; those that lie on the device (a step count) are read only for
+// execution, as a count does not depend on them.
+std::vector<Step> member_steps(const LaunchArguments& args, std::size_t member, bool reads_scalars);
+// A foreach operator or a fused optimizer.
+bool is_list_launch(const LaunchArguments& args);
+// Whether the steps compute its function.
+bool computes_list(const LaunchArguments& args);
+
+// A part for all members whose tensors are alike.
+Spec by_kind(const std::vector<Member>& members, const std::vector<Step>& steps);
+
+}  // namespace trn::aten::rules
