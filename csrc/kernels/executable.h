@@ -12,5 +12,6 @@ void require_executable(const Part& part);
 // By family.
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
+void require_executable(const ConvShape& shape);
 
 }  // namespace trn::kernels
