@@ -143,9 +143,9 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
   const std::int64_t block_budget = core.sbuf_bytes_per_partition * 4 / 10;
   const std::int64_t cores = std::max<std::int64_t>(target.device.num_cores, 1);
   const std::int64_t row_of_sums = num_taps * itemsize(Dtype::float32) * cores;
-  if (s.direction == ConvDirection::weight_gradient) {
-    pack = std::clamp<std::int64_t>(budget / std::max<std::int64_t>(row_of_sums * contracted, 1), 1, pack);
-  }
+  const std::int64_t kept_per_group =
+      s.direction == ConvDirection::weight_gradient ? contracted * row_of_sums : produced * num_taps * bytes;
+  pack = std::clamp<std::int64_t>(budget / std::max<std::int64_t>(kept_per_group, 1), 1, pack);
   depth = pack > 1 ? partitions : std::clamp<std::int64_t>(staged, 1, partitions);
   const std::int64_t channels = std::max<std::int64_t>(pack * contracted, 1);
   if (!reversed && channels <= std::min(partitions / 2, depth)) {

@@ -13,5 +13,6 @@ void require_executable(const Part& part);
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
 void require_executable(const ConvShape& shape);
+void require_executable(const ReductionShape& shape);
 
 }  // namespace trn::kernels

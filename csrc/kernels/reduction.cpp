@@ -3,7 +3,9 @@
 #include <limits>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -439,6 +441,18 @@ class Reduction {
 };
 
 }  // namespace
+
+void require_executable(const ReductionShape& shape) {
+  const bool is_sum = shape.alu == Alu::add && shape.prologue.empty() && shape.inputs.size() == 1 &&
+                      shape.outputs.size() == 1 && is_float(shape.inputs.front().dtype) &&
+                      shape.inputs.front().elements == shape.rows * shape.cols &&
+                      shape.outputs.front().elements == shape.rows;
+  if (!is_sum) {
+    throw Error(Category::unimplemented,
+                "[reduction] only a sum of floats along rows executes; got " + std::to_string(shape.inputs.size()) +
+                    " inputs and " + std::to_string(shape.prologue.size()) + " steps. Use reference numerics for it.");
+  }
+}
 
 // HBM bytes: every input's elements read once, every output's written once.
 program::Program reduction(const target::Target& target, const ReductionShape& shape) {

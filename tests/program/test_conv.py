@@ -1,6 +1,5 @@
 """Convolutions on the emulated engines: values against torch in float64, traffic against closed forms."""
 
-import itertools
 import math
 import random
 from typing import Any
@@ -252,3 +251,54 @@ def test_threads_give_the_same_bytes(trn2: Any, seed: int, direction: str) -> No
         _C.execute(part, trn2, arrays + ([] if is_weight else bias), outputs, num_threads=num_threads)
         results.append(b"".join(o.tobytes() for o in outputs))
     assert results[0] == results[1], part
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_integers_go_through_fp32(trn2: Any, direction: str) -> None:
+    part = conv_part((6, 4), [9, 8], [3, 2], direction, batch=2, groups=2, stride=[2, 1], padding=[1, 1], dtype="int64")
+    shape, (first, second, produced) = shapes(part), ROLES[direction]
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-9, 9, shape[role]) for role in (first, second))
+    out = np.zeros(shape[produced], np.int64)
+    run(part, trn2, [x, y], [out])
+    assert np.array_equal(out, exact(part, torch.from_numpy(x).double(), torch.from_numpy(y).double()).numpy())
+
+
+def test_few_channels_read_only_what_their_taps_touch(trn2: Any) -> None:
+    """Seven copies of an image with 3 channels: the f-th without the f first columns, where there is no padding."""
+    counts = check_values(conv_part((3, 64), [12, 20], [7, 7]), trn2)
+    assert counts["hbm_read_bytes"] == 4 * (3 * 12 * sum(range(14, 21)) + 3 * 64 * 49)
+
+
+def test_a_window_beyond_the_input_is_zeros(trn2: Any) -> None:
+    part = conv_part((3, 5), [2, 2], [1, 1], padding=[4, 4], stride=[3, 3], bias=True)
+    check_values(part, trn2)
+    for direction in DIRECTIONS:
+        check_values(conv_part((3, 5), [1, 2], [1, 3], direction, padding=[2, 6], dilation=[1, 3]), trn2)
+
+
+def test_nan_reaches_what_its_window_touches(trn2: Any) -> None:
+    part = conv_part((70, 80), [12, 11], [3, 3], stride=[2, 1], padding=[1, 1])
+    x, w = (np.random.default_rng(0).standard_normal(shapes(part)[role]) for role in ("in", "weight"))
+    x[0, 3, 5, 6] = np.nan
+    out = empty(math.prod(shapes(part)["out"]), "float32")
+    run(part, trn2, [to_device(x, "float32"), to_device(w, "float32")], [out])
+    expected = exact(part, torch.from_numpy(x), torch.from_numpy(w))
+    assert np.array_equal(np.isnan(from_device(out, "float32")), np.isnan(expected.numpy().ravel()))
+
+
+def test_zeros_between_groups_do_not_hide_a_weight(trn2: Any) -> None:
+    """Masks select, so that an infinite weight stays in its group."""
+    part = conv_part((4, 4), [8], [3], groups=4)
+    w = np.ones((4, 1, 3))
+    w[2, 0, 1] = np.inf
+    out = empty(math.prod(shapes(part)["out"]), "float32")
+    run(part, trn2, [to_device(np.ones((1, 4, 8)), "float32"), to_device(w, "float32")], [out])
+    assert np.array_equal(from_device(out, "float32").reshape(4, 6), np.repeat([[3], [3], [np.inf], [3]], 6, axis=1))
+
+
+def test_complex_is_refused(trn2: Any) -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"\[conv\] complex elements are counted, not executed; got complex64"
+    ):
+        _C.execute(conv_part((2, 2), [4], [1], dtype="complex64"), trn2, [], [])
