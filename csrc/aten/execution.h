@@ -46,6 +46,11 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
                                    const program::Program& program);
 
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ConvShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
+                                   const program::Program& program);
+
 // For results: in place where it lies densely in its logical order, else a buffer that is copied back.
 BoundPart::Result dense_result(const at::Tensor& alias);
 

@@ -27,7 +27,7 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"matmul", "pointwise", "reduction", "softmax"};
+constexpr std::string_view kBoundFamilies[] = {"conv", "matmul", "pointwise", "reduction", "softmax"};
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;

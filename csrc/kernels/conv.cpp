@@ -8,7 +8,9 @@
 
 #include "kernels/build.h"
 #include "kernels/conv_plan.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -29,7 +31,6 @@ class ConvProduct {
         plan_(target, shape),
         reversed_(shape.direction == ConvDirection::input_gradient),
         b_(reversed_ ? "conv_input_gradient" : "conv"),
-        from_(dense_strides(plan_.from)),
         to_(dense_strides(plan_.to)),
         window_(dense_strides(plan_.extent)),
         block_(dense_strides(plan_.block)) {
@@ -53,6 +54,10 @@ class ConvProduct {
     for (const auto& groups : tiling::split(s_.groups, plan_.pack)) {
       for (const auto& channels : tiling::split(groups.size * plan_.produced, plan_.pass)) {
         b_.nest(groups.start == 0 && channels.start == 0 ? "body" : "last_channels");
+        if (plan_.pack > 1) {
+          block_diagonal(b_, diagonal_, groups.size, reversed_ ? plan_.contracted : plan_.produced,
+                         reversed_ ? plan_.produced : plan_.contracted);
+        }
         b_.parallel_loop(groups.trips, [&](const Index& g) {
           b_.parallel_loop(channels.trips, [&](const Index& c) {
             emit_pass(g * groups.size + groups.start, groups.size, c * channels.size + channels.start, channels.size);
@@ -94,11 +99,6 @@ class ConvProduct {
 
   void emit_pass(const Index& group, std::int64_t groups, const Index& channel, std::int64_t count) {
     const std::int64_t contracted = groups * plan_.contracted;
-    if (plan_.pack > 1) {
-      const Tile mask = on_chip_tile(diagonal_, plan_.partitions, plan_.partitions);
-      b_.memset(mask, 1);
-      rows::op(b_, Opcode::affine_select, mask, {mask});
-    }
     if (reversed_ && contracted > 0) {
       load_weights(group, groups, channel, count);
     } else if (contracted > 0) {
@@ -111,8 +111,8 @@ class ConvProduct {
       });
     }
     b_.parallel_loop(s_.batch, [&](const Index& n) {
-      plan_.each_block(b_, [&](const ConvBlock& block) {
-        load_window(block, n * (s_.groups * plan_.contracted) + group * plan_.contracted, contracted);
+      plan_.each_block(b_, true, [&](const ConvBlock& block) {
+        load_window(b_, plan_, block, in_, in_hbm_, (n * s_.groups + group) * plan_.contracted, contracted);
         each_tile(count, [&](const Index& m, const Index& number, std::int64_t width) {
           emit_block(block, contracted, m, number, width, count);
           b_.dma(
@@ -165,8 +165,8 @@ class ConvProduct {
                 raw_, width, {{folded.size, 1}, {depth / plan_.contracted, 0}, {plan_.contracted, plan_.num_taps}},
                 tap);
             const Tile spread = on_chip_tile(spread_, width, folded.size * depth);
-            b_.tensor_tensor(spread, repeated, on_chip_tile(diagonal_, width, {{folded.size, 0}, {depth, 1}}),
-                             Alu::multiply);
+            rows::op(b_, Opcode::select, spread,
+                     {on_chip_tile(diagonal_, width, {{folded.size, 0}, {depth, 1}}), repeated});
             source = spread;
           }
           const Tile turned = on_chip_tile(turned_, folded.size * depth, width);
@@ -187,9 +187,9 @@ class ConvProduct {
       b_.dma(on_chip_tile(raw_, depth, per_row),
              hbm_tile(weight_hbm_, depth, per_row, {{per_row, 1}}, first * per_row));
       b_.loop(plan_.num_taps, [&](const Index& tap) {
-        b_.tensor_tensor(on_chip_tile(weights_, depth, {{count, plan_.num_taps}}, tap),
-                         on_chip_tile(raw_, depth, {{groups, 0}, {plan_.produced, plan_.num_taps}}, tap),
-                         on_chip_tile(diagonal_, depth, count), Alu::multiply);
+        rows::op(b_, Opcode::select, on_chip_tile(weights_, depth, {{count, plan_.num_taps}}, tap),
+                 {on_chip_tile(diagonal_, depth, count),
+                  on_chip_tile(raw_, depth, {{groups, 0}, {plan_.produced, plan_.num_taps}}, tap)});
       });
       return;
     }
@@ -197,26 +197,6 @@ class ConvProduct {
     each_depth(plan_.contracted, [&](const Index& k, const Index& number, std::int64_t depth) {
       b_.dma(on_chip_tile(weights_, depth, run, number * run),
              hbm_tile(weight_hbm_, depth, per_row, {{run, 1}}, (first + k) * per_row + channel * plan_.num_taps));
-    });
-  }
-
-  void load_window(const ConvBlock& block, const Index& channel, std::int64_t contracted) {
-    const std::int64_t size = product(plan_.from);
-    Index inside;
-    for (std::size_t axis = 0; axis < window_.size(); ++axis) {
-      inside = inside + block.pad_before[axis] * window_[axis];
-    }
-    each_depth(contracted, [&](const Index& k, const Index& number, std::int64_t depth) {
-      const std::int64_t partitions = depth * plan_.fold;
-      const Index base = number * plan_.window_elements();
-      if (block.padding > 0) {
-        b_.memset(on_chip_tile(in_, partitions, block.padding, base), 0);
-      }
-      if (product(block.window) > 0) {
-        b_.dma(on_chip_tile(in_, partitions, dims(block.window, window_), base + inside),
-               hbm_tile(in_hbm_, partitions, size, dims(block.window, from_),
-                        (channel + k) * size + at(block.window_start, from_)));
-      }
     });
   }
 
@@ -247,31 +227,29 @@ class ConvProduct {
                   const Index& m_number, std::int64_t width, std::int64_t count) {
     const bool untouched = contracted == 0 || std::any_of(phase.begin(), phase.end(),
                                                           [](const AxisPhase* axis) { return axis->taps.empty(); });
-    plan_.each_rectangle(b_, counts, plan_.moving,
-                         [&](const std::vector<Index>& start, const std::vector<std::int64_t>& sizes) {
-                           Index target;
-                           for (std::size_t axis = 0; axis < start.size(); ++axis) {
-                             target = target + (start[axis] * steps[axis] + phase[axis]->first) * block_[axis];
-                           }
-                           const Tile result = on_chip_tile(out_, width, dims(sizes, block_, steps), target);
-                           const Tile sum = on_chip_tile(sum_, width, product(sizes));
-                           if (untouched) {
-                             b_.memset(result, 0);
-                           } else {
-                             emit_taps(phase, start, sizes, contracted, m, width, count, sum);
-                           }
-                           if (s_.bias) {
-                             rows::activation(b_, result, untouched ? result : sum, Activation::copy,
-                                              {.bias = on_chip_tile(bias_, width, 1, m_number)});
-                           } else if (!untouched) {
-                             b_.tensor_copy(result, sum);
-                           }
-                         });
+    each_rectangle(b_, counts, plan_.moving, [&](const ConvRectangle& positions) {
+      Index target;
+      for (std::size_t axis = 0; axis < phase.size(); ++axis) {
+        target = target + (positions.start[axis] * steps[axis] + phase[axis]->first) * block_[axis];
+      }
+      const Tile result = on_chip_tile(out_, width, dims(positions.size, block_, steps), target);
+      const Tile sum = on_chip_tile(sum_, width, product(positions.size));
+      if (untouched) {
+        b_.memset(result, 0);
+      } else {
+        emit_taps(phase, positions, contracted, m, width, count, sum);
+      }
+      if (s_.bias) {
+        rows::activation(b_, result, untouched ? result : sum, Activation::copy,
+                         {.bias = on_chip_tile(bias_, width, 1, m_number)});
+      } else if (!untouched) {
+        b_.tensor_copy(result, sum);
+      }
+    });
   }
 
-  void emit_taps(const std::vector<const AxisPhase*>& phase, const std::vector<Index>& start,
-                 const std::vector<std::int64_t>& sizes, std::int64_t contracted, const Index& m, std::int64_t width,
-                 std::int64_t count, const Tile& sum) {
+  void emit_taps(const std::vector<const AxisPhase*>& phase, const ConvRectangle& positions, std::int64_t contracted,
+                 const Index& m, std::int64_t width, std::int64_t count, const Tile& sum) {
     const std::size_t last = phase.size() - 1;
     const std::vector<std::int64_t> strides = reversed_ ? std::vector<std::int64_t>(phase.size(), 1) : s_.stride;
     bool after = false;
@@ -279,7 +257,7 @@ class ConvProduct {
                                                                         const Index& offset) {
       for (std::size_t t = 0; t < phase[axis]->taps.size(); t += axis == last ? plan_.fold : 1) {
         const std::int64_t next_tap = tap * s_.kernel[axis] + phase[axis]->taps[t];
-        const Index next = offset + (start[axis] * strides[axis] + phase[axis]->offsets[t]) * window_[axis];
+        const Index next = offset + (positions.start[axis] * strides[axis] + phase[axis]->offsets[t]) * window_[axis];
         if (axis < last) {
           descend(axis + 1, next_tap, next);
           continue;
@@ -290,7 +268,7 @@ class ConvProduct {
         each_depth(contracted, [&](const Index& k, const Index& number, std::int64_t channels) {
           static_cast<void>(k);
           b_.matmul(sum, stationary(next_tap, number, channels * folded, m, width, count),
-                    on_chip_tile(in_, channels * folded, dims(sizes, window_, strides),
+                    on_chip_tile(in_, channels * folded, dims(positions.size, window_, strides),
                                  number * plan_.window_elements() + next),
                     after ? program::kAccumulate : static_cast<std::int16_t>(depth));
           after = true;
@@ -315,7 +293,7 @@ class ConvProduct {
   const ConvPlan plan_;
   const bool reversed_;
   Builder b_;
-  const std::vector<std::int64_t> from_, to_, window_, block_;  // strides
+  const std::vector<std::int64_t> to_, window_, block_;  // strides
   std::vector<std::vector<AxisPhase>> phases_;
   std::int16_t in_hbm_ = -1, weight_hbm_ = -1, bias_hbm_ = -1, out_hbm_ = -1;
   std::int16_t weights_ = -1, in_ = -1, out_ = -1, raw_ = -1, turned_ = -1, diagonal_ = -1, spread_ = -1, bias_ = -1;
@@ -324,9 +302,18 @@ class ConvProduct {
 
 }  // namespace
 
+void require_executable(const ConvShape& shape) {
+  if (shape.dtype == Dtype::complex32 || shape.dtype == Dtype::complex64 || shape.dtype == Dtype::complex128) {
+    throw Error(Category::unimplemented, "[conv] complex elements are counted, not executed; got " +
+                                             std::string(target::name(shape.dtype)) +
+                                             ". Use reference numerics for it.");
+  }
+}
+
 // HBM bytes / itemsize, with W the positions of all windows (per axis, windows of neighbouring blocks overlap by
-// (kernel - 1) * dilation + 1 - stride): forward and input_gradient read batch * channels * W * fold * passes + weight
-// + bias and write the result; weight_gradient: see conv_weight_gradient.
+// (kernel - 1) * dilation + 1 - stride; summed over the shifted copies that folded taps read): forward and
+// input_gradient read batch * channels * W * passes + weight + bias and write the result; weight_gradient: see
+// conv_weight_gradient.
 program::Program conv(const target::Target& target, const ConvShape& shape) {
   return shape.direction == ConvDirection::weight_gradient ? conv_weight_gradient(target, shape)
                                                            : ConvProduct(target, shape).emit();

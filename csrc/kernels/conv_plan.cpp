@@ -55,6 +55,10 @@ std::vector<AxisBlocks> axis_blocks(const ConvShape& s, std::size_t axis, std::i
     next.window = std::max<std::int64_t>(std::min(range.start + range.length, from) - low, 0);
     next.pad_before = low - range.start;
     next.extent = range.length;
+    if (next.window == 0) {
+      next.window_start = 0;
+      next.pad_before = next.extent;
+    }
     if (!result.empty()) {
       auto& back = result.back();
       if (back.size == next.size && back.window == next.window && back.pad_before == next.pad_before &&
@@ -133,21 +137,26 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
   const std::int64_t bytes = itemsize(dtype);
   const std::int64_t staged = core.sbuf_bytes_per_partition / 5 / (2 * bytes * std::max<std::int64_t>(num_taps, 1));
   pack = widest <= std::min(partitions / 2, staged) ? std::min(s.groups, partitions / widest) : 1;
-  depth = pack > 1 ? partitions : std::clamp<std::int64_t>(staged, 1, partitions);
-  const std::int64_t channels = std::max<std::int64_t>(pack * contracted, 1);
-  if (!reversed && channels <= std::min(partitions / 2, depth)) {
-    fold = std::max<std::int64_t>(std::min(s.kernel.back(), partitions / channels), 1);
-  }
-
   // Of SBUF: 30 % for weights (35 % for sums of their gradients), 40 % for blocks, the rest for what is staged.
   const std::int64_t budget =
       core.sbuf_bytes_per_partition * (s.direction == ConvDirection::weight_gradient ? 7 : 6) / 20;
   const std::int64_t block_budget = core.sbuf_bytes_per_partition * 4 / 10;
+  const std::int64_t cores = std::max<std::int64_t>(target.device.num_cores, 1);
+  const std::int64_t row_of_sums = num_taps * itemsize(Dtype::float32) * cores;
+  const std::int64_t kept_per_group =
+      s.direction == ConvDirection::weight_gradient ? contracted * row_of_sums : produced * num_taps * bytes;
+  pack = std::clamp<std::int64_t>(budget / std::max<std::int64_t>(kept_per_group, 1), 1, pack);
+  depth = pack > 1 ? partitions : std::clamp<std::int64_t>(staged, 1, partitions);
+  const std::int64_t channels = std::max<std::int64_t>(pack * contracted, 1);
+  if (!reversed && channels <= std::min(partitions / 2, depth)) {
+    fold = std::max<std::int64_t>(std::min(s.kernel.back(), partitions / channels), 1);
+    fold_step = s.dilation.back();
+  }
+
   const std::int64_t tiles = ceil_div(channels, depth), all = pack * produced;
   contracted_pass = channels;
   if (s.direction == ConvDirection::weight_gradient) {
-    const std::int64_t cores = std::max<std::int64_t>(target.device.num_cores, 1);
-    const std::int64_t row = num_taps * channels * itemsize(Dtype::float32) * cores;
+    const std::int64_t row = row_of_sums * channels;
     pass = std::max<std::int64_t>(budget / std::max<std::int64_t>(row, 1), 1) * partitions;
     if (row > budget && pack == 1) {
       contracted_pass = std::max<std::int64_t>(channels * budget / row, 1);
@@ -169,7 +178,7 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
     }
     // weight_gradient holds grad_out twice, as loaded and with positions on partitions.
     const std::int64_t result = s.direction == ConvDirection::weight_gradient
-                                    ? 2 * product(block) + (product(block) / partitions + 1) * 2 * std::min(pass, all)
+                                    ? 2 * product(block) + num_rectangles(block, partitions) * 2 * std::min(pass, all)
                                     : 2 * product(block);
     return bytes * (2 * window_tiles * product(extent) + result) <= block_budget;
   };
@@ -200,57 +209,76 @@ std::int64_t ConvPlan::window_elements() const {
   return product(extent);
 }
 
-void ConvPlan::each_block(tiling::Builder& builder, const std::function<void(const ConvBlock&)>& body) const {
+void ConvPlan::each_block(tiling::Builder& builder, bool parallel,
+                          const std::function<void(const ConvBlock&)>& body) const {
   ConvBlock block_now;
   block_now.start.resize(axes.size());
   block_now.window_start.resize(axes.size());
   block_now.size.resize(axes.size());
   block_now.window.resize(axes.size());
   block_now.pad_before.resize(axes.size());
-  std::vector<std::int64_t> extents(axes.size());
+  block_now.extent.resize(axes.size());
   std::function<void(std::size_t)> descend = [&](std::size_t axis) {
     if (axis == axes.size()) {
-      block_now.padding = product(extents) - product(block_now.window);
       body(block_now);
       return;
     }
     for (const auto& run : axes[axis]) {
-      builder.parallel_loop(run.trips, [&](const Index& i) {
+      const auto emit = [&](const Index& i) {
         block_now.start[axis] = i * run.size + run.start;
         block_now.window_start[axis] = i * run.window_step + run.window_start;
         block_now.size[axis] = run.size;
         block_now.window[axis] = run.window;
         block_now.pad_before[axis] = run.pad_before;
-        extents[axis] = run.extent;
+        block_now.extent[axis] = run.extent;
         descend(axis + 1);
-      });
+      };
+      builder.loop(run.trips, emit, parallel);
     }
   };
   descend(0);
 }
 
-void ConvPlan::each_rectangle(
-    tiling::Builder& builder, const std::vector<std::int64_t>& counts, std::int64_t limit,
-    const std::function<void(const std::vector<Index>&, const std::vector<std::int64_t>&)>& body) const {
-  std::vector<std::int64_t> tile(counts.size(), 1), sizes(counts.size());
-  std::int64_t room = limit;
+namespace {
+
+// Whole rows first, as many positions as the limit leaves room for.
+std::vector<std::int64_t> rectangle(const std::vector<std::int64_t>& counts, std::int64_t limit) {
+  std::vector<std::int64_t> tile(counts.size(), 1);
   for (std::size_t axis = counts.size(); axis-- > 0;) {
-    tile[axis] = std::max<std::int64_t>(std::min(counts[axis], room), 1);
-    room /= tile[axis];
+    tile[axis] = std::max<std::int64_t>(std::min(counts[axis], limit), 1);
+    limit /= tile[axis];
   }
-  std::vector<Index> starts(counts.size());
-  std::function<void(std::size_t)> descend = [&](std::size_t axis) {
+  return tile;
+}
+
+}  // namespace
+
+void each_rectangle(tiling::Builder& builder, const std::vector<std::int64_t>& counts, std::int64_t limit,
+                    const std::function<void(const ConvRectangle&)>& body) {
+  const std::vector<std::int64_t> tile = rectangle(counts, limit);
+  ConvRectangle now{.start = std::vector<Index>(counts.size()), .size = tile, .number = {}};
+  std::function<void(std::size_t, const Index&)> descend = [&](std::size_t axis, const Index& number) {
     if (axis == counts.size()) {
-      body(starts, sizes);
+      now.number = number;
+      body(now);
       return;
     }
-    builder.tiles(counts[axis], tile[axis], [&](const Index& start, std::int64_t size) {
-      starts[axis] = start;
-      sizes[axis] = size;
-      descend(axis + 1);
+    each_tile(builder, counts[axis], tile[axis], [&](const Index& start, const Index& which, std::int64_t size) {
+      now.start[axis] = start;
+      now.size[axis] = size;
+      descend(axis + 1, number * ceil_div(counts[axis], tile[axis]) + which);
     });
   };
-  descend(0);
+  descend(0, Index(0));
+}
+
+std::int64_t num_rectangles(const std::vector<std::int64_t>& counts, std::int64_t limit) {
+  const std::vector<std::int64_t> tile = rectangle(counts, limit);
+  std::int64_t result = 1;
+  for (std::size_t axis = 0; axis < counts.size(); ++axis) {
+    result *= ceil_div(counts[axis], tile[axis]);
+  }
+  return result;
 }
 
 std::vector<AxisPhase> ConvPlan::phases(const ConvShape& s, std::size_t axis) const {

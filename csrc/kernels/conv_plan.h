@@ -20,8 +20,14 @@ struct AxisBlocks {
 // One block: a position per axis.
 struct ConvBlock {
   std::vector<tiling::Index> start, window_start;
-  std::vector<std::int64_t> size, window, pad_before;
-  std::int64_t padding = 0;  // elements of the window that are zeros
+  std::vector<std::int64_t> size, window, pad_before, extent;
+};
+
+// Positions of a block that one instruction takes, and their number among those of the block.
+struct ConvRectangle {
+  std::vector<tiling::Index> start;
+  std::vector<std::int64_t> size;
+  tiling::Index number;
 };
 
 // Positions of the produced side that share their taps along one axis: all of them, or those of one phase of a stride.
@@ -40,6 +46,7 @@ struct ConvPlan {
   std::int64_t produced = 0;         // channels of one group on the other side
   std::int64_t depth = 128;          // window channels per tile: fewer than partitions under very large kernels
   std::int64_t fold = 1;             // taps of the last axis on partitions beside the channels
+  std::int64_t fold_step = 1;        // positions of the window between them
   std::int64_t pass = 0;             // produced channels of a pass; the window is read once per pass
   std::int64_t contracted_pass = 0;  // weight_gradient: window channels of a pass; grad_out is read once per pass
   std::int64_t num_taps = 1;
@@ -52,14 +59,15 @@ struct ConvPlan {
 
   std::int64_t block_elements() const;
   std::int64_t window_elements() const;
-  // Every block of positions, in parallel loops.
-  void each_block(tiling::Builder& builder, const std::function<void(const ConvBlock&)>& body) const;
-  // Rectangles of at most `limit` positions within counts: body(first position per axis, size per axis).
-  void each_rectangle(
-      tiling::Builder& builder, const std::vector<std::int64_t>& counts, std::int64_t limit,
-      const std::function<void(const std::vector<tiling::Index>&, const std::vector<std::int64_t>&)>& body) const;
+  // Every block of positions.
+  void each_block(tiling::Builder& builder, bool parallel, const std::function<void(const ConvBlock&)>& body) const;
   std::vector<AxisPhase> phases(const ConvShape& shape, std::size_t axis) const;
 };
+
+// Rectangles of at most `limit` positions within counts, in one loop per axis.
+void each_rectangle(tiling::Builder& builder, const std::vector<std::int64_t>& counts, std::int64_t limit,
+                    const std::function<void(const ConvRectangle&)>& body);
+std::int64_t num_rectangles(const std::vector<std::int64_t>& counts, std::int64_t limit);
 
 // Strides of a dense array, last axis fastest.
 std::vector<std::int64_t> dense_strides(const std::vector<std::int64_t>& sizes);
@@ -79,6 +87,14 @@ void each_tile(tiling::Builder& builder, std::int64_t count, std::int64_t partit
     });
   }
 }
+
+// Loads `count` channels of a block's window from channel `channel` of `hbm` on, `plan.depth` a tile. Folded taps find
+// copies of it, each shifted by fold_step, on the partitions behind the channels.
+void load_window(tiling::Builder& builder, const ConvPlan& plan, const ConvBlock& block, std::int16_t window,
+                 std::int16_t hbm, const tiling::Index& channel, std::int64_t count);
+// [groups * rows, groups * cols]: ones where a row and a column belong to the same group, else zeros.
+tiling::Tile block_diagonal(tiling::Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows,
+                            std::int64_t cols);
 
 program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape);
 

@@ -28,7 +28,6 @@ class ConvWeightGradient {
         b_("conv_weight_gradient"),
         cores_(std::max<std::int64_t>(target.device.num_cores, 1)),
         num_banks_(std::max<std::int64_t>(target.core.psum_num_banks - 3, 1)),
-        from_(dense_strides(plan_.from)),
         to_(dense_strides(plan_.to)),
         window_(dense_strides(plan_.extent)),
         block_(dense_strides(plan_.block)) {
@@ -53,6 +52,9 @@ class ConvWeightGradient {
       for (const auto& channels : tiling::split(groups.size * plan_.produced, plan_.pass)) {
         for (const auto& depth : tiling::split(groups.size * plan_.contracted, plan_.contracted_pass)) {
           b_.nest(groups.start + channels.start + depth.start == 0 ? "body" : "last_channels");
+          if (plan_.pack > 1) {
+            block_diagonal(b_, diagonal_, groups.size, plan_.produced, plan_.contracted);
+          }
           b_.parallel_loop(groups.trips, [&](const Index& g) {
             b_.parallel_loop(channels.trips, [&](const Index& c) {
               b_.parallel_loop(depth.trips, [&](const Index& k) {
@@ -94,12 +96,13 @@ class ConvWeightGradient {
     in_ = b_.sbuf("window", plan_.dtype, partitions, in_tiles * plan_.window_elements());
     grad_ = b_.sbuf("grad_out_tile", plan_.dtype, partitions, plan_.block_elements());
     grad_t_ = b_.sbuf("grad_out_transposed", plan_.dtype, partitions,
-                      (plan_.block_elements() / partitions + 1) * plan_.pass, 2);
+                      num_rectangles(plan_.block, partitions) * plan_.pass, 2);
     in_t_ = b_.sbuf("window_transposed", plan_.dtype, partitions, plan_.moving);
     sum_ = b_.sbuf("weight_sum", Dtype::float32, partitions,
                    shares_ * out_tiles * plan_.contracted_pass * plan_.num_taps, 1);
-    result_ = b_.sbuf("grad_weight_tile", plan_.dtype, partitions,
-                      std::min(plan_.contracted_pass, plan_.depth) * plan_.num_taps);
+    result_ =
+        b_.sbuf("grad_weight_tile", plan_.dtype, partitions,
+                (plan_.pack > 1 ? plan_.contracted : std::min(plan_.contracted_pass, plan_.depth)) * plan_.num_taps);
     if (s_.bias) {
       bias_sum_ = b_.sbuf("bias_sum", Dtype::float32, partitions, shares_ * out_tiles, 1);
       bias_part_ = b_.sbuf("bias_part", Dtype::float32, partitions, 1);
@@ -140,8 +143,9 @@ class ConvWeightGradient {
 
   void emit_sample(const Pass& pass, const Index& n, const Index& share) {
     const std::int64_t out_tiles = ceil_div(pass.num_out, plan_.partitions);
-    plan_.each_block(b_, [&](const ConvBlock& block) {
-      load_window(pass, block, n);
+    plan_.each_block(b_, false, [&](const ConvBlock& block) {
+      load_window(b_, plan_, block, in_, in_hbm_, n * s_.in_channels + pass.group * plan_.contracted + pass.in,
+                  pass.num_in);
       each_tile(pass.num_out, [&](const Index& m, const Index& number, std::int64_t width) {
         load_grad(pass, block, n, m, width);
         if (pass.bias) {
@@ -156,27 +160,6 @@ class ConvWeightGradient {
     });
   }
 
-  void load_window(const Pass& pass, const ConvBlock& block, const Index& n) {
-    const std::int64_t size = product(plan_.from);
-    Index inside;
-    for (std::size_t axis = 0; axis < window_.size(); ++axis) {
-      inside = inside + block.pad_before[axis] * window_[axis];
-    }
-    const Index channel = n * s_.in_channels + pass.group * plan_.contracted + pass.in;
-    each_depth(pass.num_in, [&](const Index& k, const Index& number, std::int64_t depth) {
-      const std::int64_t partitions = depth * plan_.fold;
-      const Index base = number * plan_.window_elements();
-      if (block.padding > 0) {
-        b_.memset(on_chip_tile(in_, partitions, block.padding, base), 0);
-      }
-      if (product(block.window) > 0) {
-        b_.dma(on_chip_tile(in_, partitions, dims(block.window, window_), base + inside),
-               hbm_tile(in_hbm_, partitions, size, dims(block.window, from_),
-                        (channel + k) * size + at(block.window_start, from_)));
-      }
-    });
-  }
-
   void load_grad(const Pass& pass, const ConvBlock& block, const Index& n, const Index& m, std::int64_t width) {
     const std::int64_t size = product(plan_.to);
     const Index channel = n * s_.out_channels + pass.group * plan_.produced + pass.out + m;
@@ -184,33 +167,15 @@ class ConvWeightGradient {
            hbm_tile(grad_hbm_, width, size, dims(block.size, to_), channel * size + at(block.start, to_)));
   }
 
-  // Position tiles of a block: rectangles of at most 128 positions. Their number names a slot of grad_out transposed.
-  template <class Body>
-  void each_position_tile(const ConvBlock& block, Body body) {
-    std::int64_t slot = 0;
-    plan_.each_rectangle(b_, block.size, plan_.partitions,
-                         [&](const std::vector<Index>& start, const std::vector<std::int64_t>& sizes) {
-                           body(start, sizes, slot++ == 0);
-                         });
-  }
-
+  // At most 128 positions of a block at a time; grad_out transposed keeps each tile of them in a slot of its own.
   void turn_grad(const ConvBlock& block, const Index& m, std::int64_t width, std::int64_t num_out) {
-    each_position_tile(block, [&](const std::vector<Index>& start, const std::vector<std::int64_t>& sizes, bool) {
-      const std::int64_t positions = product(sizes);
+    each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
+      const std::int64_t positions = product(tile.size);
       const Tile turned = on_chip_tile(turned_, positions, width);
-      b_.transpose(turned, on_chip_tile(grad_, width, dims(sizes, block_), at(start, block_)));
-      b_.tensor_copy(on_chip_tile(grad_t_, positions, width, slot(start) * num_out + m), turned,
+      b_.transpose(turned, on_chip_tile(grad_, width, dims(tile.size, block_), at(tile.start, block_)));
+      b_.tensor_copy(on_chip_tile(grad_t_, positions, width, tile.number * num_out + m), turned,
                      program::Engine::scalar);
     });
-  }
-  // Rectangles start at different first positions, 128 apart on average.
-  Index slot(const std::vector<Index>& start) const {
-    Index result = at(start, block_);
-    result.offset /= plan_.partitions;
-    for (auto& stride : result.strides) {
-      stride = stride == 0 ? 0 : std::max<std::int64_t>(stride / plan_.partitions, 1);
-    }
-    return result;
   }
 
   // Window columns [positions, in channels] of one tap (or of a fold of them) against every out-channel tile.
@@ -244,18 +209,20 @@ class ConvWeightGradient {
       b_.loop(banks.trips, [&](const Index& bank_group) {
         const Index first = bank_group * together + banks.start;
         const std::int64_t num_out = banks.size;
-        each_position_tile(
-            block, [&](const std::vector<Index>& start, const std::vector<std::int64_t>& sizes, bool is_first) {
-              const std::int64_t positions = product(sizes);
-              turn_window(start, sizes, offset, k, channels, folded);
-              const int depth = b_.depth() - 1;
-              each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
-                b_.matmul(on_chip_tile(product_, width, columns, bank * plan_.moving),
-                          on_chip_tile(grad_t_, positions, width, slot(start) * pass.num_out + first + m),
-                          on_chip_tile(in_t_, positions, columns),
-                          is_first ? static_cast<std::int16_t>(depth) : program::kAccumulate);
-              });
-            });
+        const int depth = b_.depth();
+        const auto num_loops = static_cast<std::int16_t>(block.size.size());
+        bool after = false;
+        each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
+          const std::int64_t positions = product(tile.size);
+          turn_window(tile, offset, k, channels, folded);
+          each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
+            b_.matmul(on_chip_tile(product_, width, columns, bank * plan_.moving),
+                      on_chip_tile(grad_t_, positions, width, tile.number * pass.num_out + first + m),
+                      on_chip_tile(in_t_, positions, columns),
+                      after ? program::kAccumulate : static_cast<std::int16_t>(depth), num_loops);
+          });
+          after = true;
+        });
         each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
           static_cast<void>(m);
           const Index out_tile = bank + bank_group * num_banks_ + banks.start / plan_.partitions;
@@ -267,20 +234,17 @@ class ConvWeightGradient {
     }
   }
 
-  void turn_window(const std::vector<Index>& start, const std::vector<std::int64_t>& sizes, const Index& offset,
-                   const Index& k, std::int64_t channels, std::int64_t folded) {
-    const std::int64_t positions = product(sizes);
-    Index base = offset + k * plan_.window_elements();
-    base.offset = offset.offset + k.offset / plan_.depth * plan_.window_elements();
-    for (auto& stride : base.strides) {
-      stride /= plan_.depth;
+  void turn_window(const ConvRectangle& tile, const Index& offset, const Index& k, std::int64_t channels,
+                   std::int64_t folded) {
+    const std::int64_t positions = product(tile.size);
+    Index base = offset;
+    for (std::size_t axis = 0; axis < tile.start.size(); ++axis) {
+      base = base + tile.start[axis] * (s_.stride[axis] * window_[axis]);
     }
-    for (std::size_t axis = 0; axis < start.size(); ++axis) {
-      base = base + start[axis] * (s_.stride[axis] * window_[axis]);
-    }
-    b_.tiles(channels, plan_.depth, [&](const Index& c, std::int64_t depth) {
+    each_depth(channels, [&](const Index& c, const Index& number, std::int64_t depth) {
       const Tile turned = on_chip_tile(turned_, positions, depth * folded);
-      b_.transpose(turned, on_chip_tile(in_, depth * folded, dims(sizes, window_, s_.stride), base));
+      b_.transpose(turned, on_chip_tile(in_, depth * folded, dims(tile.size, window_, s_.stride),
+                                        base + (k / plan_.depth + number) * plan_.window_elements()));
       b_.tensor_copy(on_chip_tile(in_t_, positions, depth * folded, c * folded), turned);
     });
   }
@@ -294,11 +258,6 @@ class ConvWeightGradient {
         const Tile bias = on_chip_tile(bias_sum_, plan_.partitions, out_tiles);
         b_.tensor_tensor(bias, bias, on_chip_tile(bias_sum_, plan_.partitions, out_tiles, share * out_tiles), Alu::add);
       }
-    }
-    if (plan_.pack > 1) {
-      const Tile mask = on_chip_tile(diagonal_, plan_.partitions, plan_.partitions);
-      b_.memset(mask, 1);
-      rows::op(b_, Opcode::affine_select, mask, {mask});
     }
     const std::int64_t per_row = plan_.contracted * plan_.num_taps;
     const Index first_out = pass.group * plan_.produced + pass.out;
@@ -328,8 +287,9 @@ class ConvWeightGradient {
   void take_diagonal(const Pass& pass, std::int64_t width) {
     b_.loop(plan_.num_taps, [&](const Index& tap) {
       const Tile masked = on_chip_tile(masked_, width, pass.num_in);
-      b_.tensor_tensor(masked, on_chip_tile(sum_, width, {{pass.num_in, plan_.num_taps}}, tap),
-                       on_chip_tile(diagonal_, width, pass.num_in), Alu::multiply);
+      rows::op(b_, Opcode::select, masked,
+               {on_chip_tile(diagonal_, width, pass.num_in),
+                on_chip_tile(sum_, width, {{pass.num_in, plan_.num_taps}}, tap)});
       b_.tensor_reduce(on_chip_tile(result_, width, {{plan_.contracted, plan_.num_taps}}, tap),
                        on_chip_tile(masked_, width, {{plan_.contracted, 1}, {pass.groups, plan_.contracted}}),
                        Alu::add);
@@ -347,7 +307,7 @@ class ConvWeightGradient {
         const Tile sum = on_chip_tile(bias_sum_, channels.size, 1);
         b_.memset(sum, 0);
         b_.loop(s_.batch, [&](const Index& n) {
-          plan_.each_block(b_, [&](const ConvBlock& block) {
+          plan_.each_block(b_, false, [&](const ConvBlock& block) {
             load_grad(pass, block, n, Index(0), channels.size);
             const Tile part = on_chip_tile(bias_part_, channels.size, 1);
             b_.tensor_reduce(part, on_chip_tile(grad_, channels.size, dims(block.size, block_)), Alu::add);
@@ -363,8 +323,8 @@ class ConvWeightGradient {
   const ConvPlan plan_;
   Builder b_;
   const std::int64_t cores_, num_banks_;
-  const std::vector<std::int64_t> from_, to_, window_, block_;  // strides
-  std::int64_t shares_ = 1;                                     // cores that share the batch
+  const std::vector<std::int64_t> to_, window_, block_;  // strides
+  std::int64_t shares_ = 1;                              // cores that share the batch
   std::int16_t in_hbm_ = -1, grad_hbm_ = -1, out_hbm_ = -1, bias_hbm_ = -1;
   std::int16_t in_ = -1, grad_ = -1, grad_t_ = -1, in_t_ = -1, sum_ = -1, result_ = -1, bias_sum_ = -1, bias_part_ = -1;
   std::int16_t diagonal_ = -1, masked_ = -1, turned_ = -1, product_ = -1;
@@ -372,8 +332,8 @@ class ConvWeightGradient {
 
 }  // namespace
 
-// HBM bytes / itemsize: read batch * (in channels * W * fold * passes over out channels + out channels * positions *
-// passes over in channels (+ 1 for the bias where these are several)), written weight (+ bias). W as in conv().
+// HBM bytes / itemsize: read batch * (in channels * W * passes over out channels + out channels * positions * passes
+// over in channels (+ 1 for the bias where these are several)), written weight (+ bias). W as in conv().
 program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape) {
   return ConvWeightGradient(target, shape).emit();
 }

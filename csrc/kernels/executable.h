@@ -12,6 +12,7 @@ void require_executable(const Part& part);
 // By family.
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
+void require_executable(const ConvShape& shape);
 void require_executable(const ReductionShape& shape);
 void require_executable(const SoftmaxShape& shape);
 

@@ -166,8 +166,13 @@ void Builder::emit(Instruction instruction) {
   stack_.back()->push_back(std::move(instruction));
 }
 
-void Builder::matmul(const Tile& psum, const Tile& stationary, const Tile& moving, std::int16_t accumulate_depth) {
-  emit({.opcode = Opcode::nc_matmul, .dst = psum, .src = {stationary, moving}, .accumulate_depth = accumulate_depth});
+void Builder::matmul(const Tile& psum, const Tile& stationary, const Tile& moving, std::int16_t accumulate_depth,
+                     std::int16_t accumulate_loops) {
+  emit({.opcode = Opcode::nc_matmul,
+        .dst = psum,
+        .src = {stationary, moving},
+        .accumulate_depth = accumulate_depth,
+        .accumulate_loops = accumulate_loops});
 }
 
 void Builder::transpose(const Tile& psum, const Tile& src) {

@@ -103,7 +103,7 @@ class Builder {
   // dst and src may be in any memory; the DMA converts dtypes.
   void dma(const Tile& dst, const Tile& src) { emit({.opcode = Opcode::dma_copy, .dst = dst, .src = {src}}); }
   void matmul(const Tile& psum, const Tile& stationary, const Tile& moving,
-              std::int16_t accumulate_depth = program::kOverwrite);
+              std::int16_t accumulate_depth = program::kOverwrite, std::int16_t accumulate_loops = 1);
   // src [P, F] -> dst [F, P] in PSUM.
   void transpose(const Tile& psum, const Tile& src);
   void activation(const Tile& dst, const Tile& src, Activation function, float scale = 1, float bias = 0);

@@ -144,7 +144,8 @@ class Worker {
     if (instruction.accumulate_depth < 0) {
       return instruction.accumulate_depth == kAccumulate;
     }
-    return indices_[static_cast<std::size_t>(instruction.accumulate_depth)] > 0;
+    const auto first = indices_.begin() + instruction.accumulate_depth;
+    return std::any_of(first, first + instruction.accumulate_loops, [](std::int64_t index) { return index > 0; });
   }
 
   void run(const PreparedInstruction& item) {

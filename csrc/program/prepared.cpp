@@ -83,6 +83,7 @@ class Preparation {
     const std::int64_t row_bytes = buffer.elements_per_partition * size;
     view.memory = buffer.memory;
     view.dtype = buffer.dtype;
+    view.start_partition = tile.start_partition;
     switch (buffer.memory) {
       case Memory::hbm:
         view.partition_bytes = tile.partition_stride * size;
@@ -100,7 +101,7 @@ class Preparation {
         throw Error(Category::unimplemented, "[execute] host transfers are counted, not executed; got " + buffer.name +
                                                  ". Copy it on the host.");
     }
-    operand.offset *= size;
+    operand.offset = operand.offset * size + view.start_partition * view.partition_bytes;
     for (std::int64_t& stride : operand.strides) {
       stride *= size;
     }
@@ -108,8 +109,9 @@ class Preparation {
   }
 
   void require_on_chip(const Tile& tile, const Buffer& buffer, const emu::View& view) const {
-    if (tile.partitions > core_.core.num_partitions) {
-      refuse("a tile of " + buffer.name + " has too many partitions", tile.partitions, core_.core.num_partitions);
+    const std::int64_t last = tile.start_partition + tile.partitions;
+    if (last > core_.core.num_partitions) {
+      refuse("a tile of " + buffer.name + " has too many partitions", last, core_.core.num_partitions);
     }
     require_within(tile, buffer, view.span(), buffer.elements_per_partition);
   }

@@ -35,6 +35,7 @@ struct Tile {
   std::int16_t buffer = -1;  // index into Program::buffers
   std::int64_t partitions = 1;
   std::int64_t partition_stride = 0;  // HBM only; 0 broadcasts one row to all partitions
+  std::int64_t start_partition = 0;   // SBUF and PSUM: where `partitions` begin; DMA alone may start anywhere
   std::vector<Dim> free;              // outermost first; empty is one element
   std::int64_t offset = 0;
   std::vector<std::int64_t> loop_strides;
@@ -89,8 +90,10 @@ struct Instruction {
   Activation function = Activation::copy;
   float scalar0 = 0;
   float scalar1 = 0;
-  // nc_matmul: depth of the loop whose first trip overwrites PSUM and whose later trips accumulate.
+  // nc_matmul: depth of the loop whose first trip overwrites PSUM and whose later trips accumulate; with
+  // accumulate_loops of them nested, the first trip of all.
   std::int16_t accumulate_depth = kOverwrite;
+  std::int16_t accumulate_loops = 1;
 };
 
 struct Loop;

@@ -28,6 +28,9 @@ void print_buffer(std::ostream& out, const Buffer& buffer) {
 void print_tile(std::ostream& out, const Program& program, const Tile& tile) {
   out << (tile.buffer < 0 ? std::string("?") : program.buffers[static_cast<std::size_t>(tile.buffer)].name) << "["
       << tile.partitions;
+  if (tile.start_partition > 0) {
+    out << "@" << tile.start_partition;
+  }
   for (const auto& dim : tile.free) {
     out << " x " << dim.size;
     if (dim.stride != 1) {
@@ -58,6 +61,9 @@ void print_instruction(std::ostream& out, const Program& program, const Instruct
     out << "  accumulates";
   } else if (instruction.accumulate_depth != kOverwrite) {
     out << "  accumulates over loop " << instruction.accumulate_depth;
+    if (instruction.accumulate_loops > 1) {
+      out << " to " << instruction.accumulate_depth + instruction.accumulate_loops - 1;
+    }
   }
   out << "\n";
 }

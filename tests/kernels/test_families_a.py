@@ -207,8 +207,8 @@ def test_causal_attention_skips_hidden_tiles(trn2: Any) -> None:
 # ---- convolution
 
 
-def windows(part: Part, axis: int, block: int) -> int:
-    """Positions of one axis that all blocks of `block` produced positions read together."""
+def windows(part: Part, axis: int, block: int, shift: int = 0) -> int:
+    """Positions of one axis that all blocks of `block` produced positions read, from `shift` behind the first on."""
     s, p, d, k = (part[name][axis] for name in ("stride", "padding", "dilation", "kernel"))
     reverse = part["direction"] == "input_gradient"
     here, there = (part["in"][axis], part["out"][axis]) if reverse else (part["out"][axis], part["in"][axis])
@@ -218,7 +218,7 @@ def windows(part: Part, axis: int, block: int) -> int:
         if reverse:
             low, high = (first + p - (k - 1) * d) // s, (last + p) // s + 1
         else:
-            low, high = first * s - p, last * s - p + (k - 1) * d + 1
+            low, high = first * s - p + shift, last * s - p + (k - 1) * d + 1
         total += max(min(high, there) - min(max(low, 0), there), 0)
     return total
 
@@ -239,8 +239,9 @@ def conv_bytes(part: Part, first_block: int | None = None, passes: int = 1, grad
     reverse = direction == "input_gradient"
     here = part["in"] if reverse else part["out"]
     blocks = [first_block or here[0], *here[1:]]
-    positions = math.prod(windows(part, axis, block) for axis, block in enumerate(blocks))
-    window = batch * part["out_channels" if reverse else "in_channels"] * positions * conv_fold(part) * passes
+    positions = math.prod(windows(part, axis, block) for axis, block in enumerate(blocks[:-1]))
+    positions *= sum(windows(part, -1, blocks[-1], copy * part["dilation"][-1]) for copy in range(conv_fold(part)))
+    window = batch * part["out_channels" if reverse else "in_channels"] * positions * passes
     if direction == "weight_gradient":
         # Where grad_out is read more than once, the bias gradient reads it once more.
         reads = grad_passes + (part["bias"] and grad_passes > 1)

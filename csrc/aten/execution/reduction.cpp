@@ -15,10 +15,25 @@ constexpr std::string_view kComputed[] = {
     "max", "mean", "min",  "mse_loss", "nansum",        "norm",           "prod",
     "sum"};
 
+// The bias gradient of a convolution: the sum of grad_output over all but its channels.
+std::optional<BoundPart> bind_bias_gradient(const LaunchArguments& args, const kernels::ReductionShape& shape) {
+  const at::Tensor &grad = args.tensor("grad_output"), &result = args.output(2);
+  if (!is_plain(grad) || !is_plain(result) || result.scalar_type() != grad.scalar_type()) {
+    return std::nullopt;
+  }
+  BoundPart bound;
+  bound.inputs.push_back(cpu_alias(grad).movedim(1, shape.across_partitions ? -1 : 0).contiguous());
+  bound.outputs.push_back(dense_result(cpu_alias(result)));
+  return bound;
+}
+
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
                                    const program::Program&) {
+  if (args.base_name().starts_with("convolution_backward")) {
+    return bind_bias_gradient(args, shape);
+  }
   if (!std::ranges::binary_search(kComputed, args.base_name())) {
     return std::nullopt;
   }

@@ -85,7 +85,9 @@ Spec bias_gradient(const at::Tensor& grad) {
   shape.rows = channels;
   shape.cols = numel(grad) / channels;
   shape.across_partitions = channels > 1 && grad.stride(1) == 1;  // channels last
-  shape.inputs = {access_of(grad)};
+  const auto access = access_of(grad);
+  // An expanded gradient is written out for the convolution's other gradients.
+  shape.inputs = {access.elements == numel(grad) ? access : dense(dtype(grad), numel(grad))};
   shape.outputs = {dense(dtype(grad), channels)};
   return {shape};
 }
