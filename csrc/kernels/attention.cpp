@@ -17,6 +17,10 @@ namespace {
 
 constexpr std::int64_t kWidestHead = 1024;  // the backward pass keeps two such sums in PSUM
 
+bool is_float(Dtype dtype) {
+  return dtype == Dtype::float32 || dtype == Dtype::bfloat16 || dtype == Dtype::float16 || dtype == Dtype::float64;
+}
+
 class AttentionForward : AttentionTiles {
  public:
   AttentionForward(const target::Target& target, const AttentionShape& shape)
@@ -256,6 +260,7 @@ void require_executable(const AttentionShape& shape) {
     }
   };
   require(!shape.dropout, "dropout", "a dropout");
+  require(is_float(shape.dtype), "attention of elements that are not floating", std::string(target::name(shape.dtype)));
   const std::int64_t widest = std::max(shape.head_dim, shape.value_dim);
   require(widest <= kWidestHead, "a head wider than " + std::to_string(kWidestHead), std::to_string(widest));
   const std::int64_t sizes[] = {shape.batch, shape.heads, shape.q_len, shape.kv_len};

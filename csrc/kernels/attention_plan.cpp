@@ -49,7 +49,7 @@ AttentionPlan::AttentionPlan(const target::Target& target, const AttentionShape&
     return heads * queries * per_head + 2 * heads * dims * bytes + 4 * block * (2 * bytes + 2 * single) +
            4 * (d_pieces + v_pieces) * partitions * bytes;
   };
-  const std::int64_t mask_bytes = s.mask.empty() ? 0 : 2 * bytes;
+  const std::int64_t mask_bytes = s.mask.empty() ? 0 : 2 * itemsize(tiling::sbuf_dtype(s.mask_dtype));
   auto fits = [&](std::int64_t heads, std::int64_t queries, std::int64_t n, std::int64_t num_copies) {
     return num_copies * heads * resident(n) + working(heads, queries) + n * mask_bytes <= core.sbuf_bytes_per_partition;
   };
@@ -138,14 +138,14 @@ AttentionTiles::AttentionTiles(const target::Target& target, const AttentionShap
 
 void AttentionTiles::give_mask() {
   if (!s_.mask.empty()) {
-    mask_hbm_ = b_.hbm("attn_mask", s_.dtype, s_.mask[0] * s_.mask[1] * s_.mask[2] * s_.mask[3]);
+    mask_hbm_ = b_.hbm("attn_mask", s_.mask_dtype, s_.mask[0] * s_.mask[1] * s_.mask[2] * s_.mask[3]);
   }
 }
 
 void AttentionTiles::give_score_tiles() {
   const std::int64_t partitions = plan_.partitions;
   if (!s_.mask.empty()) {
-    mask_ = b_.sbuf("mask_tile", plan_.dtype, partitions, plan_.kv_span);
+    mask_ = b_.sbuf("mask_tile", tiling::sbuf_dtype(s_.mask_dtype), partitions, plan_.kv_span);
   }
   q_t_ = b_.sbuf("q_transposed", plan_.dtype, partitions, d_pieces_ * partitions);
   if (!s_.mask.empty() || s_.causal) {

@@ -91,6 +91,7 @@ struct AttentionShape {
   float scale = 1;
   // An additive mask's sizes by [batch, heads, q_len, kv_len], 1 where it is broadcast; empty: none.
   std::vector<std::int64_t> mask;
+  Dtype mask_dtype = Dtype::float32;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("batch", s.batch);
@@ -106,6 +107,7 @@ struct AttentionShape {
     v("dropout", s.dropout);
     v("scale", s.scale);
     v("mask", s.mask);
+    v("mask_dtype", s.mask_dtype);
   }
 };
 

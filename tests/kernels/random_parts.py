@@ -96,6 +96,7 @@ def attention(rng: random.Random, longest: int, **fields: Any) -> Part:
         "dropout": rng.random() < 0.2,
         "scale": 0.25,
         "mask": [],
+        "mask_dtype": "float32",
     } | fields
 
 

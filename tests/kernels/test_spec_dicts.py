@@ -66,6 +66,7 @@ EXAMPLES: list[Part] = [
         "dropout": False,
         "scale": 0.25,
         "mask": [1, 4, 1, 32],
+        "mask_dtype": "float32",
     },
     {
         "family": "pointwise",

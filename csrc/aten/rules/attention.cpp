@@ -20,22 +20,22 @@ Spec checked(const AttentionShape& s) {
   return work ? Spec{s} : Spec{};
 }
 
-// By [batch, heads, q_len, kv_len], 1 where all read the same; empty without a mask.
-std::vector<std::int64_t> mask_sizes(const LaunchArguments& args, const AttentionShape& shape) {
+// Sizes by [batch, heads, q_len, kv_len], 1 where all read the same.
+void add_mask(AttentionShape& shape, const LaunchArguments& args) {
   for (const auto name : {"attn_bias", "attn_mask", "mask"}) {
     const auto& mask = args.tensor(name);
     if (is_strided(mask) && is_device_tensor(mask) && mask.dim() <= 4 && mask.numel() > 0) {
-      std::vector<std::int64_t> sizes(4, 1);
+      shape.mask_dtype = dtype(mask);
+      shape.mask.assign(4, 1);
       for (std::int64_t d = 1; d <= mask.dim(); ++d) {
-        sizes[static_cast<std::size_t>(4 - d)] = mask.stride(-d) == 0 ? 1 : mask.size(-d);
+        shape.mask[static_cast<std::size_t>(4 - d)] = mask.stride(-d) == 0 ? 1 : mask.size(-d);
       }
       if (mask.dim() == 2 && mask.size(0) != shape.q_len) {  // of padding: [batch, kv_len]
-        std::swap(sizes[0], sizes[2]);
+        std::swap(shape.mask[0], shape.mask[2]);
       }
-      return sizes;
+      return;
     }
   }
-  return {};
 }
 
 float default_scale(std::int64_t head_dim) {
@@ -67,7 +67,7 @@ Spec self_attention(const LaunchArguments& args, const at::Tensor& query, const 
   shape.kv_len = size(key, 1);
   shape.dtype = dtype(value);
   shape.scale = default_scale(shape.head_dim);
-  shape.mask = mask_sizes(args, shape);
+  add_mask(shape, args);
   spec = concat(std::move(spec), checked(shape));
   return concat(std::move(spec), projection(query, args.tensor("proj_weight"), args.tensor("proj_bias")));
 }
@@ -105,7 +105,7 @@ Spec attention(const LaunchArguments& args) {
   shape.backward = args.find("grad_out") >= 0;
   shape.dropout = scalar_class(args.number("dropout_p", 0)) != ScalarClass::zero;
   shape.scale = static_cast<float>(args.number("scale", default_scale(shape.head_dim)));
-  shape.mask = mask_sizes(args, shape);
+  add_mask(shape, args);
   return or_fill(checked(shape), args);
 }
 
