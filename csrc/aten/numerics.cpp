@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
-#include <optional>
 #include <unordered_map>
 
 #include "aten/alias.h"
@@ -41,7 +40,8 @@ struct ResultLayout {
   int argument = -1;
   std::vector<std::int64_t> sizes, strides;
   at::ScalarType dtype = at::kFloat;
-  std::optional<c10::IValue> constant = {};
+  bool is_constant = false;
+  c10::IValue constant = {};
 };
 
 std::string text_of(const KeyWords& key) {
@@ -107,7 +107,9 @@ void HardwareRun::remember(const KeyWords& key, c10::ArrayRef<c10::IValue> resul
   for (const c10::IValue& value : results) {
     const bool is_undefined = value.isTensor() && !value.toTensor().defined();
     if (is_undefined || (value.isInt() && !plan_.returns_host_value)) {
-      result_layouts.push_back({.constant = value});
+      ResultLayout& constant = result_layouts.emplace_back();
+      constant.is_constant = true;
+      constant.constant = value;
       continue;
     }
     if (!value.isTensor() || !value.toTensor().defined() || !is_plain(value.toTensor())) {
@@ -140,8 +142,8 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
   const std::vector<c10::IValue> arguments(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end());
   std::vector<c10::IValue> results;
   for (const ResultLayout& layout : known->second) {
-    if (layout.constant) {
-      results.push_back(*layout.constant);
+    if (layout.is_constant) {
+      results.push_back(layout.constant);
       continue;
     }
     results.emplace_back(layout.argument >= 0
