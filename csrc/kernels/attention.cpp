@@ -230,7 +230,8 @@ class AttentionForward : AttentionTiles {
     }
   }
 
-  // min(-scale maximum, before): the largest float32 before the first block, so that a row of -inf has exponentials of 0.
+  // min(-scale maximum, before): the largest float32 before the first block, so that a row of -inf has exponentials of
+  // 0.
   void negate_maximum(const Tile& dst, const Tile& maximum, float scale, const Tile& before) {
     b_.emit({.opcode = Opcode::tensor_scalar,
              .dst = dst,

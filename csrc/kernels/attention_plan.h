@@ -130,8 +130,8 @@ class AttentionTiles {
 
   void give_mask();  // in HBM
   void give_score_tiles();
-  // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way, and multiplied by
-  // a factor on the way in.
+  // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way, and multiplied
+  // by a factor on the way in.
   void store_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head, std::int64_t heads,
                      const Index& row, std::int64_t rows);
   void load_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head, std::int64_t heads,

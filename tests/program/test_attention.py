@@ -1,7 +1,6 @@
 """Fused attention on the emulated engines: values against numpy in float64, traffic against closed forms."""
 
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,25 +80,16 @@ def to_kv_heads(x: Array, kv_heads: int) -> Array:
     return x.reshape(batch, kv_heads, heads // kv_heads, length, dim).sum(2).transpose(0, 2, 1, 3)
 
 
-@dataclass
 class Case:
     """Random operands of a part and its exact scores [batch, heads, q_len, kv_len] with a bound of their error."""
-
-    part: dict[str, Any]
-    q: Array
-    k: Array
-    v: Array
-    raw: list[Array]
-    scores: Array
-    bound: Array
 
     def __init__(self, part: dict[str, Any], seed: int, mask: Array | None = None) -> None:
         rng = np.random.default_rng(seed)
         self.part = part
         batch, heads, kv_heads = part["batch"], part["heads"], part["kv_heads"]
         d, dv, dtype = part["head_dim"], part["value_dim"], part["dtype"]
-        self.raw = []
-        tensors = []
+        self.raw: list[Array] = []
+        tensors: list[Array] = []
         for length, count, dim in (
             (part["q_len"], heads, d),
             (part["kv_len"], kv_heads, d),
@@ -112,7 +102,7 @@ class Case:
         scale = abs(part["scale"])
         self.scores = part["scale"] * (self.q @ self.k.swapaxes(2, 3))
         absolute = scale * (np.abs(self.q) @ np.abs(self.k).swapaxes(2, 3))
-        self.raw_mask = []
+        self.raw_mask: list[Array] = []
         if part["mask"]:
             raw, added = stored(rng.standard_normal(part["mask"]) if mask is None else mask, part["mask_dtype"])
             self.raw_mask = [raw]
@@ -143,7 +133,7 @@ def narrow(dtype: str) -> float:
 
 
 def check_forward(case: Case, target: Any) -> dict[str, Any]:
-    """Scores' errors, the rounding of probabilities to the operands' dtype, sums in fp32, one rounding of the result."""
+    """Errors of scores, the rounding of probabilities to the operands' dtype, fp32 sums, one rounding of the result."""
     part = case.part
     batch, heads, q_len, dv = part["batch"], part["heads"], part["q_len"], part["value_dim"]
     out = empty(batch * q_len * heads * dv, part["dtype"])
@@ -164,26 +154,40 @@ def check_forward(case: Case, target: Any) -> dict[str, Any]:
     return counts
 
 
+class Gradients:
+    """Operands of a backward pass beside those of its case, and where its results go."""
+
+    def __init__(self, case: Case, seed: int) -> None:
+        part, dtype = case.part, case.part["dtype"]
+        batch, heads, q_len, d, dv = (part[name] for name in ("batch", "heads", "q_len", "head_dim", "value_dim"))
+        p, lse = case.softmax()
+        rng = np.random.default_rng(seed + 1)
+        raw_grad, grad = stored(rng.standard_normal((batch, q_len, heads, dv)), dtype)
+        raw_out, out = stored((p @ case.v).transpose(0, 2, 1, 3), dtype)
+        raw_lse, self.lse = stored(lse, statistics_dtype(part))
+        self.grad, self.out = by_head(grad, heads), by_head(out, heads)
+        self.inputs = [raw_grad, *case.raw, raw_out, raw_lse, *case.raw_mask]
+        self.results = [empty(batch * q_len * heads * d, dtype)]
+        self.results += [empty(batch * part["kv_len"] * part["kv_heads"] * dim, dtype) for dim in (d, dv)]
+
+
 def check_backward(case: Case, target: Any, seed: int) -> dict[str, Any]:
     """As the forward pass; each of the two roundings of a 16-bit tile is on its way into a sum."""
     part = case.part
-    batch, heads, kv_heads = part["batch"], part["heads"], part["kv_heads"]
-    q_len, kv_len, d, dv, dtype = (part[name] for name in ("q_len", "kv_len", "head_dim", "value_dim", "dtype"))
-    p, lse = case.softmax()
-    raw_grad, grad = stored(np.random.default_rng(seed + 1).standard_normal((batch, q_len, heads, dv)), dtype)
-    raw_out, out = stored((p @ case.v).transpose(0, 2, 1, 3), dtype)
-    raw_lse, exact_lse = stored(lse, statistics_dtype(part))
-    results = [empty(batch * q_len * heads * d, dtype)]
-    results += [empty(batch * kv_len * kv_heads * dim, dtype) for dim in (d, dv)]
-    inputs = [raw_grad, *case.raw, raw_out, raw_lse, *case.raw_mask]
-    counts = run(part, target, inputs, results)
+    heads, kv_heads, dtype = part["heads"], part["kv_heads"], part["dtype"]
+    given = Gradients(case, seed)
+    grad, out, results = given.grad, given.out, given.results
+    counts = run(part, target, given.inputs, results)
 
-    grad, out = by_head(grad, heads), by_head(out, heads)
-    p = np.exp(case.scores - exact_lse[..., None])
+    p = np.exp(case.scores - given.lse[..., None])
     epsilon, scale = EPSILON[dtype], abs(part["scale"])
-    relative = np.expm1(case.bound) + 8 * U * np.abs(exact_lse[..., None]) + epsilon
+    relative = np.expm1(case.bound) + 8 * U * np.abs(given.lse[..., None]) + epsilon
     dp, delta = grad @ case.v.swapaxes(2, 3), (grad * out).sum(-1, keepdims=True)
-    of_dp = (dv + 4) * U * (np.abs(grad) @ np.abs(case.v).swapaxes(2, 3) + np.abs(grad * out).sum(-1, keepdims=True))
+    of_dp = (
+        (part["value_dim"] + 4)
+        * U
+        * (np.abs(grad) @ np.abs(case.v).swapaxes(2, 3) + np.abs(grad * out).sum(-1, keepdims=True))
+    )
     ds = p * (dp - delta)
     of_p = relative * p + narrow(dtype)
     of_ds = of_p * np.abs(dp - delta) + p * of_dp + (epsilon + 4 * U) * np.abs(ds) + narrow(dtype)
@@ -192,7 +196,7 @@ def check_backward(case: Case, target: Any, seed: int) -> dict[str, Any]:
         got = from_device(raw, dtype).reshape(expected.shape)
         assert np.all(np.abs(got - expected) <= error + epsilon * np.abs(expected) + narrow(dtype)), part
 
-    sums = (max(q_len * heads // kv_heads, kv_len) + 8) * U
+    sums = (max(part["q_len"] * heads // kv_heads, part["kv_len"]) + 8) * U
     absolute = of_ds + sums * np.abs(ds)
     check(
         results[0],
@@ -296,18 +300,31 @@ def test_keys_that_pass_in_spans(seed: int) -> None:
     check_values(part, target_of_spans(part), seed)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_threads_give_the_same_bytes(trn2: Any, seed: int) -> None:
     rng = random.Random(seed)
-    part = random_part(rng, 300) | {"batch": rng.choice([1, 3]), "heads": 4, "kv_heads": 2, "backward": False}
+    part = random_part(rng, 300) | {"batch": rng.choice([1, 3]), "heads": 4, "kv_heads": 2, "backward": seed % 2 == 1}
     case = Case(part, seed)
     results = []
     for num_threads in (1, 3):
         elements = part["batch"] * part["heads"] * part["q_len"]
         out = [empty(elements * part["value_dim"], part["dtype"]), empty(elements, statistics_dtype(part))]
-        _C.execute(part, trn2, case.raw, out, num_threads=num_threads)
+        inputs = case.raw
+        if part["backward"]:
+            given = Gradients(case, seed)
+            inputs, out = given.inputs, given.results
+        _C.execute(part, trn2, inputs, out, num_threads=num_threads)
         results.append([x.tobytes() for x in out])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("dims", [(600, 64), (513, 1024), (1024, 1024)])
+def test_wide_heads(trn2: Any, dims: tuple[int, int], backward: bool) -> None:
+    """Results of more than a PSUM bank, in column tiles."""
+    for dtype in ("float32", "bfloat16"):
+        fields = {"value_dim": dims[1], "backward": backward, "dtype": dtype, "causal": True}
+        check_values(attention_part(150, 200, dims[0], **fields), trn2)
 
 
 def test_not_a_number_stays_in_its_row(trn2: Any) -> None:
