@@ -235,14 +235,14 @@ def closed_form(part: dict[str, Any]) -> tuple[int, int]:
 
 
 def random_part(rng: random.Random, longest: int) -> dict[str, Any]:
-    kv_heads, head_dim = rng.choice([1, 1, 2, 3]), rng.choice([1, 8, 16, 64, 80, 128, 129, 192])
+    kv_heads, head_dim = rng.choice([1, 1, 2]), rng.choice([1, 8, 16, 64, 80, 128, 129, 192])
     return attention_part(
         some_size(rng, longest),
         some_size(rng, longest),
         head_dim,
         batch=rng.choice([1, 1, 2]),
         kv_heads=kv_heads,
-        heads=kv_heads * rng.choice([1, 1, 2, 3]),
+        heads=kv_heads * rng.choice([1, 1, 3]),
         value_dim=rng.choice([head_dim, head_dim, 64]),
         dtype=rng.choice(DTYPES),
         causal=rng.random() < 0.5,
@@ -254,16 +254,16 @@ def random_part(rng: random.Random, longest: int) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(100))
 def test_values_and_counts(target: Any, seed: int) -> None:
     rng = random.Random(seed)
-    part = random_part(rng, 600 if seed % 4 == 0 else 260)
+    part = random_part(rng, 600 if seed % 5 == 0 else 260)
     counts = check_values(part, target, seed)
     assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part), part
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_masks(target: Any, seed: int) -> None:
     """Of every broadcast shape; -inf hides, and a row that sees nothing is 0 and has no gradient."""
     rng = random.Random(seed)
-    part = random_part(rng, 260) | {"causal": False}
+    part = random_part(rng, 200) | {"causal": False}
     extents = [part[name] for name in ("batch", "heads", "q_len", "kv_len")]
     part["mask"] = [rng.choice([1, extent]) for extent in extents]
     part["mask_dtype"] = rng.choice([part["dtype"], "float32"])
@@ -286,16 +286,17 @@ def test_rows_that_see_nothing(target: Any, backward: bool) -> None:
         check_values(part, target, 1, mask)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(18))
 def test_keys_that_pass_in_spans(seed: int) -> None:
     """Partial results go to HBM and come back: fp32, so that the bounds are those of resident keys."""
     rng = random.Random(seed)
-    part = random_part(rng, 900) | {"kv_len": rng.choice([1030, 1300, 1536]), "batch": 1}
+    part = random_part(rng, 200) | {"kv_len": rng.choice([1030, 1300]), "batch": 1}
+    part["heads"] = rng.choice([1, 2]) * part["kv_heads"]
     part["head_dim"], part["value_dim"] = rng.choice([(64, 64), (128, 64), (129, 80)])
     part["dtype"] = rng.choice(["float32", "bfloat16"])
     part["scale"] = 0.125
     if part["causal"]:
-        part["q_len"] = rng.choice([700, 1300])
+        part["q_len"] = rng.choice([700, 1100])
     if seed % 3 == 0:
         part |= {"mask": [1, 1, part["q_len"], part["kv_len"]], "causal": False}
     check_values(part, target_of_spans(part), seed)
@@ -304,7 +305,7 @@ def test_keys_that_pass_in_spans(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_threads_give_the_same_bytes(trn2: Any, seed: int) -> None:
     rng = random.Random(seed)
-    part = random_part(rng, 300) | {"batch": rng.choice([1, 3]), "heads": 4, "kv_heads": 2, "backward": seed % 2 == 1}
+    part = random_part(rng, 200) | {"batch": rng.choice([1, 3]), "heads": 4, "kv_heads": 2, "backward": seed % 2 == 1}
     if seed % 4 > 1:
         part |= {"kv_len": 1100, "head_dim": 64, "value_dim": 64, "dtype": "bfloat16", "causal": False}
     target = target_of_spans(part) if part["kv_len"] == 1100 else trn2
