@@ -41,14 +41,13 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::MatmulShape& shape,
                                    const program::Program& program);
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::AttentionShape& shape,
                                    const program::Program& program);
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
-                                   const program::Program& program);
-
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ConvShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
                                    const program::Program& program);
 
 // For results: in place where it lies densely in its logical order, else a buffer that is copied back.

@@ -27,18 +27,21 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"conv", "matmul", "pointwise", "reduction", "softmax"};
+constexpr std::string_view kBoundFamilies[] = {"attention", "conv", "matmul", "pointwise", "reduction", "softmax"};
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
   return std::ranges::find(kBoundFamilies, family) != std::end(kBoundFamilies);
 }
 
-// How a result of a known launch lies: an argument itself, or memory of its own.
+// How a result of a known launch lies: an argument itself, or memory of its own; or the result itself, where it is an
+// int or no tensor, the same for all launches of a key.
 struct ResultLayout {
   int argument = -1;
   std::vector<std::int64_t> sizes, strides;
   at::ScalarType dtype = at::kFloat;
+  bool is_constant = false;
+  c10::IValue constant = {};
 };
 
 std::string text_of(const KeyWords& key) {
@@ -111,6 +114,13 @@ void HardwareRun::remember(const KeyWords& key, c10::ArrayRef<c10::IValue> resul
   }
   std::vector<ResultLayout> result_layouts;
   for (const c10::IValue& value : results) {
+    const bool is_undefined = value.isTensor() && !value.toTensor().defined();
+    if (is_undefined || (value.isInt() && !plan_.returns_host_value)) {
+      ResultLayout& constant = result_layouts.emplace_back();
+      constant.is_constant = true;
+      constant.constant = value;
+      continue;
+    }
     if (!value.isTensor() || !value.toTensor().defined() || !is_plain(value.toTensor())) {
       return;
     }
@@ -141,6 +151,10 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
   const std::vector<c10::IValue> arguments(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end());
   std::vector<c10::IValue> results;
   for (const ResultLayout& layout : known->second) {
+    if (layout.is_constant) {
+      results.push_back(layout.constant);
+      continue;
+    }
     results.emplace_back(layout.argument >= 0
                              ? arguments[static_cast<std::size_t>(layout.argument)].toTensor()
                              : at::empty_strided(layout.sizes, layout.strides,

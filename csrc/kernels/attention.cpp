@@ -1,9 +1,12 @@
 // Fused attention, forward: scores of 128 queries x 512 keys, softmax online, probabilities transposed for P V.
 #include <algorithm>
+#include <limits>
 
 #include "kernels/attention_plan.h"
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -11,6 +14,12 @@ using tiling::on_chip_tile;
 using tiling::Opcode;
 
 namespace {
+
+constexpr std::int64_t kWidestHead = 1024;  // the backward pass keeps two such sums in PSUM
+
+bool is_float(Dtype dtype) {
+  return dtype == Dtype::float32 || dtype == Dtype::bfloat16 || dtype == Dtype::float16 || dtype == Dtype::float64;
+}
 
 class AttentionForward : AttentionTiles {
  public:
@@ -20,9 +29,7 @@ class AttentionForward : AttentionTiles {
     q_hbm_ = b_.hbm("query", s_.dtype, queries * s_.head_dim);
     k_hbm_ = b_.hbm("key", s_.dtype, keys * s_.head_dim);
     v_hbm_ = b_.hbm("value", s_.dtype, keys * s_.value_dim);
-    if (s_.mask_elements > 0) {
-      mask_hbm_ = b_.hbm("attn_mask", s_.dtype, s_.mask_elements);
-    }
+    give_mask();
     out_hbm_ = b_.hbm("out", s_.dtype, queries * s_.value_dim, true);
     lse_hbm_ = b_.hbm("logsumexp", plan_.statistics_dtype, queries, true);
     if (plan_.kv_span < plan_.kv_used) {
@@ -54,12 +61,15 @@ class AttentionForward : AttentionTiles {
     q_ = b_.sbuf("query_tile", plan_.dtype, partitions, heads * s_.head_dim);
     out_ = b_.sbuf("out_tile", plan_.dtype, partitions, heads * s_.value_dim);
     sum_out_ = b_.sbuf("accumulated", Dtype::float32, partitions, heads * s_.value_dim);
-    peak_ = b_.sbuf("max", Dtype::float32, partitions, heads);
+    shift_ = b_.sbuf("negated_max", Dtype::float32, partitions, heads);
     total_ = b_.sbuf("sum", Dtype::float32, partitions, heads);
     lse_ = b_.sbuf("logsumexp_tile", Dtype::float32, partitions, heads);
+    if (!s_.mask.empty()) {
+      sees_none_ = b_.sbuf("sees_none", Dtype::float32, partitions, heads);
+    }
     part_ = b_.sbuf("block_max", Dtype::float32, partitions, 1);
     part_total_ = b_.sbuf("block_sum", Dtype::float32, partitions, 1);
-    shift_ = b_.sbuf("shift", Dtype::float32, partitions, 1);
+    next_shift_ = b_.sbuf("next_negated_max", Dtype::float32, partitions, 1);
     factor_ = b_.sbuf("factor", Dtype::float32, partitions, 1);
     probabilities_ = b_.sbuf("probabilities", plan_.dtype, partitions, plan_.block);
     p_t_ = b_.sbuf("probabilities_transposed", plan_.dtype, partitions, partitions);
@@ -112,11 +122,11 @@ class AttentionForward : AttentionTiles {
     const bool online = tiles.blocks() > 1 || tiles.resumes || tiles.suspends;
     if (tiles.resumes) {
       b_.dma(all_out, partial());
-      b_.dma(on_chip_tile(peak_, rows, heads), statistics(0));
+      b_.dma(on_chip_tile(shift_, rows, heads), statistics(0));
       b_.dma(on_chip_tile(total_, rows, heads), statistics(1));
     } else if (online) {
       b_.memset(all_out, 0);
-      b_.memset(on_chip_tile(peak_, rows, heads), -1e30f);
+      b_.memset(on_chip_tile(shift_, rows, heads), kLargest);
       b_.memset(on_chip_tile(total_, rows, heads), 0);
     }
     b_.loop(kv_heads, [&](const Index& k) {
@@ -126,13 +136,26 @@ class AttentionForward : AttentionTiles {
     });
     if (tiles.suspends) {
       b_.dma(partial(), all_out);
-      b_.dma(statistics(0), on_chip_tile(peak_, rows, heads));
+      b_.dma(statistics(0), on_chip_tile(shift_, rows, heads));
       b_.dma(statistics(1), on_chip_tile(total_, rows, heads));
       return;
     }
     b_.dma(head_rows(out_hbm_, batch, s_.q_len, row, rows, head, heads, s_.heads, s_.value_dim),
            on_chip_tile(out_, rows, heads * s_.value_dim));
+    emit_logsumexp(rows, heads);
     store_columns(lse_hbm_, lse_, batch, head, heads, row, rows);
+  }
+
+  // log(sum) + max, and 0 of a row that sees no key.
+  void emit_logsumexp(std::int64_t rows, std::int64_t heads) {
+    const Tile lse = on_chip_tile(lse_, rows, heads), total = on_chip_tile(total_, rows, heads);
+    b_.activation(lse, total, Activation::log);
+    b_.tensor_tensor(lse, lse, on_chip_tile(shift_, rows, heads), Alu::subtract);
+    if (!s_.mask.empty()) {
+      const Tile sees_none = on_chip_tile(sees_none_, rows, heads);
+      b_.tensor_scalar(sees_none, total, Alu::equal, 0);
+      rows::op(b_, Opcode::tensor_copy_predicated, lse, {lse, sees_none});
+    }
   }
 
   void emit_head(const QueryTiles& tiles, const Index& batch, const Index& first_head, const Index& h, const Index& k,
@@ -142,44 +165,40 @@ class AttentionForward : AttentionTiles {
       load_mask(batch, first_head + h, row, rows, first, length);
     }
     transpose_into(q_t_, Index(0), plan_.partitions, q_, h * s_.head_dim, rows, s_.head_dim);
-    each_block(tiles, [&](const Index& number, std::int64_t width, bool diagonal) {
-      emit_block(rows, width, number, h, k, kv_heads, diagonal, online);
-    });
+    each_block(tiles, k, row + Index(-first), [&](const Block& block) { emit_block(block, h, kv_heads, online); });
     if (tiles.suspends) {
       return;
     }
     const Tile factor = on_chip_tile(factor_, rows, 1), total = on_chip_tile(total_, rows, 1, h);
     const Tile sum = online ? on_chip_tile(sum_out_, rows, s_.value_dim, h * s_.value_dim)
                             : on_chip_tile(product_, rows, s_.value_dim);
-    rows::op(b_, Opcode::reciprocal, factor, {total});
+    if (s_.mask.empty()) {
+      rows::op(b_, Opcode::reciprocal, factor, {total});
+    } else {  // a row that sees no key is 0
+      b_.tensor_scalar(factor, total, Alu::maximum, std::numeric_limits<float>::min());
+      rows::op(b_, Opcode::reciprocal, factor, {factor});
+    }
     rows::op(b_, Opcode::tensor_scalar, on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim), {sum, factor},
              Alu::multiply);
-    const Tile lse = on_chip_tile(lse_, rows, 1, h);
-    b_.activation(lse, total, Activation::log);
-    rows::op(b_, Opcode::scalar_tensor_tensor, lse, {on_chip_tile(peak_, rows, 1, h), lse}, Alu::multiply, Alu::add);
   }
 
-  void emit_block(std::int64_t rows, std::int64_t width, const Index& number, const Index& h, const Index& k,
-                  std::int64_t kv_heads, bool diagonal, bool online) {
-    const Index key = number * plan_.block;
-    const Tile score =
-        scores(rows, width, Index(0), k * (d_pieces_ * plan_.kv_span) + key, plan_.kv_span, key, diagonal);
+  void emit_block(const Block& block, const Index& h, std::int64_t kv_heads, bool online) {
+    const std::int64_t rows = block.rows, width = block.width;
+    const auto [score, scale] = scores(block);
     const Tile p = on_chip_tile(probabilities_, rows, width);
-    const Tile peak = on_chip_tile(peak_, rows, 1, h), total = on_chip_tile(total_, rows, 1, h);
+    const Tile shift = on_chip_tile(shift_, rows, 1, h), total = on_chip_tile(total_, rows, 1, h);
     const Tile part = on_chip_tile(part_, rows, 1), part_total = on_chip_tile(part_total_, rows, 1);
-    const Tile shift = on_chip_tile(shift_, rows, 1), factor = on_chip_tile(factor_, rows, 1);
+    const Tile next = on_chip_tile(next_shift_, rows, 1), factor = on_chip_tile(factor_, rows, 1);
+    b_.tensor_reduce(part, score, scale < 0 ? Alu::minimum : Alu::maximum);
     if (online) {
-      b_.tensor_reduce(part, score, Alu::maximum);
-      b_.tensor_tensor(part, part, peak, Alu::maximum);
-      b_.tensor_scalar(shift, part, Alu::multiply, -1);
-      rows::activation(b_, factor, peak, Activation::exp, {.bias = shift});
-      rows::activation_reduce(b_, p, part_total, score, Activation::exp, {.bias = shift});
+      negate_maximum(next, part, scale, shift);
+      rows::activation(b_, factor, shift, Activation::exp, {.bias = next, .scale_constant = -1});
+      rows::activation_reduce(b_, p, part_total, score, Activation::exp, {.bias = next, .scale_constant = scale});
       rows::op(b_, Opcode::scalar_tensor_tensor, total, {total, part_total, factor}, Alu::multiply, Alu::add);
-      b_.tensor_copy(peak, part);
+      b_.tensor_copy(shift, next);
     } else {
-      b_.tensor_reduce(peak, score, Alu::maximum);
-      b_.tensor_scalar(shift, peak, Alu::multiply, -1);
-      rows::activation_reduce(b_, p, total, score, Activation::exp, {.bias = shift});
+      negate_maximum(shift, part, scale, {});
+      rows::activation_reduce(b_, p, total, score, Activation::exp, {.bias = shift, .scale_constant = scale});
     }
     if (s_.dropout) {
       draw(rows, width);
@@ -195,8 +214,8 @@ class AttentionForward : AttentionTiles {
         b_.transpose(turned, on_chip_tile(probabilities_, rows, piece.size, i * plan_.partitions + piece.start));
         // ScalarE copies, as VectorE is the busier of the two here.
         b_.tensor_copy(p_t, turned, program::Engine::scalar);
-        const Index value =
-            (number * (plan_.block / plan_.partitions) + i + skipped) * (kv_heads * s_.value_dim) + k * s_.value_dim;
+        const Index tile = block.number * (plan_.block / plan_.partitions) + i + skipped;
+        const Index value = tile * (kv_heads * s_.value_dim) + block.kv_head * s_.value_dim;
         b_.tiles(s_.value_dim, plan_.block, [&](const Index& c, std::int64_t columns) {
           b_.matmul(on_chip_tile(product_, rows, columns, c), p_t, on_chip_tile(v_, piece.size, columns, value + c),
                     after ? program::kAccumulate : static_cast<std::int16_t>(depth));
@@ -211,13 +230,48 @@ class AttentionForward : AttentionTiles {
     }
   }
 
+  // min(-scale maximum, before): the largest float32 before the first block, so that a row of -inf has exponentials of
+  // 0.
+  void negate_maximum(const Tile& dst, const Tile& maximum, float scale, const Tile& before) {
+    b_.emit({.opcode = Opcode::tensor_scalar,
+             .dst = dst,
+             .src = {maximum, {}, before},
+             .alu0 = Alu::multiply,
+             .alu1 = Alu::minimum,
+             .scalar0 = -scale,
+             .scalar1 = kLargest});
+  }
+
+  static constexpr float kLargest = std::numeric_limits<float>::max();
+
   std::int16_t q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
   std::int16_t partial_out_ = -1, partial_stats_ = -1;
   std::int16_t k_stage_ = -1, v_ = -1, q_ = -1, out_ = -1, sum_out_ = -1, probabilities_ = -1, p_t_ = -1, product_ = -1;
-  std::int16_t peak_ = -1, total_ = -1, lse_ = -1, part_ = -1, part_total_ = -1, shift_ = -1, factor_ = -1;
+  std::int16_t shift_ = -1, next_shift_ = -1, total_ = -1, lse_ = -1, sees_none_ = -1, part_ = -1, part_total_ = -1,
+               factor_ = -1;
 };
 
 }  // namespace
+
+void require_executable(const AttentionShape& shape) {
+  auto require = [](bool executes, const std::string& what, const std::string& got) {
+    if (!executes) {
+      throw Error(Category::unimplemented,
+                  "[attention] " + what + " is counted, not executed; got " + got + ". Use reference numerics for it.");
+    }
+  };
+  require(!shape.dropout, "dropout", "a dropout");
+  require(is_float(shape.dtype), "attention of elements that are not floating", std::string(target::name(shape.dtype)));
+  const std::int64_t widest = std::max(shape.head_dim, shape.value_dim);
+  require(widest <= kWidestHead, "a head wider than " + std::to_string(kWidestHead), std::to_string(widest));
+  const std::int64_t sizes[] = {shape.batch, shape.heads, shape.q_len, shape.kv_len};
+  for (std::size_t axis = 0; axis < shape.mask.size(); ++axis) {
+    require(shape.mask[axis] == 1 || shape.mask[axis] == sizes[axis], "a mask that does not broadcast to the scores",
+            std::to_string(shape.mask[axis]) + " for " + std::to_string(sizes[axis]));
+  }
+  require(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0, "a fraction of a head for each key head",
+          std::to_string(shape.heads) + " for " + std::to_string(shape.kv_heads));
+}
 
 // HBM bytes, forward, where one head's keys fit in SBUF (kv' = kv_len, causal: min(q_len, kv_len)):
 //   read = e B (H q D + KV kv' (D + Dv)) + mask, written = e B H q Dv + statistics B H q.

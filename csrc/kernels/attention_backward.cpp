@@ -25,9 +25,7 @@ class AttentionBackward : AttentionTiles {
     v_hbm_ = b_.hbm("value", s_.dtype, keys * s_.value_dim);
     out_hbm_ = b_.hbm("out", s_.dtype, queries * s_.value_dim);
     lse_hbm_ = b_.hbm("logsumexp", plan_.statistics_dtype, queries);
-    if (s_.mask_elements > 0) {
-      mask_hbm_ = b_.hbm("attn_mask", s_.dtype, s_.mask_elements);
-    }
+    give_mask();
     dq_hbm_ = b_.hbm("grad_query", s_.dtype, queries * s_.head_dim, true);
     dk_hbm_ = b_.hbm("grad_key", s_.dtype, keys * s_.head_dim, true);
     dv_hbm_ = b_.hbm("grad_value", s_.dtype, keys * s_.value_dim, true);
@@ -71,7 +69,7 @@ class AttentionBackward : AttentionTiles {
     out_ = b_.sbuf("out_tile", plan_.dtype, partitions, heads * s_.value_dim);
     dq_ = b_.sbuf("grad_query_tile", partial_ >= 0 ? Dtype::float32 : plan_.dtype, partitions, heads * s_.head_dim);
     dq_out_ = partial_ >= 0 ? b_.sbuf("grad_query_cast", plan_.dtype, partitions, heads * s_.head_dim) : dq_;
-    lse_ = b_.sbuf("logsumexp_tile", Dtype::float32, partitions, heads);
+    negated_lse_ = b_.sbuf("negated_logsumexp", Dtype::float32, partitions, heads);
     delta_ = b_.sbuf("delta", Dtype::float32, partitions, 1);
     grad_t_ = b_.sbuf("grad_out_transposed", plan_.dtype, partitions, v_pieces_ * partitions);
     product_ = b_.sbuf("grad_times_out", Dtype::float32, partitions, s_.value_dim, 1);
@@ -114,15 +112,16 @@ class AttentionBackward : AttentionTiles {
       }
     });
     row_tiles(length, [&](const Index& key, const Index& number, std::int64_t rows) {
-      store_sum(dk_hbm_, dk_out_, dk_, batch, head, heads, key + first, number, rows, s_.head_dim);
-      store_sum(dv_hbm_, dv_out_, dv_, batch, head, heads, key + first, number, rows, s_.value_dim);
+      store_sum(dk_hbm_, dk_out_, dk_, batch, head, heads, key + first, number, rows, s_.head_dim, s_.scale);
+      store_sum(dv_hbm_, dv_out_, dv_, batch, head, heads, key + first, number, rows, s_.value_dim, 1);
     });
   }
 
   void store_sum(std::int16_t hbm, std::int16_t tile, std::int16_t sum, const Index& batch, const Index& head,
-                 std::int64_t heads, const Index& key, const Index& number, std::int64_t rows, std::int64_t dim) {
+                 std::int64_t heads, const Index& key, const Index& number, std::int64_t rows, std::int64_t dim,
+                 float scale) {
     const Tile result = on_chip_tile(tile, rows, heads * dim);
-    b_.activation(result, on_chip_tile(sum, rows, heads * dim, number * (heads * dim)), Activation::copy);
+    b_.activation(result, on_chip_tile(sum, rows, heads * dim, number * (heads * dim)), Activation::copy, scale);
     b_.dma(head_rows(hbm, batch, s_.kv_len, key, rows, head, heads, s_.kv_heads, dim), result);
   }
 
@@ -135,7 +134,7 @@ class AttentionBackward : AttentionTiles {
     b_.dma(on_chip_tile(q_, rows, heads * s_.head_dim), rows_of(q_hbm_, s_.head_dim));
     b_.dma(on_chip_tile(grad_, rows, heads * s_.value_dim), rows_of(grad_hbm_, s_.value_dim));
     b_.dma(on_chip_tile(out_, rows, heads * s_.value_dim), rows_of(out_hbm_, s_.value_dim));
-    load_columns(lse_hbm_, lse_, batch, head, heads, row, rows);
+    load_columns(lse_hbm_, negated_lse_, batch, head, heads, row, rows, -1);
     if (plan_.mask_per_row && !plan_.mask_per_head) {
       load_mask(batch, head, row, rows, first, length);
     }
@@ -149,7 +148,7 @@ class AttentionBackward : AttentionTiles {
         if (plan_.mask_per_head) {
           load_mask(batch, head + h, row, rows, first, length);
         }
-        emit_head(tiles, h, k, kv_heads);
+        emit_head(tiles, h, k, kv_heads, row + Index(-first));
       });
     });
     if (tiles.suspends) {
@@ -163,7 +162,7 @@ class AttentionBackward : AttentionTiles {
     b_.dma(rows_of(dq_hbm_, s_.head_dim), result);
   }
 
-  void emit_head(const QueryTiles& tiles, const Index& h, const Index& k, std::int64_t kv_heads) {
+  void emit_head(const QueryTiles& tiles, const Index& h, const Index& k, std::int64_t kv_heads, const Index& ahead) {
     const std::int64_t rows = tiles.rows;
     transpose_into(q_t_, Index(0), plan_.partitions, q_, h * s_.head_dim, rows, s_.head_dim);
     transpose_into(grad_t_, Index(0), plan_.partitions, grad_, h * s_.value_dim, rows, s_.value_dim);
@@ -172,25 +171,29 @@ class AttentionBackward : AttentionTiles {
                      on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim), Alu::multiply);
     b_.tensor_reduce(on_chip_tile(delta_, rows, 1), product, Alu::add);
     b_.memset(on_chip_tile(dq_psum_, rows, s_.head_dim), 0);
-    each_block(tiles, [&](const Index& number, std::int64_t width, bool diagonal) {
-      emit_block(rows, width, number, h, k, kv_heads, diagonal);
-    });
+    each_block(tiles, k, ahead, [&](const Block& block) { emit_block(block, h, kv_heads); });
     const Tile sum = on_chip_tile(dq_psum_, rows, s_.head_dim);
     const Tile dq = on_chip_tile(dq_, rows, s_.head_dim, h * s_.head_dim);
     if (tiles.resumes) {
-      b_.tensor_tensor(dq, dq, sum, Alu::add);
+      b_.emit({.opcode = Opcode::scalar_tensor_tensor,
+               .dst = dq,
+               .src = {sum, dq},
+               .alu0 = Alu::multiply,
+               .alu1 = Alu::add,
+               .scalar0 = s_.scale});
     } else {
-      b_.activation(dq, sum, Activation::copy);
+      b_.activation(dq, sum, Activation::copy, s_.scale);
     }
   }
 
-  void emit_block(std::int64_t rows, std::int64_t width, const Index& number, const Index& h, const Index& k,
-                  std::int64_t kv_heads, bool diagonal) {
+  void emit_block(const Block& block, const Index& h, std::int64_t kv_heads) {
+    const std::int64_t rows = block.rows, width = block.width;
+    const Index &number = block.number, &k = block.kv_head;
     const Index key = number * plan_.block;
-    const Tile score =
-        scores(rows, width, Index(0), k * (d_pieces_ * plan_.kv_span) + key, plan_.kv_span, key, diagonal);
+    const auto [score, scale] = scores(block);
     const Tile p = on_chip_tile(p_, rows, width), ds = on_chip_tile(ds_, rows, width);
-    rows::activation(b_, p, score, Activation::exp, {.bias = on_chip_tile(lse_, rows, 1, h)});
+    rows::activation(b_, p, score, Activation::exp,
+                     {.bias = on_chip_tile(negated_lse_, rows, 1, h), .scale_constant = scale});
     // dP [rows, width] = dO v^T
     const Tile dp = on_chip_tile(dp_psum_, rows, width);
     bool after = false;
@@ -245,7 +248,7 @@ class AttentionBackward : AttentionTiles {
   std::int16_t grad_hbm_ = -1, q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
   std::int16_t dq_hbm_ = -1, dk_hbm_ = -1, dv_hbm_ = -1, partial_ = -1;
   std::int16_t k_ = -1, v_stage_ = -1, v_t_ = -1, dk_ = -1, dv_ = -1, dk_out_ = -1, dv_out_ = -1;
-  std::int16_t q_ = -1, grad_ = -1, out_ = -1, dq_ = -1, dq_out_ = -1, lse_ = -1, delta_ = -1, grad_t_ = -1;
+  std::int16_t q_ = -1, grad_ = -1, out_ = -1, dq_ = -1, dq_out_ = -1, negated_lse_ = -1, delta_ = -1, grad_t_ = -1;
   std::int16_t product_ = -1, p_ = -1, ds_ = -1, ds_t_ = -1, dp_psum_ = -1, sum_psum_ = -1, dq_psum_ = -1;
 };
 

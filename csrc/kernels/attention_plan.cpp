@@ -2,6 +2,7 @@
 #include "kernels/attention_plan.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/rows.h"
 
@@ -10,14 +11,6 @@ namespace trn::kernels {
 using tiling::ceil_div;
 using tiling::hbm_tile;
 using tiling::on_chip_tile;
-
-namespace {
-
-std::int64_t mask_matrix(const AttentionShape& s) {
-  return s.q_len * s.kv_len;
-}
-
-}  // namespace
 
 AttentionPlan::AttentionPlan(const target::Target& target, const AttentionShape& s) {
   const auto& core = target.core;
@@ -28,8 +21,14 @@ AttentionPlan::AttentionPlan(const target::Target& target, const AttentionShape&
   const std::int64_t all_kv_heads = std::max<std::int64_t>(s.kv_heads, 1);
   group = std::max<std::int64_t>(s.heads / all_kv_heads, 1);
   kv_used = s.causal ? std::min(s.q_len, s.kv_len) : s.kv_len;
-  mask_per_row = s.mask_elements >= mask_matrix(s);
-  mask_per_head = s.mask_elements > s.batch * (mask_per_row ? mask_matrix(s) : s.kv_len);
+  if (!s.mask.empty()) {
+    mask_per_head = s.mask[1] > 1;
+    mask_per_row = s.mask[2] > 1;
+    std::int64_t stride = 1;
+    for (std::size_t axis = mask_strides.size(); axis-- > 0; stride *= s.mask[axis]) {
+      mask_strides[axis] = s.mask[axis] > 1 ? stride : 0;
+    }
+  }
 
   const std::int64_t bytes = itemsize(dtype), single = itemsize(Dtype::float32);
   const std::int64_t narrowest = std::max<std::int64_t>(std::min(s.head_dim, s.value_dim), 1);
@@ -50,7 +49,7 @@ AttentionPlan::AttentionPlan(const target::Target& target, const AttentionShape&
     return heads * queries * per_head + 2 * heads * dims * bytes + 4 * block * (2 * bytes + 2 * single) +
            4 * (d_pieces + v_pieces) * partitions * bytes;
   };
-  const std::int64_t mask_bytes = s.mask_elements > 0 ? 2 * bytes : 0;
+  const std::int64_t mask_bytes = s.mask.empty() ? 0 : 2 * itemsize(tiling::sbuf_dtype(s.mask_dtype));
   auto fits = [&](std::int64_t heads, std::int64_t queries, std::int64_t n, std::int64_t num_copies) {
     return num_copies * heads * resident(n) + working(heads, queries) + n * mask_bytes <= core.sbuf_bytes_per_partition;
   };
@@ -137,13 +136,19 @@ AttentionTiles::AttentionTiles(const target::Target& target, const AttentionShap
       d_pieces_(ceil_div(shape.head_dim, plan_.partitions)),
       v_pieces_(ceil_div(shape.value_dim, plan_.partitions)) {}
 
+void AttentionTiles::give_mask() {
+  if (!s_.mask.empty()) {
+    mask_hbm_ = b_.hbm("attn_mask", s_.mask_dtype, s_.mask[0] * s_.mask[1] * s_.mask[2] * s_.mask[3]);
+  }
+}
+
 void AttentionTiles::give_score_tiles() {
   const std::int64_t partitions = plan_.partitions;
-  if (s_.mask_elements > 0) {
-    mask_ = b_.sbuf("mask_tile", plan_.dtype, partitions, plan_.kv_span);
+  if (!s_.mask.empty()) {
+    mask_ = b_.sbuf("mask_tile", tiling::sbuf_dtype(s_.mask_dtype), partitions, plan_.kv_span);
   }
   q_t_ = b_.sbuf("q_transposed", plan_.dtype, partitions, d_pieces_ * partitions);
-  if (s_.mask_elements > 0 || s_.causal) {
+  if (!s_.mask.empty() || s_.causal) {
     masked_ = b_.sbuf("masked_scores", Dtype::float32, partitions, plan_.block);
   }
   if (s_.dropout) {
@@ -177,48 +182,52 @@ tiling::Tile AttentionTiles::head_rows(std::int16_t hbm, const Index& batch, std
 
 void AttentionTiles::load_mask(const Index& batch, const Index& head, const Index& row, std::int64_t rows,
                                std::int64_t first, std::int64_t length) {
-  if (s_.mask_elements == 0) {
+  if (s_.mask.empty()) {
     return;
   }
-  const std::int64_t matrix = plan_.mask_per_row ? mask_matrix(s_) : s_.kv_len;
-  Index at(first);
-  if (plan_.mask_per_row) {
-    at = at + row * s_.kv_len;
-  }
-  if (plan_.mask_per_head) {
-    at = at + batch * (s_.heads * matrix) + head * matrix;
-  } else if (s_.mask_elements > matrix) {
-    at = at + batch * matrix;
-  }
-  b_.dma(on_chip_tile(mask_, rows, length),
-         hbm_tile(mask_hbm_, rows, plan_.mask_per_row ? s_.kv_len : 0, {{length, 1}}, at));
+  const auto [of_batch, of_head, of_row, of_key] = plan_.mask_strides;
+  const Index at = batch * of_batch + head * of_head + row * of_row + first * of_key;
+  b_.dma(on_chip_tile(mask_, rows, length), hbm_tile(mask_hbm_, rows, of_row, {{length, of_key}}, at));
 }
 
-tiling::Tile AttentionTiles::scores(std::int64_t rows, std::int64_t width, const Index& q_offset, const Index& k_offset,
-                                    std::int64_t k_piece_stride, const Index& mask_offset, bool diagonal) {
+AttentionTiles::Scores AttentionTiles::scores(const Block& block) {
+  const std::int64_t rows = block.rows, width = block.width;
+  const Index key = block.number * plan_.block;
+  const Index k_at = block.kv_head * (d_pieces_ * plan_.kv_span) + key;
   const Tile psum = on_chip_tile(score_, rows, width);
   bool after = false;
   for (const auto& piece : tiling::split(s_.head_dim, plan_.partitions)) {
     const int depth = b_.depth();
     const std::int64_t number = piece.start / plan_.partitions;
     b_.loop(piece.trips, [&](const Index& i) {
-      b_.matmul(psum, on_chip_tile(q_t_, piece.size, rows, q_offset + (i + number) * plan_.partitions),
-                on_chip_tile(k_t_, piece.size, width, k_offset + (i + number) * k_piece_stride),
+      b_.matmul(psum, on_chip_tile(q_t_, piece.size, rows, (i + number) * plan_.partitions),
+                on_chip_tile(k_t_, piece.size, width, k_at + (i + number) * plan_.kv_span),
                 after ? program::kAccumulate : static_cast<std::int16_t>(depth));
     });
     after = true;
   }
-  if (s_.mask_elements == 0 && !diagonal) {
-    return psum;
+  if (s_.mask.empty() && !block.diagonal) {
+    return {psum, s_.scale};
   }
   const Tile masked = on_chip_tile(masked_, rows, width);
-  if (s_.mask_elements > 0) {
-    b_.tensor_tensor(masked, psum, on_chip_tile(mask_, rows, width, mask_offset), Alu::add);
+  if (s_.mask.empty()) {
+    b_.activation(masked, psum, Activation::copy, s_.scale);
+  } else {
+    b_.emit({.opcode = program::Opcode::scalar_tensor_tensor,
+             .dst = masked,
+             .src = {psum, on_chip_tile(mask_, rows, width, key)},
+             .alu0 = Alu::multiply,
+             .alu1 = Alu::add,
+             .scalar0 = s_.scale});
   }
-  if (diagonal) {
-    rows::op(b_, program::Opcode::affine_select, masked, {s_.mask_elements > 0 ? masked : psum});
+  if (block.diagonal) {
+    b_.emit({.opcode = program::Opcode::affine_select,
+             .dst = masked,
+             .src = {masked, hbm_tile(-1, rows, 1, {{width, -1}}, block.ahead)},
+             .alu0 = Alu::greater_equal,
+             .scalar0 = -std::numeric_limits<float>::infinity()});
   }
-  return masked;
+  return {masked, 1};
 }
 
 void AttentionTiles::store_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head,
@@ -232,12 +241,13 @@ void AttentionTiles::store_columns(std::int16_t hbm, std::int16_t columns, const
 }
 
 void AttentionTiles::load_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head,
-                                  std::int64_t heads, const Index& row, std::int64_t rows) {
+                                  std::int64_t heads, const Index& row, std::int64_t rows, float factor) {
   b_.tiles(heads, plan_.partitions, [&](const Index& h, std::int64_t count) {
     b_.dma(on_chip_tile(line_, count, rows),
            hbm_tile(hbm, count, s_.q_len, {{rows, 1}}, batch * (s_.heads * s_.q_len) + (head + h) * s_.q_len + row));
     b_.transpose(on_chip_tile(turned_line_, rows, count), on_chip_tile(line_, count, rows));
-    b_.tensor_copy(on_chip_tile(columns, rows, count, h), on_chip_tile(turned_line_, rows, count));
+    b_.tensor_scalar(on_chip_tile(columns, rows, count, h), on_chip_tile(turned_line_, rows, count), Alu::multiply,
+                     factor);
   });
 }
 

@@ -1,6 +1,7 @@
 // How fused attention is cut up: heads loaded together, keys and values kept in SBUF, query tiles and what they see.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ struct AttentionPlan {
   Dtype dtype = Dtype::float32;                // in SBUF
   Dtype statistics_dtype = Dtype::float32;     // of the log-sum-exp in HBM
   bool mask_per_head = false, mask_per_row = false;
+  std::array<std::int64_t, 4> mask_strides = {};  // elements, by [batch, heads, q_len, kv_len]; 0: broadcast
 
   AttentionPlan(const target::Target& target, const AttentionShape& shape);
 
@@ -82,12 +84,23 @@ class AttentionTiles {
       });
     }
   }
-  // The blocks of keys that a query tile sees: body(block number, width, on the diagonal)
+  // A tile of queries against a block of resident keys.
+  struct Block {
+    std::int64_t rows = 0, width = 0;
+    bool diagonal = false;
+    Index number;   // among the blocks of resident keys
+    Index kv_head;  // among the resident heads
+    Index ahead;    // of the first key: places that the first query is
+  };
+  // The blocks that a query tile sees, `ahead` of the first resident key: body(block)
   template <class Body>
-  void each_block(const QueryTiles& tiles, Body body) {
-    b_.loop(tiles.full_blocks, [&](const Index& i) { body(i, plan_.block, false); });
+  void each_block(const QueryTiles& tiles, const Index& kv_head, const Index& ahead, Body body) {
+    auto at = [&](const Index& number, std::int64_t width, bool diagonal) {
+      body(Block{tiles.rows, width, diagonal, number, kv_head, ahead + number * -plan_.block});
+    };
+    b_.loop(tiles.full_blocks, [&](const Index& i) { at(i, plan_.block, false); });
     if (tiles.last_width > 0) {
-      body(Index(tiles.full_blocks), tiles.last_width, tiles.diagonal);
+      at(Index(tiles.full_blocks), tiles.last_width, tiles.diagonal);
     }
   }
   // A tensor [batch, length, heads, dim]: `rows` rows of `heads` neighbouring heads.
@@ -95,9 +108,13 @@ class AttentionTiles {
                  const Index& head, std::int64_t heads, std::int64_t all_heads, std::int64_t dim) const;
   void load_mask(const Index& batch, const Index& head, const Index& row, std::int64_t rows, std::int64_t first,
                  std::int64_t length);
-  // scale q k^T + mask of one block, masked causally on the diagonal: in PSUM where nothing is added, else in SBUF.
-  Tile scores(std::int64_t rows, std::int64_t width, const Index& q_offset, const Index& k_offset,
-              std::int64_t k_piece_stride, const Index& mask_offset, bool diagonal);
+  // scale q k^T + mask of one block, -inf above the diagonal: q k^T in PSUM, times a scale that is still to come, where
+  // nothing is masked; else in SBUF.
+  struct Scores {
+    Tile tile;
+    float scale = 1;
+  };
+  Scores scores(const Block& block);
   // Dropout: random bits of a block (the backward pass draws them again), and what they keep of a tile.
   void draw(std::int64_t rows, std::int64_t width);
   void keep(const Tile& tile);
@@ -111,12 +128,14 @@ class AttentionTiles {
                turned_line_ = -1;
   std::int16_t zeros_ = -1;
 
+  void give_mask();  // in HBM
   void give_score_tiles();
-  // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way.
+  // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way, and multiplied
+  // by a factor on the way in.
   void store_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head, std::int64_t heads,
                      const Index& row, std::int64_t rows);
   void load_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head, std::int64_t heads,
-                    const Index& row, std::int64_t rows);
+                    const Index& row, std::int64_t rows, float factor);
   // Zeros `elements` from `start` of an output, `repeats` times `stride` elements apart.
   void zero(std::int16_t hbm, std::int64_t elements, std::int64_t start = 0, std::int64_t repeats = 1,
             std::int64_t stride = 0);

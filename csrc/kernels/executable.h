@@ -11,6 +11,7 @@ void require_executable(const Part& part);
 
 // By family.
 void require_executable(const MatmulShape& shape);
+void require_executable(const AttentionShape& shape);
 void require_executable(const PointwiseShape& shape);
 void require_executable(const ConvShape& shape);
 void require_executable(const ReductionShape& shape);

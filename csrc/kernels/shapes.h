@@ -84,12 +84,16 @@ struct ConvShape {
   }
 };
 
-// Fused attention. q [batch, heads, q_len, head_dim]; k, v [batch, kv_heads, kv_len, head_dim | value_dim].
+// Fused attention: softmax(scale q k^T + mask) v. q [batch, q_len, heads, head_dim]; k, v [batch, kv_len, kv_heads,
+// head_dim | value_dim]; log-sum-exp [batch, heads, q_len].
 struct AttentionShape {
   std::int64_t batch = 1, heads = 1, kv_heads = 1, q_len = 0, kv_len = 0, head_dim = 0, value_dim = 0;
   Dtype dtype = Dtype::float32;
   bool causal = false, backward = false, dropout = false;
-  std::int64_t mask_elements = 0;  // distinct elements of an additive mask, 0 without
+  float scale = 1;
+  // An additive mask's sizes by [batch, heads, q_len, kv_len], 1 where it is broadcast; empty: none.
+  std::vector<std::int64_t> mask;
+  Dtype mask_dtype = Dtype::float32;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("batch", s.batch);
@@ -103,7 +107,9 @@ struct AttentionShape {
     v("causal", s.causal);
     v("backward", s.backward);
     v("dropout", s.dropout);
-    v("mask_elements", s.mask_elements);
+    v("scale", s.scale);
+    v("mask", s.mask);
+    v("mask_dtype", s.mask_dtype);
   }
 };
 

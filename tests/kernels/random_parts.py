@@ -96,7 +96,9 @@ def attention(rng: random.Random, longest: int, **fields: Any) -> Part:
         "causal": rng.random() < 0.5,
         "backward": rng.random() < 0.5,
         "dropout": rng.random() < 0.2,
-        "mask_elements": 0,
+        "scale": 0.25,
+        "mask": [],
+        "mask_dtype": "float32",
     } | fields
 
 

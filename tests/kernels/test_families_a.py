@@ -171,14 +171,14 @@ def test_attention_mask_is_read_as_often_as_heads_are_loaded_together(target: An
     part = attention(random.Random(3), 500, kv_heads=4, heads=4, causal=False, backward=backward, dtype="float32")
     plain, _ = traffic(target, part)
     batch, q_len, kv_len = part["batch"], part["q_len"], part["kv_len"]
-    for elements, unit in [
-        (q_len * kv_len, q_len * kv_len),
-        (batch * q_len * kv_len, q_len * kv_len),
-        (batch * kv_len, kv_len),
+    for mask, unit in [
+        ([1, 1, q_len, kv_len], q_len * kv_len),
+        ([batch, 1, q_len, kv_len], q_len * kv_len),
+        ([batch, 1, 1, kv_len], kv_len),
     ]:
-        masked, _ = traffic(target, part | {"mask_elements": elements})
+        masked, _ = traffic(target, part | {"mask": mask})
         assert (masked - plain) in [batch * groups * unit * 4 for groups in range(1, 5)]
-    masked, _ = traffic(target, part | {"mask_elements": batch * 4 * q_len * kv_len})
+    masked, _ = traffic(target, part | {"mask": [batch, 4, q_len, kv_len]})
     assert masked - plain == batch * 4 * q_len * kv_len * 4
 
 

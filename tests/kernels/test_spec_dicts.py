@@ -65,7 +65,9 @@ EXAMPLES: list[Part] = [
         "causal": True,
         "backward": True,
         "dropout": False,
-        "mask_elements": 7,
+        "scale": 0.25,
+        "mask": [1, 4, 1, 32],
+        "mask_dtype": "float32",
     },
     {
         "family": "pointwise",

@@ -2,7 +2,9 @@
 #include "aten/rules/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
+#include <vector>
 
 #include "aten/rules/matmul.h"
 #include "aten/rules/steps.h"
@@ -18,14 +20,26 @@ Spec checked(const AttentionShape& s) {
   return work ? Spec{s} : Spec{};
 }
 
-std::int64_t mask_elements(const LaunchArguments& args) {
+// Sizes by [batch, heads, q_len, kv_len], 1 where all read the same.
+void add_mask(AttentionShape& shape, const LaunchArguments& args) {
   for (const auto name : {"attn_bias", "attn_mask", "mask"}) {
     const auto& mask = args.tensor(name);
-    if (is_strided(mask) && is_device_tensor(mask)) {
-      return access_of(mask).elements;
+    if (is_strided(mask) && is_device_tensor(mask) && mask.dim() <= 4 && mask.numel() > 0) {
+      shape.mask_dtype = dtype(mask);
+      shape.mask.assign(4, 1);
+      for (std::int64_t d = 1; d <= mask.dim(); ++d) {
+        shape.mask[static_cast<std::size_t>(4 - d)] = mask.stride(-d) == 0 ? 1 : mask.size(-d);
+      }
+      if (mask.dim() == 2 && mask.size(0) != shape.q_len) {  // of padding: [batch, kv_len]
+        std::swap(shape.mask[0], shape.mask[2]);
+      }
+      return;
     }
   }
-  return 0;
+}
+
+float default_scale(std::int64_t head_dim) {
+  return 1 / std::sqrt(static_cast<float>(std::max<std::int64_t>(head_dim, 1)));
 }
 
 // x [.., in] times weight [out, in] transposed, with a bias of `out`.
@@ -52,7 +66,8 @@ Spec self_attention(const LaunchArguments& args, const at::Tensor& query, const 
   shape.q_len = size(query, 1);
   shape.kv_len = size(key, 1);
   shape.dtype = dtype(value);
-  shape.mask_elements = mask_elements(args);
+  shape.scale = default_scale(shape.head_dim);
+  add_mask(shape, args);
   spec = concat(std::move(spec), checked(shape));
   return concat(std::move(spec), projection(query, args.tensor("proj_weight"), args.tensor("proj_bias")));
 }
@@ -89,7 +104,8 @@ Spec attention(const LaunchArguments& args) {
   shape.causal = args.boolean("is_causal", false);
   shape.backward = args.find("grad_out") >= 0;
   shape.dropout = scalar_class(args.number("dropout_p", 0)) != ScalarClass::zero;
-  shape.mask_elements = mask_elements(args);
+  shape.scale = static_cast<float>(args.number("scale", default_scale(shape.head_dim)));
+  add_mask(shape, args);
   return or_fill(checked(shape), args);
 }
 
