@@ -271,15 +271,15 @@ def random_part(rng: random.Random, longest: int) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(75))
 def test_values_and_counts(target: Any, seed: int) -> None:
     rng = random.Random(seed)
-    part = random_part(rng, 600 if seed % 5 == 0 else 260)
+    part = random_part(rng, 520 if seed % 5 == 0 else 200)
     counts = check_values(part, target, seed)
     assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part), part
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_masks(target: Any, seed: int) -> None:
     """Of every broadcast shape; -inf hides, and a row that sees nothing is 0 and has no gradient."""
     rng = random.Random(seed)
@@ -306,7 +306,7 @@ def test_rows_that_see_nothing(target: Any, backward: bool) -> None:
         check_values(part, target, 1, mask)
 
 
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", range(12))
 def test_keys_that_pass_in_spans(seed: int) -> None:
     """Partial results go to HBM and come back: fp32, so that the bounds are those of resident keys."""
     rng = random.Random(seed)
