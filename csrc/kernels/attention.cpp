@@ -165,7 +165,8 @@ class AttentionForward : AttentionTiles {
       load_mask(batch, first_head + h, row, rows, first, length);
     }
     transpose_into(q_t_, Index(0), plan_.partitions, q_, h * s_.head_dim, rows, s_.head_dim);
-    each_block(tiles, k, row + Index(-first), [&](const Block& block) { emit_block(block, h, kv_heads, online); });
+    each_block(tiles, batch, first_head + h, k, row, first,
+               [&](const Block& block) { emit_block(block, h, kv_heads, online); });
     if (tiles.suspends) {
       return;
     }
@@ -178,8 +179,12 @@ class AttentionForward : AttentionTiles {
       b_.tensor_scalar(factor, total, Alu::maximum, std::numeric_limits<float>::min());
       rows::op(b_, Opcode::reciprocal, factor, {factor});
     }
-    rows::op(b_, Opcode::tensor_scalar, on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim), {sum, factor},
-             Alu::multiply);
+    b_.emit({.opcode = Opcode::tensor_scalar,
+             .dst = on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim),
+             .src = {sum, factor},
+             .alu0 = Alu::multiply,
+             .alu1 = Alu::multiply,
+             .scalar1 = kept_});
   }
 
   void emit_block(const Block& block, const Index& h, std::int64_t kv_heads, bool online) {
@@ -200,8 +205,8 @@ class AttentionForward : AttentionTiles {
       negate_maximum(shift, part, scale, {});
       rows::activation_reduce(b_, p, total, score, Activation::exp, {.bias = shift, .scale_constant = scale});
     }
-    if (s_.dropout) {
-      draw(rows, width);
+    if (s_.dropout > 0) {
+      draw(block);
       keep(p);
     }
     // product [rows, value_dim] = sum over 128-key pieces of P^T's transpose and V
@@ -260,7 +265,7 @@ void require_executable(const AttentionShape& shape) {
                   "[attention] " + what + " is counted, not executed; got " + got + ". Use reference numerics for it.");
     }
   };
-  require(!shape.dropout, "dropout", "a dropout");
+  require(shape.dropout >= 0 && shape.dropout < 1, "a dropout of everything", std::to_string(shape.dropout));
   require(is_float(shape.dtype), "attention of elements that are not floating", std::string(target::name(shape.dtype)));
   const std::int64_t widest = std::max(shape.head_dim, shape.value_dim);
   require(widest <= kWidestHead, "a head wider than " + std::to_string(kWidestHead), std::to_string(widest));

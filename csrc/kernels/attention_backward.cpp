@@ -1,7 +1,8 @@
 // Fused attention, backward: probabilities recomputed from the log-sum-exp, then dV, dP, dK and dQ of each tile.
 //
 // With P = exp(q k^T - lse), dP = dO v^T and delta = rowsum(dO O): dS = P (dP - delta), dV = P^T dO, dK = dS^T q,
-// dQ = dS k. P and dS have queries on partitions, as dV and dK want them; only dS is transposed, for dQ.
+// dQ = dS k. With dropout M of kept pairs, c = 1 / (1 - p): P M c stands for P in dV, dP M c for dP; c waits until sums
+// leave. P and dS have queries on partitions, as dV and dK want them; only dS is transposed, for dQ.
 #include <algorithm>
 
 #include "kernels/attention_plan.h"
@@ -112,8 +113,8 @@ class AttentionBackward : AttentionTiles {
       }
     });
     row_tiles(length, [&](const Index& key, const Index& number, std::int64_t rows) {
-      store_sum(dk_hbm_, dk_out_, dk_, batch, head, heads, key + first, number, rows, s_.head_dim, s_.scale);
-      store_sum(dv_hbm_, dv_out_, dv_, batch, head, heads, key + first, number, rows, s_.value_dim, 1);
+      store_sum(dk_hbm_, dk_out_, dk_, batch, head, heads, key + first, number, rows, s_.head_dim, s_.scale * kept_);
+      store_sum(dv_hbm_, dv_out_, dv_, batch, head, heads, key + first, number, rows, s_.value_dim, kept_);
     });
   }
 
@@ -148,7 +149,7 @@ class AttentionBackward : AttentionTiles {
         if (plan_.mask_per_head) {
           load_mask(batch, head + h, row, rows, first, length);
         }
-        emit_head(tiles, h, k, kv_heads, row + Index(-first));
+        emit_head(tiles, batch, head, h, k, kv_heads, row, first);
       });
     });
     if (tiles.suspends) {
@@ -162,16 +163,22 @@ class AttentionBackward : AttentionTiles {
     b_.dma(rows_of(dq_hbm_, s_.head_dim), result);
   }
 
-  void emit_head(const QueryTiles& tiles, const Index& h, const Index& k, std::int64_t kv_heads, const Index& ahead) {
+  void emit_head(const QueryTiles& tiles, const Index& batch, const Index& first_head, const Index& h, const Index& k,
+                 std::int64_t kv_heads, const Index& row, std::int64_t first) {
     const std::int64_t rows = tiles.rows;
     transpose_into(q_t_, Index(0), plan_.partitions, q_, h * s_.head_dim, rows, s_.head_dim);
     transpose_into(grad_t_, Index(0), plan_.partitions, grad_, h * s_.value_dim, rows, s_.value_dim);
     const Tile product = on_chip_tile(product_, rows, s_.value_dim);
     b_.tensor_tensor(product, on_chip_tile(grad_, rows, s_.value_dim, h * s_.value_dim),
                      on_chip_tile(out_, rows, s_.value_dim, h * s_.value_dim), Alu::multiply);
-    b_.tensor_reduce(on_chip_tile(delta_, rows, 1), product, Alu::add);
+    const Tile delta = on_chip_tile(delta_, rows, 1);
+    b_.tensor_reduce(delta, product, Alu::add);
+    if (s_.dropout > 0) {
+      b_.tensor_scalar(delta, delta, Alu::multiply, 1 - s_.dropout);
+    }
     b_.memset(on_chip_tile(dq_psum_, rows, s_.head_dim), 0);
-    each_block(tiles, k, ahead, [&](const Block& block) { emit_block(block, h, kv_heads); });
+    each_block(tiles, batch, first_head + h, k, row, first,
+               [&](const Block& block) { emit_block(block, h, kv_heads); });
     const Tile sum = on_chip_tile(dq_psum_, rows, s_.head_dim);
     const Tile dq = on_chip_tile(dq_, rows, s_.head_dim, h * s_.head_dim);
     if (tiles.resumes) {
@@ -180,9 +187,9 @@ class AttentionBackward : AttentionTiles {
                .src = {sum, dq},
                .alu0 = Alu::multiply,
                .alu1 = Alu::add,
-               .scalar0 = s_.scale});
+               .scalar0 = s_.scale * kept_});
     } else {
-      b_.activation(dq, sum, Activation::copy, s_.scale);
+      b_.activation(dq, sum, Activation::copy, s_.scale * kept_);
     }
   }
 
@@ -208,12 +215,14 @@ class AttentionBackward : AttentionTiles {
       });
       after = true;
     }
+    if (s_.dropout > 0) {
+      draw(block);
+      keep(dp);
+    }
     rows::op(b_, Opcode::scalar_tensor_tensor, ds, {dp, p, on_chip_tile(delta_, rows, 1)}, Alu::subtract,
              Alu::multiply);
-    if (s_.dropout) {
-      draw(rows, width);
+    if (s_.dropout > 0) {
       keep(p);
-      keep(ds);
     }
     for (const auto& piece : tiling::split(width, plan_.partitions)) {
       b_.loop(piece.trips, [&](const Index& i) {

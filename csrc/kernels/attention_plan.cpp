@@ -134,7 +134,8 @@ AttentionTiles::AttentionTiles(const target::Target& target, const AttentionShap
       plan_(target, shape),
       b_(name),
       d_pieces_(ceil_div(shape.head_dim, plan_.partitions)),
-      v_pieces_(ceil_div(shape.value_dim, plan_.partitions)) {}
+      v_pieces_(ceil_div(shape.value_dim, plan_.partitions)),
+      kept_(1 / (1 - shape.dropout)) {}
 
 void AttentionTiles::give_mask() {
   if (!s_.mask.empty()) {
@@ -151,8 +152,8 @@ void AttentionTiles::give_score_tiles() {
   if (!s_.mask.empty() || s_.causal) {
     masked_ = b_.sbuf("masked_scores", Dtype::float32, partitions, plan_.block);
   }
-  if (s_.dropout) {
-    bits_ = b_.sbuf("random_bits", Dtype::float32, partitions, plan_.block);
+  if (s_.dropout > 0) {
+    random_ = b_.sbuf("random", Dtype::float32, partitions, plan_.block);
   }
   line_ = b_.sbuf("line", Dtype::float32, partitions, partitions);
   turned_line_ = b_.psum("turned_line", Dtype::float32, partitions, partitions, 1);
@@ -276,18 +277,20 @@ void AttentionTiles::zero(std::int16_t hbm, std::int64_t elements, std::int64_t 
   });
 }
 
-void AttentionTiles::draw(std::int64_t rows, std::int64_t width) {
-  rows::op(b_, program::Opcode::rng, on_chip_tile(bits_, rows, width), {});
+void AttentionTiles::draw(const Block& block) {
+  rows::op(b_, program::Opcode::rng, on_chip_tile(random_, block.rows, block.width),
+           {hbm_tile(-1, block.rows, s_.kv_len, {{block.width, 1}}, block.pair)});
 }
 
 void AttentionTiles::keep(const Tile& tile) {
-  Tile bits = tile;
-  bits.buffer = bits_;
+  Tile random = tile;
+  random.buffer = random_;
   b_.emit({.opcode = program::Opcode::scalar_tensor_tensor,
            .dst = tile,
-           .src = {bits, tile},
+           .src = {random, tile},
            .alu0 = Alu::greater_equal,
-           .alu1 = Alu::multiply});
+           .alu1 = Alu::multiply,
+           .scalar0 = s_.dropout});
 }
 
 }  // namespace trn::kernels

@@ -91,12 +91,16 @@ class AttentionTiles {
     Index number;   // among the blocks of resident keys
     Index kv_head;  // among the resident heads
     Index ahead;    // of the first key: places that the first query is
+    Index pair;     // the first query and key, in [batch, heads, q_len, kv_len]
   };
-  // The blocks that a query tile sees, `ahead` of the first resident key: body(block)
+  // The blocks that a query tile from `row` sees of the keys from `first`: body(block)
   template <class Body>
-  void each_block(const QueryTiles& tiles, const Index& kv_head, const Index& ahead, Body body) {
+  void each_block(const QueryTiles& tiles, const Index& batch, const Index& head, const Index& kv_head,
+                  const Index& row, std::int64_t first, Body body) {
+    const Index pair = ((batch * s_.heads + head) * s_.q_len + row) * s_.kv_len + first;
     auto at = [&](const Index& number, std::int64_t width, bool diagonal) {
-      body(Block{tiles.rows, width, diagonal, number, kv_head, ahead + number * -plan_.block});
+      const Index key = number * plan_.block;
+      body(Block{tiles.rows, width, diagonal, number, kv_head, row + Index(-first) + key * -1, pair + key});
     };
     b_.loop(tiles.full_blocks, [&](const Index& i) { at(i, plan_.block, false); });
     if (tiles.last_width > 0) {
@@ -115,16 +119,18 @@ class AttentionTiles {
     float scale = 1;
   };
   Scores scores(const Block& block);
-  // Dropout: random bits of a block (the backward pass draws them again), and what they keep of a tile.
-  void draw(std::int64_t rows, std::int64_t width);
+  // Dropout: a random number for each pair of a block, the same in the backward pass, and the elements of a tile that
+  // they keep. Sums of them are then to be multiplied by kept_.
+  void draw(const Block& block);
   void keep(const Tile& tile);
 
   const AttentionShape& s_;
   const AttentionPlan plan_;
   Builder b_;
   std::int64_t d_pieces_, v_pieces_;
+  const float kept_;  // 1 / (1 - dropout)
   std::int16_t mask_hbm_ = -1;
-  std::int16_t q_t_ = -1, k_t_ = -1, mask_ = -1, masked_ = -1, bits_ = -1, score_ = -1, turned_ = -1, line_ = -1,
+  std::int16_t q_t_ = -1, k_t_ = -1, mask_ = -1, masked_ = -1, random_ = -1, score_ = -1, turned_ = -1, line_ = -1,
                turned_line_ = -1;
   std::int16_t zeros_ = -1;
 

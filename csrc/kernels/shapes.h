@@ -89,7 +89,8 @@ struct ConvShape {
 struct AttentionShape {
   std::int64_t batch = 1, heads = 1, kv_heads = 1, q_len = 0, kv_len = 0, head_dim = 0, value_dim = 0;
   Dtype dtype = Dtype::float32;
-  bool causal = false, backward = false, dropout = false;
+  bool causal = false, backward = false;
+  float dropout = 0;  // probability that a pair is dropped
   float scale = 1;
   // An additive mask's sizes by [batch, heads, q_len, kv_len], 1 where it is broadcast; empty: none.
   std::vector<std::int64_t> mask;

@@ -95,7 +95,7 @@ def attention(rng: random.Random, longest: int, **fields: Any) -> Part:
         "dtype": rng.choice(FLOATS),
         "causal": rng.random() < 0.5,
         "backward": rng.random() < 0.5,
-        "dropout": rng.random() < 0.2,
+        "dropout": 0.25 if rng.random() < 0.2 else 0.0,
         "scale": 0.25,
         "mask": [],
         "mask_dtype": "float32",

@@ -64,7 +64,7 @@ EXAMPLES: list[Part] = [
         "dtype": "bfloat16",
         "causal": True,
         "backward": True,
-        "dropout": False,
+        "dropout": 0.5,
         "scale": 0.25,
         "mask": [1, 4, 1, 32],
         "mask_dtype": "float32",

@@ -48,7 +48,7 @@ def attention_part(q_len: int, kv_len: int, head_dim: int, **fields: Any) -> dic
         "dtype": "float32",
         "causal": False,
         "backward": False,
-        "dropout": False,
+        "dropout": 0.0,
         "scale": float(np.float32(head_dim**-0.5)),
         "mask": [],
         "mask_dtype": fields.get("dtype", "float32"),
@@ -128,6 +128,24 @@ class Case:
         return p / np.where(seen, total, 1), lse[..., 0]
 
 
+def mix(x: Array) -> Array:
+    """The finaliser of splitmix64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def kept(part: dict[str, Any]) -> Array:
+    """What dropout multiplies each pair by: a function of the seed, 0 here, and of the pair's place alone."""
+    if part["dropout"] == 0:
+        return np.ones(1)
+    shape = [part[name] for name in ("batch", "heads", "q_len", "kv_len")]
+    place = np.arange(np.prod(shape), dtype=np.uint64).reshape(shape)
+    uniform = (mix(mix(np.zeros(1, np.uint64)) ^ place) >> np.uint64(40)).astype(np.float64) * 2.0**-24
+    return (uniform >= np.float32(part["dropout"])) / (1 - part["dropout"])
+
+
 def narrow(dtype: str) -> float:
     """Absolute error of a probability below the dtype's normal numbers."""
     return 2.0**-24 if dtype == "float16" else 1e-37
@@ -141,11 +159,13 @@ def check_forward(case: Case, target: Any) -> dict[str, Any]:
     lse = empty(batch * heads * q_len, statistics_dtype(part))
     counts = run(part, target, [*case.raw, *case.raw_mask], [out, lse])
     p, expected_lse = case.softmax()
+    p = p * kept(part)
     expected = p @ case.v
     of_scores = np.expm1(case.bound.max(-1, keepdims=True))
     epsilon = EPSILON[part["dtype"]]
-    relative = 2 * of_scores + epsilon + (part["kv_len"] + 8) * U
-    bound = relative * (p @ np.abs(case.v)) + narrow(part["dtype"]) * np.abs(case.v).sum(2, keepdims=True)
+    relative = 2 * of_scores + epsilon + (part["kv_len"] + 12) * U
+    tiny = narrow(part["dtype"]) / (1 - part["dropout"])
+    bound = relative * (p @ np.abs(case.v)) + tiny * np.abs(case.v).sum(2, keepdims=True)
     bound += epsilon * np.abs(expected) + narrow(part["dtype"])
     got = by_head(from_device(out, part["dtype"]).reshape(batch, q_len, heads, dv), heads)
     assert np.all(np.abs(got - expected) <= bound), part
@@ -162,6 +182,7 @@ class Gradients:
         part, dtype = case.part, case.part["dtype"]
         batch, heads, q_len, d, dv = (part[name] for name in ("batch", "heads", "q_len", "head_dim", "value_dim"))
         p, lse = case.softmax()
+        p = p * kept(part)
         rng = np.random.default_rng(seed + 1)
         raw_grad, grad = stored(rng.standard_normal((batch, q_len, heads, dv)), dtype)
         raw_out, out = stored((p @ case.v).transpose(0, 2, 1, 3), dtype)
@@ -181,17 +202,15 @@ def check_backward(case: Case, target: Any, seed: int) -> dict[str, Any]:
     counts = run(part, target, given.inputs, results)
 
     p = np.exp(case.scores - given.lse[..., None])
-    epsilon, scale = EPSILON[dtype], abs(part["scale"])
+    epsilon, scale, keep = EPSILON[dtype], abs(part["scale"]), kept(part)
+    most = 1 / (1 - part["dropout"])
     relative = np.expm1(case.bound) + 8 * U * np.abs(given.lse[..., None]) + epsilon
-    dp, delta = grad @ case.v.swapaxes(2, 3), (grad * out).sum(-1, keepdims=True)
-    of_dp = (
-        (part["value_dim"] + 4)
-        * U
-        * (np.abs(grad) @ np.abs(case.v).swapaxes(2, 3) + np.abs(grad * out).sum(-1, keepdims=True))
-    )
+    dp, delta = keep * (grad @ case.v.swapaxes(2, 3)), (grad * out).sum(-1, keepdims=True)
+    size = most * np.abs(grad) @ np.abs(case.v).swapaxes(2, 3) + np.abs(grad * out).sum(-1, keepdims=True)
+    of_dp = (part["value_dim"] + 8) * U * size
     ds = p * (dp - delta)
     of_p = relative * p + narrow(dtype)
-    of_ds = of_p * np.abs(dp - delta) + p * of_dp + (epsilon + 4 * U) * np.abs(ds) + narrow(dtype)
+    of_ds = of_p * np.abs(dp - delta) + p * of_dp + (epsilon + 4 * U) * np.abs(ds) + most * narrow(dtype)
 
     def check(raw: Array, expected: Array, error: Array) -> None:
         got = from_device(raw, dtype).reshape(expected.shape)
@@ -211,8 +230,8 @@ def check_backward(case: Case, target: Any, seed: int) -> dict[str, Any]:
     )
     check(
         results[2],
-        to_kv_heads(p.swapaxes(2, 3) @ grad, kv_heads),
-        to_kv_heads((of_p + sums * p).swapaxes(2, 3) @ np.abs(grad), kv_heads),
+        to_kv_heads((keep * p).swapaxes(2, 3) @ grad, kv_heads),
+        to_kv_heads((keep * (of_p + sums * p)).swapaxes(2, 3) @ np.abs(grad), kv_heads),
     )
     return counts
 
@@ -247,19 +266,20 @@ def random_part(rng: random.Random, longest: int) -> dict[str, Any]:
         dtype=rng.choice(DTYPES),
         causal=rng.random() < 0.5,
         backward=rng.random() < 0.5,
+        dropout=rng.choice([0.0, 0.0, 0.0, 0.25]),
         scale=rng.choice([float(np.float32(head_dim**-0.5))] * 3 + [0.25, -0.5, 1.0, 0.0]),
     )
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(75))
 def test_values_and_counts(target: Any, seed: int) -> None:
     rng = random.Random(seed)
-    part = random_part(rng, 600 if seed % 5 == 0 else 260)
+    part = random_part(rng, 520 if seed % 5 == 0 else 200)
     counts = check_values(part, target, seed)
     assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part), part
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_masks(target: Any, seed: int) -> None:
     """Of every broadcast shape; -inf hides, and a row that sees nothing is 0 and has no gradient."""
     rng = random.Random(seed)
@@ -286,7 +306,7 @@ def test_rows_that_see_nothing(target: Any, backward: bool) -> None:
         check_values(part, target, 1, mask)
 
 
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", range(12))
 def test_keys_that_pass_in_spans(seed: int) -> None:
     """Partial results go to HBM and come back: fp32, so that the bounds are those of resident keys."""
     rng = random.Random(seed)
@@ -346,7 +366,7 @@ def test_not_a_number_stays_in_its_row(trn2: Any) -> None:
 
 def test_what_only_counts(trn2: Any) -> None:
     for fields, got in [
-        ({"dropout": True}, r"dropout is counted, not executed; got a dropout\."),
+        ({"dropout": 1.0}, r"a dropout of everything is counted, not executed; got 1\.0+\."),
         ({"mask": [1, 1, 3, 5]}, r"a mask that does not broadcast .*; got 3 for 4\."),
         ({"value_dim": 2000}, r"a head wider than 1024 is counted, not executed; got 2000\."),
         ({"dtype": "complex64"}, r"attention of elements that are not floating is .*; got complex64\."),
@@ -354,3 +374,11 @@ def test_what_only_counts(trn2: Any) -> None:
     ]:
         with pytest.raises(NotImplementedError, match=r"\[attention\] " + got):
             _C.execute(attention_part(4, 5, 8, **fields), trn2, [], [])
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_dropout_draws_the_same_however_keys_pass(trn2: Any, backward: bool) -> None:
+    """Resident or in spans, in any tiles: the oracle's numbers are those of each pair's place."""
+    part = attention_part(150, 1100, 64, heads=2, dtype="bfloat16", dropout=0.5, backward=backward)
+    for target in (trn2, target_of_spans(part)):
+        check_values(part, target)

@@ -49,7 +49,8 @@ bool is_operand(const at::Tensor& tensor, at::ScalarType dtype) {
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::AttentionShape& shape,
                                    const program::Program&) {
   const at::Tensor& mask = mask_of(args);
-  if (!is_fused_attention(args.base_name()) || mask.defined() == shape.mask.empty() ||
+  // The numbers of dropout are a function of the core's seed alone: a launch has none of its own to give.
+  if (!is_fused_attention(args.base_name()) || shape.dropout > 0 || mask.defined() == shape.mask.empty() ||
       (mask.defined() && !is_plain(mask))) {
     return std::nullopt;
   }

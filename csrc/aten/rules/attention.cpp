@@ -103,7 +103,7 @@ Spec attention(const LaunchArguments& args) {
   shape.dtype = dtype(query);
   shape.causal = args.boolean("is_causal", false);
   shape.backward = args.find("grad_out") >= 0;
-  shape.dropout = scalar_class(args.number("dropout_p", 0)) != ScalarClass::zero;
+  shape.dropout = static_cast<float>(args.number("dropout_p", 0));
   shape.scale = static_cast<float>(args.number("scale", default_scale(shape.head_dim)));
   add_mask(shape, args);
   return or_fill(checked(shape), args);
