@@ -24,8 +24,10 @@ from torch_trn.target import current_target, set_target, targets
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "Ledger",
     "Recording",
+    "compare",
     "current_target",
     "device_name",
     "profile",
@@ -82,6 +84,10 @@ def __getattr__(name: str) -> Any:
         from torch_trn.profiler import profile
 
         return profile
+    if name in ("Comparison", "compare"):
+        from torch_trn import comparison
+
+        return getattr(comparison, name)
     if name == "Ledger":
         from torch_trn.ledger import Ledger
 

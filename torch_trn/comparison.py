@@ -1,0 +1,351 @@
+"""Reference and hardware numerics side by side: where a model's values part, per module and per operator."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from torch_trn.numerics import reference_operators, set_numerics
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Loss = Callable[[Any], Tensor]
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far the values of one module or operator lie apart.
+
+    Attributes:
+        name: the module's path, or the operator's name with its overload.
+        phase: "forward" or "backward".
+        calls: calls of this name, all of which are in the figures below.
+        max_error: largest absolute difference of finite elements.
+        relative_error: the same over the largest magnitude of the reference's result.
+        ulps: largest difference in units in the last place of the result's dtype.
+        nans, infs: elements that are NaN or infinite in hardware numerics only.
+        position: place of the first call among all operators, from 0.
+    """
+
+    name: str
+    phase: str
+    calls: int
+    max_error: float
+    relative_error: float
+    ulps: int
+    nans: int
+    infs: int
+    position: int
+
+
+@dataclass
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        modules: one entry per module and phase, in the order of their first results.
+        operators: one entry per operator and phase, largest relative error first.
+        first: the first operator whose relative error is past the tolerance of its dtype, or None.
+        reference_operators: operators without a program, which ran in reference numerics in both runs, and how often.
+        losses: (reference, hardware) of each training step; one entry without an optimizer.
+    """
+
+    modules: list[Divergence]
+    operators: list[Divergence]
+    first: Divergence | None
+    reference_operators: dict[str, int]
+    losses: list[tuple[float, float]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def plot(self, path: str) -> None:
+        """Writes a picture: loss curves, and the relative error of modules in order. Needs matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError(
+                "[compare] plots are made with matplotlib, which is not installed; run pip install torch_trn[plot]."
+            ) from None
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        curves, errors = figure.subplots(1, 2)
+        for index, name in enumerate(("reference", "hardware")):
+            curves.plot([pair[index] for pair in self.losses], label=name, linestyle=("-", "--")[index], marker=".")
+        curves.set(xlabel="step", ylabel="loss")
+        curves.legend()
+        forward = [entry for entry in self.modules if entry.phase == "forward"]
+        errors.semilogy([max(entry.relative_error, 1e-12) for entry in forward], marker=".")
+        errors.set(xlabel="module, in order of results", ylabel="relative error")
+        figure.savefig(path)
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        from torch_trn import report
+
+        columns = ("", "phase", "calls", "relative", "absolute", "ULPs", "NaN", "Inf")
+        tables = [
+            report.rich_table(
+                report.Table(
+                    title,
+                    columns,
+                    [
+                        [
+                            entry.name or "(model)",
+                            entry.phase,
+                            str(entry.calls),
+                            f"{entry.relative_error:.1e}",
+                            f"{entry.max_error:.1e}",
+                            f"{entry.ulps:,}",
+                            str(entry.nans),
+                            str(entry.infs),
+                        ]
+                        for entry in entries
+                    ],
+                    left=2,
+                )
+            )
+            for title, entries in (("Modules", self.modules), ("Operators", self.operators[:20]))
+        ]
+        return Group(Text(self._heading(), style="bold"), Text(), tables[0], Text(), tables[1], Text(self._notes()))
+
+    def _heading(self) -> str:
+        if self.first is None:
+            return "hardware against reference numerics: every operator within its tolerance"
+        return (
+            f"hardware against reference numerics: the first operator past its tolerance is {self.first.name} "
+            f"({self.first.phase}, operator {self.first.position}), relative error {self.first.relative_error:.1e}"
+        )
+
+    def _notes(self) -> str:
+        steps = [f"step {i}: {mine:.6g} / {theirs:.6g}" for i, (mine, theirs) in enumerate(self.losses)]
+        lines = [f"* losses, reference / hardware: {'; '.join(steps)}"] if steps else []
+        if self.reference_operators:
+            names = ", ".join(f"{name} x{count}" for name, count in sorted(self.reference_operators.items()))
+            lines.append(f"* no program, so reference numerics in both runs: {names}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        from torch_trn import report
+
+        return report.plain(self)
+
+
+@dataclass
+class _Value:
+    name: str
+    phase: str
+    tensors: list[Tensor]
+    position: int
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps the floating-point results of operators and modules, on the host, in the order of the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[_Value] = []
+        self.modules: list[_Value] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            name = func.name().removeprefix("aten::")
+            self._add(self.operators, name, result)
+        return result
+
+    def _add(self, into: list[_Value], name: str, result: Any) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        # A copy of its own: later operators may write in place, and copying must not be recorded itself.
+        with torch.utils._python_dispatch._disable_current_modes():
+            tensors = [
+                leaf.detach().to("cpu", copy=True)
+                for leaf in tree_leaves(result)
+                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.layout == torch.strided
+            ]
+        if tensors:
+            into.append(_Value(name, "backward" if in_backward else "forward", tensors, len(self.operators)))
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        handles = []
+        for path, module in model.named_modules():
+
+            def hook(module: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
+                self._add(self.modules, path, output)
+
+            handles.append(module.register_forward_hook(hook))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """Integers in the order of the floating-point values, neighbours one apart."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    bits = values.contiguous().view(integer).to(torch.int64)
+    lowest = -(1 << (8 * values.element_size() - 1))
+    return torch.where(bits < 0, lowest - bits, bits)
+
+
+def _errors(reference: Tensor, hardware: Tensor) -> tuple[float, float, int, int, int]:
+    nans = int((hardware.isnan() & ~reference.isnan()).sum())
+    infs = int((hardware.isinf() & ~reference.isinf()).sum())
+    both = reference.isfinite() & hardware.isfinite()
+    mine, theirs = reference[both], hardware[both]
+    if not mine.numel():
+        return 0.0, 0.0, 0, nans, infs
+    error = (mine.double() - theirs.double()).abs().max().item()
+    largest = mine.double().abs().max().item()
+    ulps = int((_ordered(mine) - _ordered(theirs)).abs().max()) if mine.element_size() > 1 else 0
+    return error, error / largest if largest else (math.inf if error else 0.0), ulps, nans, infs
+
+
+def _divergences(
+    reference: list[_Value], hardware: list[_Value], what: str
+) -> tuple[list[Divergence], Divergence | None]:
+    if [value.name for value in reference] != [value.name for value in hardware]:
+        raise RuntimeError(
+            f"[compare] both runs must call the same {what}; the model's control flow depends on its values. "
+            "Compare a part of it that does not."
+        )
+    found: dict[tuple[str, str], Divergence] = {}
+    first: Divergence | None = None
+    for mine, theirs in zip(reference, hardware, strict=True):
+        pairs = zip(mine.tensors, theirs.tensors, strict=True)
+        columns = list(zip(*(_errors(a, b) for a, b in pairs), strict=True))
+        error, relative, ulps = (max(column) for column in columns[:3])
+        nans, infs = (sum(column) for column in columns[3:])
+        here = Divergence(
+            mine.name, mine.phase, 1, error, relative, int(ulps), int(nans), int(infs), position=mine.position
+        )
+        tolerance = max(_TOLERANCE.get(tensor.dtype, math.inf) for tensor in mine.tensors)
+        if first is None and (relative > tolerance or nans or infs):
+            first = here
+        before = found.get((mine.name, mine.phase))
+        if before is not None:
+            here = Divergence(
+                mine.name,
+                mine.phase,
+                before.calls + 1,
+                max(before.max_error, error),
+                max(before.relative_error, relative),
+                max(before.ulps, int(ulps)),
+                before.nans + int(nans),
+                before.infs + int(infs),
+                before.position,
+            )
+        found[mine.name, mine.phase] = here
+    return list(found.values()), first
+
+
+def _default_loss(output: Any) -> Tensor:
+    loss = getattr(output, "loss", None)
+    if isinstance(loss, Tensor):
+        return loss
+    floats = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not floats:
+        raise ValueError("[compare] the model returns no floating-point tensor. Pass a loss of its output.")
+    return floats[0] if floats[0].numel() == 1 else floats[0].float().square().mean()
+
+
+def compare(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    loss: Loss | None = None,
+    optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    steps: int = 1,
+    backward: bool = True,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    **departures: Any,
+) -> Comparison:
+    """Runs a model in reference and in hardware numerics, from the same state, and tells where the values part.
+
+    Both runs are of copies: the model stays as it is. The first step's operators and modules are compared; further
+    steps give the loss curves. The results of all operators of one step are kept on the host, twice.
+
+    Args:
+        model: any module; its copies are moved to the device.
+        inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments, on any device.
+        loss: scalar of the model's output. Without it: the output's `loss`, a scalar output, or the mean square of the
+            first floating-point result.
+        optimizer: makes one of parameters, e.g. `lambda p: torch.optim.AdamW(p, lr=3e-4)`. Needed for more than
+            one step.
+        steps: training steps.
+        backward: whether gradients are computed.
+        seed: of random operators; the same in both runs.
+        device: where to run; the current device by default.
+        departures: switches of hardware numerics, as in `set_numerics`.
+
+    Returns:
+        A `Comparison`: a table when printed, `to_dict()`, `plot(path)`.
+
+    Raises:
+        ValueError: several steps without an optimizer, or a model with no floating-point result.
+        RuntimeError: the runs call different operators, as control flow depends on values.
+    """
+    if steps < 1 or (steps > 1 and (optimizer is None or not backward)):
+        raise ValueError(f"[compare] several steps need an optimizer and gradients; got {steps} steps.")
+    from torch_trn import device_name
+
+    where = torch.device(device if device is not None else device_name())
+    loss_of = loss or _default_loss
+
+    def run(mode: str) -> tuple[_Recorder, list[float]]:
+        mine = copy.deepcopy(model).to(where)
+        moved = tree_map(lambda leaf: leaf.to(where) if isinstance(leaf, Tensor) else leaf, inputs)
+        args, kwargs = ((), moved) if isinstance(moved, dict) else (moved if isinstance(moved, tuple) else (moved,), {})
+        stepper = optimizer(iter(mine.parameters())) if optimizer is not None else None
+        torch.manual_seed(seed)
+        recorder = _Recorder()
+        losses = []
+
+        def step() -> None:
+            with torch.set_grad_enabled(backward):
+                value = loss_of(mine(*args, **kwargs))
+                if backward:
+                    value.backward()  # type: ignore[no-untyped-call]
+                if stepper is not None:
+                    stepper.step()
+                    stepper.zero_grad()
+            losses.append(value.item())
+
+        with set_numerics(mode, **departures):
+            with recorder.watching(mine):
+                step()
+            for _ in range(steps - 1):
+                step()
+        return recorder, losses
+
+    reference, reference_losses = run("reference")
+    before = reference_operators()
+    hardware, hardware_losses = run("hardware")
+    launches = {name: count - before.get(name, 0) for name, count in reference_operators().items()}
+    operators, first = _divergences(reference.operators, hardware.operators, "operators")
+    modules, _ = _divergences(reference.modules, hardware.modules, "modules")
+    return Comparison(
+        modules=modules,
+        operators=sorted(operators, key=lambda entry: entry.relative_error, reverse=True),
+        first=first,
+        reference_operators={name: count for name, count in launches.items() if count},
+        losses=list(zip(reference_losses, hardware_losses, strict=True)),
+    )
