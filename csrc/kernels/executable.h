@@ -12,5 +12,6 @@ void require_executable(const Part& part);
 // By family.
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
+void require_executable(const NormShape& shape);
 
 }  // namespace trn::kernels
