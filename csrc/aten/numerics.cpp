@@ -27,7 +27,7 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"matmul", "pointwise"};
+constexpr std::string_view kBoundFamilies[] = {"matmul", "pointwise", "norm"};
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
@@ -87,7 +87,7 @@ HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> ar
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   for (std::size_t i = 0; i < arguments_.size(); ++i) {
     const c10::IValue& value = arguments_[i];
-    if (plan.is_written[i] && value.isTensor() && value.toTensor().defined() && is_plain(value.toTensor())) {
+    if (plan.is_changed[i] && value.isTensor() && value.toTensor().defined() && is_plain(value.toTensor())) {
       const at::Tensor alias = cpu_alias(value.toTensor());
       written_.push_back({alias, alias.clone()});
     }
