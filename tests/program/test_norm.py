@@ -6,11 +6,12 @@ result's dtype. x rstd + shift cancels, so errors scale with X = (|x| + |mean|) 
 """
 
 import random
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from programs import BYTES, EPSILON, Array, empty, from_device, load_target, run, some_size, to_device
+from programs import EPSILON, Array, empty, from_device, load_target, run, some_size, to_device
 
 from torch_trn import _C
 
@@ -105,7 +106,8 @@ class Norm:
         return x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
 
     def rstd(self, var: Array) -> Array:
-        return 1 / np.sqrt(var + np.float64(np.float32(self.part["eps"])))
+        rstd: Array = 1 / np.sqrt(var + np.float64(np.float32(self.part["eps"])))
+        return rstd
 
     def per_channel(self, values: Array) -> Array:
         sums = np.zeros(self.num_parameters)
@@ -243,3 +245,87 @@ def test_values_and_counts(kind: str, seed: int) -> None:
     for name in TARGETS:
         part = random_part(rng, kind)
         check(part, TARGETS[name], seed)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "rows", "cols", "fields"),
+    [
+        ("layer", 5000, 40, {}),  # several rows per partition, and accumulators of each core
+        ("layer", 1030, 512, {}),
+        ("layer", 3, 9000, {}),
+        ("rms", 1500, 130, {}),
+        ("batch", 300, 1400, {"spatial": 1}),
+        ("batch", 129, 4000, {"spatial": 1}),
+        ("batch", 513, 600, {"spatial": 100}),
+        ("group", 1200, 60, {"channels": 60, "spatial": 30}),  # samples side by side
+        ("group", 900, 24, {"channels": 1800, "spatial": 4}),  # tiles of a sample
+        ("group", 64, 4096, {"channels": 4096, "spatial": 16}),
+        ("group", 40, 3000, {"channels": 8, "spatial": 3000}),
+        ("group", 3000, 1, {"channels": 300, "spatial": 1}),
+    ],
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_shapes(target: str, kind: str, rows: int, cols: int, fields: dict[str, Any], backward: bool) -> None:
+    part = norm_part(kind, rows, cols, backward=backward, running_statistics=True, **fields)
+    check(part, TARGETS[target])
+
+
+@pytest.mark.parametrize("part", [random_part(random.Random(seed), KINDS[seed % 4]) for seed in range(100, 132)])
+def test_threads_do_not_change_a_bit(part: dict[str, Any]) -> None:
+    """Also where accumulators are the cores' own."""
+    target = TARGETS["trn2"]
+    rng = np.random.default_rng(1)
+    part = part | {"rows": part["rows"] * 40}
+    part |= {"channels": part["rows"]} if part["kind"] == "batch" else {}
+    text = _C.program_text([part], target)
+    buffers = re.findall(r"^  hbm (\S+) (\S+) \[(\d+)\](.*)$", text, re.MULTILINE)
+    inputs = [to_device(rng.uniform(0.5, 2, int(n)), dtype) for _, dtype, n, rest in buffers if "output" not in rest]
+    results = []
+    for num_threads in (1, 3):
+        outputs = [empty(int(n), dtype) for _, dtype, n, rest in buffers if "output" in rest]
+        _C.execute(part, target, inputs, outputs, num_threads=num_threads)
+        results.append([one.tobytes() for one in outputs])
+    assert results[0] == results[1], part
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_and_infinity_stay_in_their_row(kind: str) -> None:
+    fields: dict[str, Any] = {"channels": 12, "spatial": 10} if kind == "group" else {}
+    rows, cols = 240, 30 if kind == "group" else 40
+    part = norm_part(kind, rows, cols, weight=False, bias=False, **fields)
+    x = np.random.default_rng(2).standard_normal((rows, cols)).astype(np.float32)
+    x[5, 3], x[200, 7] = np.nan, np.inf
+    out = np.empty_like(x)
+    saved = [np.empty(rows, np.float32) for _ in range(1 if kind == "rms" else 2)]
+    run(part, TARGETS["trn2"], [x.reshape(-1)], [out.reshape(-1), *saved])
+    wild = np.isin(np.arange(rows), (5, 200))
+    assert np.isnan(out[5]).all() and np.isnan(out[200]).any()
+    assert np.isfinite(out[~wild]).all()
+    assert all(np.isfinite(one[~wild]).all() for one in saved)
+
+
+def test_a_constant_row_gives_its_bias() -> None:
+    for cols in (1, 2, 777):
+        part = norm_part("layer", 3, cols, weight=False)
+        x, bias = np.full((3, cols), 1.7, np.float32), np.arange(cols, dtype=np.float32)
+        out, mean, rstd = np.empty_like(x), np.empty(3, np.float32), np.empty(3, np.float32)
+        run(part, TARGETS["trn1"], [x.reshape(-1), bias], [out.reshape(-1), mean, rstd])
+        np.testing.assert_allclose(out, np.broadcast_to(bias, out.shape), atol=1e-5, rtol=1e-6)
+        np.testing.assert_allclose(rstd, 1e-3**-0.5, rtol=1e-4)
+
+
+def test_one_element_has_no_unbiased_variance() -> None:
+    part = norm_part("batch", 4, 1, weight=False, bias=False, running_statistics=True)
+    x, zeros, ones = (np.full(4, value, np.float32) for value in (2, 0, 1))
+    outputs = [np.empty(4, np.float32) for _ in range(5)]
+    run(part, TARGETS["trn2"], [x, zeros, ones], outputs)
+    assert np.array_equal(outputs[3], np.full(4, 0.5)) and np.isnan(outputs[4]).all()
+
+
+def test_what_only_counts_is_refused() -> None:
+    target = TARGETS["trn2"]
+    with pytest.raises(NotImplementedError, match=r"\[norm\] complex elements are counted.*got complex64\."):
+        _C.execute(norm_part("layer", 2, 3, "complex64"), target, [], [])
+    with pytest.raises(NotImplementedError, match=r"\[norm\] groups of like channels are executed; got 5 channels"):
+        _C.execute(norm_part("group", 2, 6, channels=5, spatial=2), target, [], [])
