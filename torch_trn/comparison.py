@@ -34,7 +34,8 @@ class Divergence:
         max_error: largest absolute difference of finite elements.
         relative_error: the same over the largest magnitude of the reference's result.
         ulps: largest difference in units in the last place of the result's dtype.
-        nans, infs: elements that are NaN or infinite in hardware numerics only.
+        nans: elements that are NaN in one of the two only.
+        infs: elements that are infinite in hardware numerics only.
         position: place of the first call among all operators, from 0.
     """
 
@@ -151,11 +152,11 @@ class _Value:
     position: int
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the floating-point results of operators and modules, on the host, in the order of the calls."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[_Value] = []
         self.modules: list[_Value] = []
 
@@ -206,7 +207,7 @@ def _ordered(values: Tensor) -> Tensor:
 
 
 def _errors(reference: Tensor, hardware: Tensor) -> tuple[float, float, int, int, int]:
-    nans = int((hardware.isnan() & ~reference.isnan()).sum())
+    nans = int((hardware.isnan() ^ reference.isnan()).sum())
     infs = int((hardware.isinf() & ~reference.isinf()).sum())
     both = reference.isfinite() & hardware.isfinite()
     mine, theirs = reference[both], hardware[both]

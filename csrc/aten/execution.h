@@ -45,6 +45,8 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::A
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ConvShape& shape,
                                    const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::NormShape& shape,
+                                   const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,

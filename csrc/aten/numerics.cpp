@@ -27,7 +27,8 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"attention", "conv", "matmul", "pointwise", "reduction", "softmax"};
+constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "matmul", "norm",
+                                               "pointwise", "reduction", "softmax"};
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
@@ -96,9 +97,9 @@ HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> ar
   };
   for (std::size_t i = 0; i < arguments_.size(); ++i) {
     const c10::IValue& value = arguments_[i];
-    if (plan.is_written[i] && value.isTensor()) {
+    if (plan.is_changed[i] && value.isTensor()) {
       keep(value.toTensor());
-    } else if (plan.is_written[i] && value.isTensorList()) {
+    } else if (plan.is_changed[i] && value.isTensorList()) {
       for (const at::Tensor& tensor : value.toTensorVector()) {
         keep(tensor);
       }

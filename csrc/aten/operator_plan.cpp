@@ -60,6 +60,8 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   for (std::size_t i = 0; i < num_arguments; ++i) {
     const auto& argument = schema.arguments()[i];
     is_written.push_back(argument.alias_info() && argument.alias_info()->isWrite());
+    is_changed.push_back(is_written.back() ||
+                         (schema.name() == "aten::native_batch_norm" && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
                              (argument.name() == "indices" || argument.name() == "lengths"));
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
@@ -76,8 +78,8 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
     returns_host_value = kind == c10::TypeKind::BoolType || kind == c10::TypeKind::IntType ||
                          kind == c10::TypeKind::FloatType || kind == c10::TypeKind::NumberType;
   }
-  // The fused and foreach families mark their lists as written; batch norm's running statistics are not marked, and
-  // need nothing: the alias writes them in place.
+  // The fused and foreach families mark their lists as written; batch norm's running statistics are not marked: the
+  // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
   result_size_depends_on_data = contains(kDataDependent, schema.name());
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));

@@ -3,7 +3,9 @@
 #include <optional>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/norm_parameters.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -12,11 +14,12 @@ using rows::Opcode;
 using rows::RowKernel;
 using rows::RowTensor;
 using rows::Tile;
+using tiling::on_chip_tile;
 
 namespace {
 
-constexpr float kEpsilon = 1e-5f;
-constexpr std::int64_t kStatistics = 6;  // that bn_stats makes of a piece
+constexpr std::int64_t kTriple = 3;                // count, mean and the sum of squared deviations
+constexpr std::int64_t kStatistics = 2 * kTriple;  // that bn_stats makes of a piece
 
 class NormForward {
  public:
@@ -25,8 +28,12 @@ class NormForward {
         geometry_(shape),
         piece_(target.core.moving_free_max_elements),
         measures_(shape.kind != NormKind::batch || shape.training),
+        wide_((shape.weight || shape.bias) && !geometry_.per_row),
         k_(target, "norm", shape.rows, shape.cols, geometry_.across) {
-    k_.set_unit(s_.kind == NormKind::group ? geometry_.spatial : 1);
+    if (s_.kind == NormKind::group) {
+      k_.set_unit(geometry_.spatial);
+      k_.set_period(geometry_.rows_per_sample);
+    }
     x_ = k_.tensor("in", s_.dtype, false, geometry_.run_elements);
     if (s_.weight) {
       weight_.emplace(k_, s_, geometry_, "weight");
@@ -35,95 +42,83 @@ class NormForward {
       bias_.emplace(k_, s_, geometry_, "bias");
     }
     auto& b = k_.builder;
+    const Dtype statistics = statistics_dtype(s_);
     const bool updates = s_.kind == NormKind::batch && s_.training && s_.running_statistics;
     if (!measures_ || updates) {
-      running_mean_ = b.hbm("running_mean", s_.parameter_dtype, s_.rows);
-      running_var_ = b.hbm("running_var", s_.parameter_dtype, s_.rows);
+      running_mean_ = b.hbm("running_mean", statistics, s_.rows);
+      running_var_ = b.hbm("running_var", statistics, s_.rows);
     }
     out_ = k_.tensor("out", s_.dtype, true, geometry_.run_elements);
     if (measures_) {
-      saved_mean_ = s_.kind == NormKind::rms ? -1 : b.hbm("mean", s_.parameter_dtype, s_.rows, true);
-      saved_rstd_ = b.hbm("rstd", s_.parameter_dtype, s_.rows, true);
+      saved_mean_ = s_.kind == NormKind::rms ? -1 : b.hbm("mean", statistics, s_.rows, true);
+      saved_rstd_ = b.hbm("rstd", statistics, s_.rows, true);
     }
     if (updates) {
-      new_mean_ = b.hbm("new_running_mean", s_.parameter_dtype, s_.rows, true);
-      new_var_ = b.hbm("new_running_var", s_.parameter_dtype, s_.rows, true);
+      new_mean_ = b.hbm("new_running_mean", statistics, s_.rows, true);
+      new_var_ = b.hbm("new_running_var", statistics, s_.rows, true);
     }
     give_tiles();
   }
 
   program::Program emit() {
-    auto& b = k_.builder;
-    if (s_.rows > 0 && s_.cols > 0 && !geometry_.per_row && (weight_ || bias_)) {
-      b.nest("parameters");
+    if (s_.rows > 0 && s_.cols > 0 && wide_ && (k_.resident() || s_.kind == NormKind::group)) {
+      k_.builder.nest("parameters");
       each_parameter([](NormParameter& parameter) { parameter.load_once(); });
     }
-    k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
-      each_parameter([&](NormParameter& parameter) { parameter.load_group(row, p, g); });
-      if (running_mean_ >= 0) {
-        k_.load_column(running_mean_, measures_ ? old_mean_ : mean_, row, p, g);
-        k_.load_column(running_var_, measures_ ? old_var_ : var_, row, p, g);
-      }
-      if (measures_ && !k_.resident()) {
-        b.memset(tiling::on_chip_tile(stats_, p, kStatistics), 0);
-        b.memset(tiling::on_chip_tile(var_, p, g), 0);
-      }
-      if (measures_ || k_.resident()) {
-        k_.chunks([&](const Index& col, std::int64_t width) {
-          k_.load(x_, row, p, g, col, width);
-          if (measures_) {
-            k_.members(g, [&](const Index& j) { measure(p, j, width); });
-          }
-        });
-      }
-      k_.members(g, [&](const Index& j) { finish_statistics(p, j); });
-      store_statistics(row, p, g);
-      k_.chunks([&](const Index& col, std::int64_t width) {
-        each_parameter([&](NormParameter& parameter) { parameter.load_chunk(p, col, width); });
-        if (!k_.resident()) {
-          k_.load(x_, row, p, g, col, width);
-        }
-        k_.members(g, [&](const Index& j) { normalise(p, j, width); });
-        k_.store(out_, row, p, g, col, width);
-      });
-    });
-    return b.take();
+    each_row_group(k_, s_, geometry_, 0, [&](const RowGroup& group) { emit_group(group); });
+    return k_.builder.take();
   }
 
  private:
   void give_tiles() {
     const Dtype dtype = tiling::sbuf_dtype(s_.dtype);
-    const bool wide = (weight_ || bias_) && !geometry_.per_row;
     const std::int64_t num_parameters = (weight_ ? 1 : 0) + (bias_ ? 1 : 0);
-    std::int64_t bytes = itemsize(dtype) * (wide || s_.kind == NormKind::rms ? 6 : 4);
-    std::int64_t reserved = kStatistics * 4 * (tiling::ceil_div(s_.cols, piece_) + 1);
+    std::int64_t bytes = 4 * itemsize(dtype) + (needs_work() ? 2 * itemsize(Dtype::float32) : 0);
+    std::int64_t reserved = statistics_bytes(std::min(s_.cols, k_.sbuf_bytes() / bytes));
     if (s_.kind == NormKind::group) {
-      reserved += num_parameters * geometry_.bytes_per_parameter * (geometry_.num_parameters + 2 * s_.channels);
-    } else if (wide) {
+      const std::int64_t each = num_parameters * geometry_.bytes_per_parameter;
+      reserved += each * geometry_.channels_per_row * tiling::ceil_div(geometry_.rows_per_sample, k_.partitions());
+      bytes += tiling::ceil_div(2 * each, geometry_.spatial);
+    } else if (wide_) {
       bytes += num_parameters * geometry_.bytes_per_parameter;
     }
     k_.plan(bytes, itemsize(dtype), std::min(reserved, k_.sbuf_bytes() / 4));
-    if (!k_.resident() && wide && s_.kind != NormKind::group) {
+    if (!k_.resident() && wide_ && s_.kind != NormKind::group) {
       bytes += num_parameters * geometry_.bytes_per_parameter;
       k_.plan(bytes, itemsize(dtype), std::min(reserved, k_.sbuf_bytes() / 4));
     }
     k_.give_tile(x_);
     k_.give_tile(out_);
-    if (wide || s_.kind == NormKind::rms) {
-      work_ = k_.work("work", dtype);
+    if (needs_work()) {
+      work_ = k_.work("work", Dtype::float32);
     }
     each_parameter([](NormParameter& parameter) { parameter.give_tile(); });
-    mean_ = k_.column("mean_column");
-    var_ = k_.column("var_column");
+    give_columns();
+  }
+
+  // What lies between x and out has the precision of the engines.
+  bool needs_work() const { return wide_ || s_.kind == NormKind::rms; }
+
+  void give_columns() {
     rstd_ = k_.column("rstd_column");
+    if (s_.kind == NormKind::rms) {
+      var_ = k_.column("mean_square_column");
+      part_ = k_.column("part_column");
+      return;
+    }
     shift_ = k_.column("shift_column");
     scale_ = k_.column("scale_column");
+    if (!measures_) {
+      mean_ = k_.column("mean_column");
+      var_ = k_.column("var_column");
+      return;
+    }
+    mean_ = var_ = k_.builder.sbuf("moments", Dtype::float32, k_.partitions(), 2 * k_.group());
+    stats_ = k_.builder.sbuf("stats", Dtype::float32, k_.partitions(), (k_.resident() ? 1 : k_.group()) * pitch());
     if (new_mean_ >= 0) {
       old_mean_ = k_.column("running_mean_column");
       old_var_ = k_.column("running_var_column");
     }
-    stats_ = k_.builder.sbuf("stats", Dtype::float32, k_.partitions(),
-                             kStatistics * (tiling::ceil_div(k_.chunk(), piece_) + 1));
   }
 
   template <class Body>
@@ -136,59 +131,138 @@ class NormForward {
     }
   }
 
-  // bn_stats of each piece of a chunk, and bn_aggr of them and of what went before; rms: the sum of squares.
-  void measure(std::int64_t p, const Index& j, std::int64_t width) {
-    auto& b = k_.builder;
-    if (s_.kind == NormKind::rms) {
-      const Tile sum = k_.scalar(k_.resident() ? var_ : mean_, p, j);
-      rows::activation_reduce(b, k_.row(work_, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square);
+  void emit_group(const RowGroup& group) {
+    const auto& [row, p, g, share, tile] = group;
+    each_parameter([&](NormParameter& parameter) { parameter.load_group(group); });
+    if (running_mean_ >= 0) {
+      k_.load_column(running_mean_, measures_ ? old_mean_ : mean_, row, p, g);
+      k_.load_column(running_var_, measures_ ? old_var_ : var_, row, p, g);
+    }
+    if (measures_ && !k_.resident()) {
+      k_.builder.memset(s_.kind == NormKind::rms ? var(group) : on_chip_tile(stats_, p, {{g, pitch()}, {kTriple, 1}}),
+                        0);
+    }
+    if (measures_ || k_.resident()) {
+      k_.chunks([&](const Index& col, std::int64_t width) {
+        k_.load(x_, row, p, g, col, width);
+        if (measures_) {
+          k_.members(g, [&](const Index& j) { measure(p, j, width); });
+        }
+      });
+    }
+    finish_statistics(group);
+    store_statistics(group);
+    k_.chunks([&](const Index& col, std::int64_t width) {
+      each_parameter([&](NormParameter& parameter) { parameter.load_chunk(p, col, width); });
       if (!k_.resident()) {
-        b.tensor_tensor(k_.scalar(var_, p, j), k_.scalar(var_, p, j), sum, Alu::add);
+        k_.load(x_, row, p, g, col, width);
       }
+      k_.members(g, [&](const Index& j) { normalise(group, j, col, width); });
+      k_.store(out_, row, p, g, col, width);
+    });
+  }
+
+  // A chunk's pieces as bn_stats leaves them, behind what went before: the triple of the chunks so far.
+  std::int64_t pitch() const {
+    return (k_.resident() ? 0 : kTriple) + kStatistics * tiling::ceil_div(k_.chunk(), piece_);
+  }
+  std::int64_t statistics_bytes(std::int64_t chunk) const {
+    return 2 * itemsize(Dtype::float32) * (kTriple + kStatistics * tiling::ceil_div(chunk, piece_));
+  }
+
+  void measure(std::int64_t p, const Index& j, std::int64_t width) {
+    if (s_.kind == NormKind::rms) {
+      add_squares(p, j, width);
       return;
     }
+    auto& b = k_.builder;
+    const std::int64_t before = k_.resident() ? 0 : kTriple;
+    const Index first = j * (k_.resident() ? 0 : pitch());
     for (const auto& segment : tiling::split(width, piece_)) {
       b.loop(segment.trips, [&](const Index& i) {
         rows::op(b, Opcode::bn_stats,
-                 tiling::on_chip_tile(stats_, p, kStatistics, i * kStatistics + kStatistics * segment.start / piece_),
-                 {tiling::on_chip_tile(x_.tile, p, segment.size, j * k_.chunk() + i * piece_ + segment.start)});
+                 on_chip_tile(stats_, p, kStatistics,
+                              first + i * kStatistics + (before + kStatistics * segment.start / piece_)),
+                 {on_chip_tile(x_.tile, p, segment.size, j * k_.chunk() + i * piece_ + segment.start)});
       });
     }
-    const std::int64_t pieces = tiling::ceil_div(width, piece_) + (k_.resident() ? 0 : 1);
-    rows::op(b, Opcode::bn_aggr, tiling::on_chip_tile(k_.resident() ? mean_ : stats_, p, 1, j),
-             {tiling::on_chip_tile(stats_, p, kStatistics * pieces)});
-  }
-
-  // rstd, and what ScalarE applies to x: scale * x + shift.
-  void finish_statistics(std::int64_t p, const Index& j) {
-    auto& b = k_.builder;
-    auto column = [&](std::int16_t buffer) { return k_.scalar(buffer, p, j); };
-    if (s_.kind == NormKind::rms) {
-      b.activation(column(rstd_), column(var_), Activation::rsqrt, 1.0f / static_cast<float>(s_.cols), kEpsilon);
+    const Tile all = on_chip_tile(stats_, p, before + kStatistics * tiling::ceil_div(width, piece_), first);
+    if (k_.resident()) {
+      rows::op(b, Opcode::bn_aggr, moments(p, j), {all});
       return;
     }
-    b.activation(column(rstd_), column(var_), Activation::rsqrt, 1, kEpsilon);
-    if (new_mean_ >= 0) {
-      for (const auto& [old, current] : {std::pair{old_mean_, mean_}, std::pair{old_var_, var_}}) {
-        b.tensor_scalar(column(old), column(old), Alu::multiply, 0.9f);
-        rows::op(b, Opcode::scalar_tensor_tensor, column(old), {column(current), column(old)}, Alu::multiply, Alu::add);
-      }
-    }
-    Tile scale = column(rstd_);
-    if (geometry_.per_row && weight_) {
-      b.tensor_tensor(column(scale_), column(rstd_), weight_->scalar(p, j), Alu::multiply);
-      scale = column(scale_);
-    }
-    rows::op(b, Opcode::tensor_scalar, column(shift_), {column(mean_), scale}, Alu::multiply);
-    if (geometry_.per_row && bias_) {
-      b.tensor_tensor(column(shift_), bias_->scalar(p, j), column(shift_), Alu::subtract);
+    const Tile count = on_chip_tile(stats_, p, 1, first), deviation = on_chip_tile(stats_, p, 1, first + 2);
+    rows::op(b, Opcode::bn_aggr, on_chip_tile(stats_, p, 2, first + 1), {all});
+    b.tensor_scalar(count, count, Alu::add, static_cast<float>(width));
+    b.tensor_tensor(deviation, deviation, count, Alu::multiply);
+  }
+
+  void add_squares(std::int64_t p, const Index& j, std::int64_t width) {
+    auto& b = k_.builder;
+    const Tile total = k_.scalar(var_, p, j), sum = k_.resident() ? total : k_.scalar(part_, p, j);
+    rows::activation_reduce(b, k_.row(work_, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square);
+    if (!k_.resident()) {
+      b.tensor_tensor(total, total, sum, Alu::add);
     }
   }
 
-  void store_statistics(const Index& row, std::int64_t p, std::int64_t g) {
+  // Mean and variance of member j: the means of all members lie before their variances.
+  Tile moments(std::int64_t p, const Index& j) const { return on_chip_tile(mean_, p, {{2, k_.group()}}, j); }
+  static Tile column(std::int16_t buffer, const RowGroup& group) { return on_chip_tile(buffer, group.p, group.g); }
+  Tile var(const RowGroup& group) const { return on_chip_tile(var_, group.p, group.g, var_ == mean_ ? k_.group() : 0); }
+
+  // rstd, and what ScalarE applies to x: scale * x + shift.
+  void finish_statistics(const RowGroup& group) {
+    auto& b = k_.builder;
+    const Tile rstd = column(rstd_, group);
+    if (s_.kind == NormKind::rms) {
+      b.activation(rstd, var(group), Activation::rsqrt, 1.0f / static_cast<float>(s_.cols), s_.eps);
+      return;
+    }
+    if (measures_ && !k_.resident()) {
+      k_.members(group.g, [&](const Index& j) {
+        rows::op(b, Opcode::bn_aggr, moments(group.p, j), {on_chip_tile(stats_, group.p, kTriple, j * pitch())});
+      });
+    }
+    b.activation(rstd, var(group), Activation::rsqrt, 1, s_.eps);
+    if (new_mean_ >= 0) {
+      const float unbiased = static_cast<float>(s_.cols) / static_cast<float>(s_.cols - 1);
+      update(column(old_mean_, group), column(mean_, group), s_.momentum);
+      update(column(old_var_, group), var(group), s_.momentum * unbiased);
+    }
+    Tile scale = rstd;
+    if (geometry_.per_row && weight_) {
+      scale = column(scale_, group);
+      b.tensor_tensor(scale, rstd, weight_->column(group), Alu::multiply);
+    }
+    const Tile shift = column(shift_, group);
+    b.emit({.opcode = Opcode::scalar_tensor_tensor,
+            .dst = shift,
+            .src = {column(mean_, group), scale},
+            .alu0 = Alu::multiply,
+            .alu1 = Alu::multiply,
+            .scalar0 = -1});
+    if (geometry_.per_row && bias_) {
+      b.tensor_tensor(shift, shift, bias_->column(group), Alu::add);
+    }
+  }
+
+  // running = (1 - momentum) running + share current
+  void update(const Tile& running, const Tile& current, float share) {
+    auto& b = k_.builder;
+    b.tensor_scalar(running, running, Alu::multiply, 1 - s_.momentum);
+    b.emit({.opcode = Opcode::scalar_tensor_tensor,
+            .dst = running,
+            .src = {current, running},
+            .alu0 = Alu::multiply,
+            .alu1 = Alu::add,
+            .scalar0 = share});
+  }
+
+  void store_statistics(const RowGroup& group) {
     auto store = [&](std::int16_t hbm, std::int16_t column) {
       if (hbm >= 0) {
-        k_.store_column(hbm, column, row, p, g);
+        k_.store_column(hbm, column, group.row, group.p, group.g);
       }
     };
     store(saved_mean_, mean_);
@@ -197,23 +271,21 @@ class NormForward {
     store(new_var_, old_var_);
   }
 
-  void normalise(std::int64_t p, const Index& j, std::int64_t width) {
+  void normalise(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
     auto& b = k_.builder;
+    const std::int64_t p = group.p;
     const Tile x = k_.row(x_.tile, p, j, width), out = k_.row(out_.tile, p, j, width);
-    const bool wide = (weight_ || bias_) && !geometry_.per_row;
-    const Tile unit = wide ? k_.row(work_, p, j, width) : out;
-    if (s_.kind == NormKind::rms) {
-      rows::activation(b, unit, x, Activation::copy, {.scale = k_.scalar(rstd_, p, j)});
-    } else {
-      const bool scaled = geometry_.per_row && weight_;
-      rows::activation(b, unit, x, Activation::copy,
-                       {.scale = k_.scalar(scaled ? scale_ : rstd_, p, j), .bias = k_.scalar(shift_, p, j)});
+    const Tile unit = wide_ ? k_.row(work_, p, j, width) : out;
+    rows::Columns columns{.scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j)};
+    if (s_.kind != NormKind::rms) {
+      columns.bias = k_.scalar(shift_, p, j);
     }
-    if (wide && weight_) {
-      b.tensor_tensor(bias_ ? unit : out, unit, weight_->wide(p, j, width), Alu::multiply);
+    rows::activation(b, unit, x, Activation::copy, columns);
+    if (wide_ && weight_) {
+      b.tensor_tensor(bias_ ? unit : out, unit, weight_->wide(group, j, col, width), Alu::multiply);
     }
-    if (wide && bias_) {
-      b.tensor_tensor(out, unit, bias_->wide(p, j, width), Alu::add);
+    if (wide_ && bias_) {
+      b.tensor_tensor(out, unit, bias_->wide(group, j, col, width), Alu::add);
     }
   }
 
@@ -221,12 +293,13 @@ class NormForward {
   const NormGeometry geometry_;
   const std::int64_t piece_;
   const bool measures_;  // statistics are computed here
+  const bool wide_;      // parameters differ along a row
   RowKernel k_;
   RowTensor x_, out_;
   std::optional<NormParameter> weight_, bias_;
   std::int16_t running_mean_ = -1, running_var_ = -1, saved_mean_ = -1, saved_rstd_ = -1, new_mean_ = -1, new_var_ = -1;
   std::int16_t mean_ = -1, var_ = -1, rstd_ = -1, shift_ = -1, scale_ = -1, old_mean_ = -1, old_var_ = -1;
-  std::int16_t stats_ = -1, work_ = -1;
+  std::int16_t part_ = -1, stats_ = -1, work_ = -1;
 };
 
 }  // namespace
@@ -236,6 +309,28 @@ class NormForward {
 // are written, running ones read and, in training, written.
 program::Program norm(const target::Target& target, const NormShape& shape) {
   return shape.backward ? norm_backward(target, shape) : NormForward(target, shape).emit();
+}
+
+void require_executable(const NormShape& shape) {
+  for (const Dtype dtype : {shape.dtype, shape.parameter_dtype}) {
+    if (dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128) {
+      throw Error(Category::unimplemented, "[norm] complex elements are counted, not executed; got " +
+                                               std::string(target::name(dtype)) + ". Use reference numerics for it.");
+    }
+  }
+  if (shape.kind != NormKind::group) {
+    return;
+  }
+  const NormGeometry geometry(shape);
+  const bool is_even = shape.cols == geometry.channels_per_row * geometry.spatial &&
+                       geometry.num_parameters == geometry.channels_per_row * geometry.rows_per_sample &&
+                       shape.rows % geometry.rows_per_sample == 0;
+  if (!is_even) {
+    throw Error(Category::unimplemented, "[norm] groups of like channels are executed; got " +
+                                             std::to_string(shape.channels) + " channels of " +
+                                             std::to_string(geometry.spatial) + " elements in rows of " +
+                                             std::to_string(shape.cols) + ". Use reference numerics for it.");
+  }
 }
 
 }  // namespace trn::kernels

@@ -27,16 +27,20 @@ class NormBackward {
         geometry_(shape),
         needs_sums_(s_.input_gradient && (s_.kind != NormKind::batch || s_.training)),
         weight_gradient_(s_.weight_gradient && s_.weight),
-        moving_max_(target.core.moving_free_max_elements),
-        k_(target, "norm_backward", shape.rows, shape.cols, geometry_.across) {
+        folds_(!geometry_.per_row && (weight_gradient_ || s_.bias_gradient)),
+        k_(target, "norm_backward", shape.rows, shape.cols, geometry_.across),
+        num_shares_(k_.num_shares()) {
     auto& b = k_.builder;
-    k_.set_unit(s_.kind == NormKind::group ? geometry_.spatial : 1);
+    if (is_group()) {
+      k_.set_unit(geometry_.spatial);
+      k_.set_period(geometry_.rows_per_sample);
+    }
     grad_ = k_.tensor("grad_out", s_.dtype, false, geometry_.run_elements);
     x_ = k_.tensor("in", s_.dtype, false, geometry_.run_elements);
     if (s_.kind != NormKind::rms) {
-      mean_hbm_ = b.hbm("mean", s_.parameter_dtype, s_.rows);
+      mean_hbm_ = b.hbm("mean", statistics_dtype(s_), s_.rows);
     }
-    rstd_hbm_ = b.hbm("rstd", s_.parameter_dtype, s_.rows);
+    rstd_hbm_ = b.hbm("rstd", statistics_dtype(s_), s_.rows);
     if (s_.weight && s_.input_gradient) {
       weight_.emplace(k_, s_, geometry_, "weight");
     }
@@ -50,44 +54,44 @@ class NormBackward {
 
   program::Program emit() {
     auto& b = k_.builder;
-    const bool folds = !geometry_.per_row && (weight_gradient_ || s_.bias_gradient);
-    if (s_.rows > 0 && s_.cols > 0 && (folds || (weight_ && !geometry_.per_row))) {
+    const bool loads_weight = weight_ && !geometry_.per_row && (is_group() || k_.resident());
+    if (s_.rows > 0 && s_.cols > 0 && (folds_ || loads_weight)) {
       b.nest("parameters");
-      if (weight_) {
+      if (loads_weight) {
         weight_->load_once();
       }
-      if (folds) {
+      if (folds_) {
         prepare_fold();
       }
     }
-    auto group = [&](const Index& row, std::int64_t p, std::int64_t g, const Index& share) {
-      emit_group(row, p, g, share);
-    };
-    if (folds) {
-      k_.row_groups_shared(group);
+    each_row_group(k_, s_, geometry_, folds_ ? num_shares_ : 0, [&](const RowGroup& group) { emit_group(group); });
+    if (folds_) {
       finish_parameters();
-    } else {
-      k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) { group(row, p, g, Index(0)); });
     }
     return b.take();
   }
 
  private:
+  bool is_group() const { return s_.kind == NormKind::group; }
+
+  // What lies between operands and results has the precision of the engines.
   void give_tiles() {
-    auto& b = k_.builder;
     const Dtype dtype = tiling::sbuf_dtype(s_.dtype);
     const bool wide = weight_ && !geometry_.per_row;
-    const std::int64_t tiles = 2 * (s_.input_gradient ? 3 : 2) + 2 + (wide ? 1 : 0);
-    std::int64_t bytes = itemsize(dtype) * tiles;
-    std::int64_t reserved = 8 * k_.num_shares() * num_accumulators();
-    if (s_.kind == NormKind::group) {
-      reserved += 3 * geometry_.num_parameters * (geometry_.bytes_per_parameter + 4);
-    } else if (wide) {
-      bytes += geometry_.bytes_per_parameter;
+    std::int64_t bytes = 2 * itemsize(dtype) * (s_.input_gradient ? 3 : 2) + 4 * (wide ? 3 : 2);
+    std::int64_t reserved = 0;
+    if (is_group()) {
+      plan_shares();
+      const std::int64_t each = 2 * geometry_.bytes_per_parameter + 8 * (num_shares_ + 1);
+      reserved = each * geometry_.channels_per_row * ceil_div(geometry_.rows_per_sample, k_.partitions());
+      bytes += ceil_div(each, geometry_.spatial);
+    } else {
+      reserved = 8 * num_shares_ * num_accumulators();
+      bytes += wide ? geometry_.bytes_per_parameter : 0;
     }
     reserved = std::min(reserved, k_.sbuf_bytes() / 4);
     k_.plan(bytes, itemsize(dtype), reserved);
-    if (!k_.resident() && wide && s_.kind != NormKind::group) {
+    if (!k_.resident() && wide && !is_group()) {
       k_.plan(bytes + geometry_.bytes_per_parameter, itemsize(dtype), reserved);
     }
     k_.give_tile(grad_);
@@ -95,12 +99,27 @@ class NormBackward {
     if (s_.input_gradient) {
       k_.give_tile(out_);
     }
-    unit_ = k_.work("unit", dtype, 1);
-    product_ = k_.work("product", dtype, 1);
-    scaled_ = wide ? k_.work("scaled", dtype, 1) : grad_.tile;
+    unit_ = k_.work("unit", Dtype::float32, 1);
+    product_ = k_.work("product", Dtype::float32, 1);
+    scaled_ = wide ? k_.work("scaled", Dtype::float32, 1) : grad_.tile;
     if (weight_) {
       weight_->give_tile();
     }
+    give_columns();
+    if (folds_) {
+      give_accumulators();
+    }
+  }
+
+  // Every core sums for itself where that leaves room for rows.
+  void plan_shares() {
+    const std::int64_t channels = geometry_.channels_per_row * ceil_div(geometry_.rows_per_sample, k_.partitions());
+    if (8 * num_shares_ * channels > k_.sbuf_bytes() / 8) {
+      num_shares_ = 1;
+    }
+  }
+
+  void give_columns() {
     mean_ = k_.column("mean_column");
     rstd_ = k_.column("rstd_column");
     shift_ = k_.column("shift_column");
@@ -108,52 +127,53 @@ class NormBackward {
     dot_ = k_.column("dot");
     part_ = k_.column("part");
     scale_ = k_.column("scale_column");
-    const std::int64_t partitions = k_.partitions();
-    if (!geometry_.per_row && (weight_gradient_ || s_.bias_gradient)) {
-      const bool group = s_.kind == NormKind::group;
-      ones_ = b.sbuf(group ? "row_of_group" : "ones", dtype, partitions, group ? partitions : 1, 1);
-      fold_ = b.psum("folded", Dtype::float32, partitions,
-                     group ? moving_max_ : ceil_div(std::max<std::int64_t>(k_.chunk(), 1), partitions));
-      partial_ = group ? b.sbuf("per_channel", dtype, partitions, geometry_.channels_per_row) : -1;
-      turned_ = b.psum("turned", Dtype::float32, partitions, partitions);
-      line_ = b.sbuf("parameter_line", Dtype::float32, partitions, partitions);
-      weight_sum_ = weight_gradient_ ? accumulator("weight_sum") : -1;
-      bias_sum_ = s_.bias_gradient ? accumulator("bias_sum") : -1;
-    }
   }
 
-  // Parameter c of layer and rms norm is summed in partition c % 128; of group norm, in its group's partition.
-  std::int64_t num_accumulators() const {
-    if (s_.kind == NormKind::group) {
-      const std::int64_t groups = ceil_div(geometry_.num_parameters, geometry_.channels_per_row);
-      return ceil_div(groups, k_.partitions()) * geometry_.channels_per_row;
+  void give_accumulators() {
+    auto& b = k_.builder;
+    const std::int64_t partitions = k_.partitions();
+    turned_ = b.psum("turned", Dtype::float32, partitions, partitions);
+    line_ = b.sbuf("parameter_line", Dtype::float32, partitions, partitions);
+    weight_sum_ = weight_gradient_ ? accumulator("weight_sum") : -1;
+    bias_sum_ = s_.bias_gradient ? accumulator("bias_sum") : -1;
+    if (is_group()) {
+      partial_ = b.sbuf("per_channel", Dtype::float32, partitions, geometry_.channels_per_row);
+      return;
     }
-    return ceil_div(s_.cols, k_.partitions());
+    fold_ = b.psum("folded", Dtype::float32, partitions, ceil_div(std::max<std::int64_t>(k_.chunk(), 1), partitions));
+    ones_ = b.sbuf("ones", Dtype::float32, partitions, 1, 1);
+    const Dtype dtype = b.dtype(grad_.tile);
+    grad_ones_ = dtype == Dtype::float32 || !s_.bias_gradient ? ones_ : b.sbuf("grad_ones", dtype, partitions, 1, 1);
+  }
+
+  // Parameter c of layer and rms norm is summed in partition c % 128; of group norm, where its rows lie.
+  std::int64_t num_accumulators() const {
+    return is_group() ? SampleTiles(k_, s_, geometry_).channels_of_all_tiles() : ceil_div(s_.cols, k_.partitions());
   }
   std::int16_t accumulator(const std::string& name) {
-    return k_.builder.sbuf(name, Dtype::float32, k_.partitions(), k_.num_shares() * num_accumulators(), 1);
+    return k_.builder.sbuf(name, Dtype::float32, k_.partitions(), num_shares_ * num_accumulators(), 1);
   }
 
   void prepare_fold() {
     auto& b = k_.builder;
     const std::int64_t partitions = k_.partitions();
-    const bool group = s_.kind == NormKind::group;
-    const Tile tile = on_chip_tile(ones_, partitions, group ? partitions : 1);
-    b.memset(tile, 1);
-    if (group) {
-      rows::op(b, Opcode::affine_select, tile, {tile});
+    for (const auto ones : {ones_, grad_ones_ == ones_ ? std::int16_t{-1} : grad_ones_}) {
+      if (ones >= 0) {
+        b.memset(on_chip_tile(ones, partitions, 1), 1);
+      }
     }
     for (const auto sum : {weight_sum_, bias_sum_}) {
       if (sum >= 0) {
-        b.memset(on_chip_tile(sum, partitions, k_.num_shares() * num_accumulators()), 0);
+        b.memset(on_chip_tile(sum, partitions, num_shares_ * num_accumulators()), 0);
       }
     }
   }
 
-  void emit_group(const Index& row, std::int64_t p, std::int64_t g, const Index& share) {
+  void emit_group(const RowGroup& group) {
     auto& b = k_.builder;
+    const auto& [row, p, g, share, tile] = group;
     if (weight_) {
-      weight_->load_group(row, p, g);
+      weight_->load_group(group);
     }
     load_statistics(row, p, g);
     const bool dot_needed = needs_sums_ || weight_gradient_;
@@ -174,7 +194,7 @@ class NormBackward {
     if (first_pass_needed) {
       k_.chunks([&](const Index& col, std::int64_t width) {
         load(col, width, dot_needed);
-        k_.members(g, [&](const Index& j) { reduce(p, j, col, width, share); });
+        k_.members(g, [&](const Index& j) { reduce(group, j, col, width); });
       });
     }
     if (geometry_.per_row && weight_gradient_) {
@@ -186,12 +206,12 @@ class NormBackward {
     if (!s_.input_gradient) {
       return;
     }
-    k_.members(g, [&](const Index& j) { finish_sums(p, j); });
+    finish_sums(group);
     k_.chunks([&](const Index& col, std::int64_t width) {
       if (!k_.resident()) {
         load(col, width, needs_sums_);
       }
-      k_.members(g, [&](const Index& j) { apply(p, j, width); });
+      k_.members(g, [&](const Index& j) { apply(group, j, col, width); });
       k_.store(out_, row, p, g, col, width);
     });
   }
@@ -201,11 +221,16 @@ class NormBackward {
     k_.load_column(rstd_hbm_, rstd_, row, p, g);
     const Tile rstd = on_chip_tile(rstd_, p, g);
     if (s_.kind == NormKind::batch && !s_.training) {
-      b.activation(rstd, rstd, Activation::rsqrt);
+      b.activation(rstd, rstd, Activation::rsqrt, 1, s_.eps);
     }
     if (mean_hbm_ >= 0) {
       k_.load_column(mean_hbm_, mean_, row, p, g);
-      b.tensor_tensor(on_chip_tile(shift_, p, g), on_chip_tile(mean_, p, g), rstd, Alu::multiply);
+      b.emit({.opcode = Opcode::scalar_tensor_tensor,
+              .dst = on_chip_tile(shift_, p, g),
+              .src = {on_chip_tile(mean_, p, g), rstd},
+              .alu0 = Alu::multiply,
+              .alu1 = Alu::multiply,
+              .scalar0 = -1});
     }
   }
 
@@ -220,13 +245,13 @@ class NormBackward {
   }
 
   // h, which is grad_out itself where the weight is a scalar per row.
-  Tile scaled(std::int64_t p, const Index& j, std::int64_t width) {
-    const Tile grad = k_.row(grad_.tile, p, j, width);
+  Tile scaled(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
+    const Tile grad = k_.row(grad_.tile, group.p, j, width);
     if (!weight_ || geometry_.per_row) {
       return grad;
     }
-    const Tile result = k_.row(scaled_, p, j, width);
-    k_.builder.tensor_tensor(result, grad, weight_->wide(p, j, width), Alu::multiply);
+    const Tile result = k_.row(scaled_, group.p, j, width);
+    k_.builder.tensor_tensor(result, grad, weight_->wide(group, j, col, width), Alu::multiply);
     return result;
   }
 
@@ -241,8 +266,9 @@ class NormBackward {
     b.tensor_tensor(total, total, k_.scalar(part_, p, j), Alu::add);
   }
 
-  void reduce(std::int64_t p, const Index& j, const Index& col, std::int64_t width, const Index& share) {
+  void reduce(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
     auto& b = k_.builder;
+    const std::int64_t p = group.p;
     const Tile grad = k_.row(grad_.tile, p, j, width), product = k_.row(product_, p, j, width);
     const bool dot_needed = needs_sums_ || weight_gradient_;
     Tile unit;
@@ -251,13 +277,13 @@ class NormBackward {
     }
     if (!geometry_.per_row && weight_gradient_) {
       b.tensor_tensor(product, grad, unit, Alu::multiply);
-      fold(weight_sum_, product_, p, j, col, width, share);
+      fold(group, {weight_sum_, product_, ones_}, j, col, width);
     }
     if (!geometry_.per_row && s_.bias_gradient) {
-      fold(bias_sum_, grad_.tile, p, j, col, width, share);
+      fold(group, {bias_sum_, grad_.tile, grad_ones_}, j, col, width);
     }
     if (needs_sums_ || (geometry_.per_row && weight_gradient_)) {
-      const Tile h = scaled(p, j, width);
+      const Tile h = scaled(group, j, col, width);
       b.tensor_tensor(product, h, unit, Alu::multiply);
       add_sum(dot_, p, j, product);
       if (s_.kind != NormKind::rms && needs_sums_) {
@@ -269,70 +295,76 @@ class NormBackward {
     }
   }
 
-  // Sums over rows, which lie across partitions: a matmul with ones, or with the map from rows to their groups.
-  void fold(std::int16_t sum, std::int16_t values, std::int64_t p, const Index& j, const Index& col, std::int64_t width,
-            const Index& share) {
-    auto& b = k_.builder;
-    const std::int64_t partitions = k_.partitions();
-    const Index base = share * num_accumulators();
-    if (s_.kind == NormKind::group) {
-      const std::int64_t channels = ceil_div(width, geometry_.spatial);
-      const Tile per_channel = on_chip_tile(partial_, p, channels);
-      const Tile folded_row = on_chip_tile(
-          values, p, {{channels, std::min(width, geometry_.spatial)}, {std::min(width, geometry_.spatial), 1}},
-          j * k_.chunk());
-      b.tensor_reduce(per_channel, folded_row, Alu::add);
-      const std::int64_t groups =
-          std::min(p, std::max<std::int64_t>(geometry_.num_parameters / geometry_.channels_per_row, 1));
-      b.tiles(channels, moving_max_, [&](const Index& c, std::int64_t w) {
-        const Tile psum = on_chip_tile(fold_, groups, w), into = on_chip_tile(sum, groups, w, base + c);
-        b.matmul(psum, on_chip_tile(ones_, p, groups), on_chip_tile(partial_, p, w, c));
-        b.tensor_tensor(into, into, psum, Alu::add);
-      });
+  struct Fold {
+    std::int16_t sum, values, ones;
+  };
+
+  // Sums over rows: of group norm in each partition, whose rows have the same channels in all tiles.
+  void fold(const RowGroup& group, const Fold& fold, const Index& j, const Index& col, std::int64_t width) {
+    if (!is_group()) {
+      fold_across(group, fold, j, col, width);
       return;
     }
+    auto& b = k_.builder;
+    const std::int64_t each = std::min(width, geometry_.spatial), channels = width / each;
+    const Tile partial = on_chip_tile(partial_, group.p, channels);
+    b.tensor_reduce(partial, on_chip_tile(fold.values, group.p, {{channels, each}, {each, 1}}, j * k_.chunk()),
+                    Alu::add);
+    const std::int64_t row_channels = geometry_.channels_per_row;
+    const Tile into = on_chip_tile(fold.sum, group.p, channels,
+                                   group.share * num_accumulators() + group.tile * (k_.group() * row_channels) +
+                                       j * row_channels + geometry_.channel(col));
+    b.tensor_tensor(into, into, partial, Alu::add);
+  }
+
+  // Rows that lie across partitions: a matmul with ones.
+  void fold_across(const RowGroup& group, const Fold& fold, const Index& j, const Index& col, std::int64_t width) {
+    auto& b = k_.builder;
+    const std::int64_t partitions = k_.partitions(), p = group.p;
+    const Index base = group.share * num_accumulators();
     const auto pieces = tiling::split(width, partitions);
     for (const auto& piece : pieces) {
       b.loop(piece.trips, [&](const Index& i) {
         b.matmul(on_chip_tile(fold_, piece.size, 1, i + piece.start / partitions),
-                 on_chip_tile(values, p, piece.size, j * k_.chunk() + i * partitions + piece.start),
-                 on_chip_tile(ones_, p, 1));
+                 on_chip_tile(fold.values, p, piece.size, j * k_.chunk() + i * partitions + piece.start),
+                 on_chip_tile(fold.ones, p, 1));
       });
     }
     // Chunks start at multiples of the number of partitions, so that col / 128 is affine too.
-    Index first = col;
-    first.offset /= partitions;
-    for (auto& stride : first.strides) {
-      stride /= partitions;
-    }
+    const Index first = col / partitions;
     for (const auto& piece : pieces) {
       const Index at = base + first + piece.start / partitions;
-      const Tile into = on_chip_tile(sum, piece.size, piece.trips, at);
+      const Tile into = on_chip_tile(fold.sum, piece.size, piece.trips, at);
       b.tensor_tensor(into, into, on_chip_tile(fold_, piece.size, piece.trips, piece.start / partitions), Alu::add);
     }
   }
 
   // The factors of the second pass: -sum(h xhat) / n and -rstd sum(h) / n.
-  void finish_sums(std::int64_t p, const Index& j) {
+  void finish_sums(const RowGroup& group) {
     auto& b = k_.builder;
+    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, group.p, group.g); };
     const float share = -1.0f / static_cast<float>(std::max<std::int64_t>(s_.cols, 1));
-    if (geometry_.per_row && weight_) {
-      b.tensor_tensor(k_.scalar(scale_, p, j), k_.scalar(rstd_, p, j), weight_->scalar(p, j), Alu::multiply);
+    const bool rescaled = geometry_.per_row && weight_;
+    if (rescaled) {
+      b.tensor_tensor(column(scale_), column(rstd_), weight_->column(group), Alu::multiply);
     }
     if (!needs_sums_) {
       return;
     }
-    b.tensor_scalar(k_.scalar(dot_, p, j), k_.scalar(dot_, p, j), Alu::multiply, share);
+    b.tensor_scalar(column(dot_), column(dot_), Alu::multiply, share);
     if (s_.kind != NormKind::rms) {
-      const bool rescaled = geometry_.per_row && weight_;
-      b.tensor_scalar(k_.scalar(sum_, p, j), k_.scalar(sum_, p, j), Alu::multiply, share);
-      b.tensor_tensor(k_.scalar(sum_, p, j), k_.scalar(sum_, p, j), k_.scalar(rescaled ? scale_ : rstd_, p, j),
-                      Alu::multiply);
+      b.emit({.opcode = Opcode::scalar_tensor_tensor,
+              .dst = column(sum_),
+              .src = {column(sum_), column(rescaled ? scale_ : rstd_)},
+              .alu0 = Alu::multiply,
+              .alu1 = Alu::multiply,
+              .scalar0 = share});
     }
   }
 
-  void apply(std::int64_t p, const Index& j, std::int64_t width) {
+  void apply(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
     auto& b = k_.builder;
+    const std::int64_t p = group.p;
     const Tile out = k_.row(out_.tile, p, j, width), product = k_.row(product_, p, j, width);
     const Tile scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j);
     if (!needs_sums_) {
@@ -341,7 +373,7 @@ class NormBackward {
     }
     const bool again = !k_.resident();
     const Tile unit = again ? normalised(p, j, width) : k_.row(unit_, p, j, width);
-    const Tile h = again ? scaled(p, j, width) : k_.row(scaled_, p, j, width);
+    const Tile h = again ? scaled(group, j, col, width) : k_.row(scaled_, p, j, width);
     rows::op(b, Opcode::scalar_tensor_tensor, product, {unit, h, k_.scalar(dot_, p, j)}, Alu::multiply, Alu::add);
     rows::Columns columns{.scale = scale};
     if (s_.kind != NormKind::rms) {
@@ -363,41 +395,67 @@ class NormBackward {
         continue;
       }
       const Tile first = on_chip_tile(sum, partitions, length);
-      for (std::int64_t share = 1; share < k_.num_shares(); ++share) {
+      for (std::int64_t share = 1; share < num_shares_; ++share) {
         b.tensor_tensor(first, first, on_chip_tile(sum, partitions, length, share * length), Alu::add);
       }
-      if (s_.kind == NormKind::group) {
-        const std::int64_t channels = geometry_.channels_per_row;
-        b.tiles(geometry_.num_parameters / channels, partitions, [&](const Index& first_group, std::int64_t groups) {
-          b.dma(tiling::hbm_tile(hbm, groups, channels, {{channels, 1}}, first_group * channels),
-                on_chip_tile(sum, groups, channels));
-        });
-        continue;
-      }
-      for (const auto& segment : tiling::split(s_.cols, partitions)) {
-        b.tiles(segment.trips, partitions, [&](const Index& i, std::int64_t lines) {
-          const Index at = i + segment.start / partitions;
-          b.transpose(on_chip_tile(turned_, lines, segment.size), on_chip_tile(sum, segment.size, lines, at));
-          b.tensor_copy(on_chip_tile(line_, lines, segment.size), on_chip_tile(turned_, lines, segment.size));
-          b.dma(tiling::hbm_tile(hbm, lines, partitions, {{segment.size, 1}}, at * partitions),
-                on_chip_tile(line_, lines, segment.size));
-        });
+      if (is_group()) {
+        store_samples(sum, hbm);
+      } else {
+        store_turned(sum, hbm);
       }
     }
+  }
+
+  void store_turned(std::int16_t sum, std::int16_t hbm) {
+    auto& b = k_.builder;
+    const std::int64_t partitions = k_.partitions();
+    for (const auto& segment : tiling::split(s_.cols, partitions)) {
+      b.tiles(segment.trips, partitions, [&](const Index& i, std::int64_t lines) {
+        const Index at = i + segment.start / partitions;
+        b.transpose(on_chip_tile(turned_, lines, segment.size), on_chip_tile(sum, segment.size, lines, at));
+        b.tensor_copy(on_chip_tile(line_, lines, segment.size), on_chip_tile(turned_, lines, segment.size));
+        b.dma(tiling::hbm_tile(hbm, lines, partitions, {{segment.size, 1}}, at * partitions),
+              on_chip_tile(line_, lines, segment.size));
+      });
+    }
+  }
+
+  // The samples of a tile added up: they lie on partitions, so their sums are turned, reduced, and turned back.
+  void store_samples(std::int16_t sum, std::int16_t hbm) {
+    auto& b = k_.builder;
+    const SampleTiles tiles(k_, s_, geometry_);
+    const std::int64_t partitions = k_.partitions(), lanes = tiles.lanes, n = tiles.channels;
+    if (tiles.samples == 1) {
+      b.tiles(lanes, partitions, [&](const Index& lane, std::int64_t p) {
+        b.dma(tiling::hbm_tile(hbm, p, n, {{n, 1}}, lane * n), on_chip_tile(sum, p, n, lane / partitions * n));
+      });
+      return;
+    }
+    b.tiles(n, partitions, [&](const Index& channel, std::int64_t w) {
+      const Tile total = on_chip_tile(line_, w, lanes);
+      b.transpose(on_chip_tile(turned_, w, tiles.samples * lanes),
+                  on_chip_tile(sum, tiles.samples * lanes, w, channel));
+      b.tensor_reduce(total, on_chip_tile(turned_, w, {{lanes, 1}, {tiles.samples, lanes}}), Alu::add);
+      b.transpose(on_chip_tile(turned_, lanes, w), total);
+      b.tensor_copy(on_chip_tile(line_, lanes, w), on_chip_tile(turned_, lanes, w));
+      b.dma(tiling::hbm_tile(hbm, lanes, n, {{w, 1}}, channel), on_chip_tile(line_, lanes, w));
+    });
   }
 
   const NormShape& s_;
   const NormGeometry geometry_;
   const bool needs_sums_;  // grad_in depends on sums over the row
   const bool weight_gradient_;
-  const std::int64_t moving_max_;
+  const bool folds_;  // parameters' gradients are sums over rows
   RowKernel k_;
+  std::int64_t num_shares_;
   RowTensor grad_, x_, out_;
   std::optional<NormParameter> weight_;
   std::int16_t mean_hbm_ = -1, rstd_hbm_ = -1, weight_out_ = -1, bias_out_ = -1;
   std::int16_t mean_ = -1, rstd_ = -1, shift_ = -1, sum_ = -1, dot_ = -1, part_ = -1, scale_ = -1;
   std::int16_t unit_ = -1, product_ = -1, scaled_ = -1;
-  std::int16_t ones_ = -1, fold_ = -1, partial_ = -1, turned_ = -1, line_ = -1, weight_sum_ = -1, bias_sum_ = -1;
+  std::int16_t ones_ = -1, grad_ones_ = -1, fold_ = -1, partial_ = -1, turned_ = -1, line_ = -1, weight_sum_ = -1,
+               bias_sum_ = -1;
 };
 
 }  // namespace

@@ -12,6 +12,14 @@ namespace {
 
 constexpr std::int64_t kColumns = 10;  // scalars per row that a kernel keeps, at most
 
+std::int64_t largest_divisor(std::int64_t of, std::int64_t most) {
+  std::int64_t divisor = std::min(of, most);
+  while (of % divisor != 0) {
+    --divisor;
+  }
+  return divisor;
+}
+
 }  // namespace
 
 void op(Builder& builder, Opcode opcode, const Tile& dst, std::vector<Tile> src, Alu alu0, Alu alu1) {
@@ -84,6 +92,9 @@ void RowKernel::plan(std::int64_t bytes_per_element, std::int64_t smallest_items
     const std::int64_t row_bytes = cols_ * bytes_per_element + kColumns * 2 * itemsize(Dtype::float32);
     group_ = std::clamp<std::int64_t>(free / std::max<std::int64_t>(cols_, 1), 1,
                                       std::max<std::int64_t>(budget / row_bytes, 1));
+    if (period_ > 0) {
+      group_ = largest_divisor(period_, group_);
+    }
     return;
   }
   chunk_ = fitting / partitions_ * partitions_;

@@ -51,6 +51,8 @@ class RowKernel {
   void plan(std::int64_t bytes_per_element, std::int64_t smallest_itemsize, std::int64_t reserved_bytes = 0);
   // Columns come in units that a chunk holds whole, or parts of one of.
   void set_unit(std::int64_t unit) { unit_ = unit > 0 && cols_ % unit == 0 ? unit : 1; }
+  // Rows repeat with this period: a partition's group divides it, so that its rows are the same ones of each period.
+  void set_period(std::int64_t period) { period_ = period; }
   // The whole row fits: tensors are read once. Otherwise the row passes in chunks.
   bool resident() const { return chunk_ == cols_; }
   std::int64_t chunk() const { return chunk_; }
@@ -150,6 +152,7 @@ class RowKernel {
   std::int64_t rows_, cols_, partitions_;
   bool across_;
   std::int64_t group_ = 1, chunk_ = 1, unit_ = 1;
+  std::int64_t period_ = 0;  // 0: none
   std::int16_t line_ = -1, turned_ = -1;
 };
 

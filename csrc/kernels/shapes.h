@@ -233,6 +233,8 @@ struct NormShape {
   bool training = true;  // batch: statistics computed here, and running statistics updated
   bool running_statistics = false;
   std::int64_t spatial = 0;  // group, batch: contiguous elements of one channel of one sample; 0: all of a channel's
+  float eps = 1e-5F;         // added to the variance; rms: to the mean square
+  float momentum = 0.1F;     // batch: what this batch contributes to the running statistics
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -250,6 +252,8 @@ struct NormShape {
     v("training", s.training);
     v("running_statistics", s.running_statistics);
     v("spatial", s.spatial);
+    v("eps", s.eps);
+    v("momentum", s.momentum);
   }
 };
 

@@ -51,6 +51,8 @@ def norm(rng: random.Random, rows: int, cols: int, kind: str, **fields: Any) -> 
         "training": rng.random() < 0.6,
         "running_statistics": rng.random() < 0.6,
         "spatial": 0,
+        "eps": 1e-5,
+        "momentum": 0.1,
     } | fields
 
 

@@ -56,6 +56,7 @@ def test_softmax_bytes(target: Any, seed: int, cols: int, fits: bool) -> None:
 def norm_bytes(part: Part, fits: bool) -> tuple[int, int]:
     kind, rows, cols = part["kind"], part["rows"], part["cols"]
     elements, item = rows * cols * BYTES[part["dtype"]], BYTES[part["parameter_dtype"]]
+    statistic = item if kind != "rms" else max(4, BYTES[part["dtype"]])
     parameters = {"layer": cols, "rms": cols, "group": part["channels"], "batch": rows}[kind]
     loads = 1 if fits or kind in ("group", "batch") else -(-rows // PARTITIONS)
     batch_eval = kind == "batch" and not part["training"]
@@ -64,9 +65,9 @@ def norm_bytes(part: Part, fits: bool) -> tuple[int, int]:
         read += (part["weight"] + part["bias"]) * parameters * loads * item
         written = elements
         updates = kind == "batch" and part["training"] and part["running_statistics"]
-        read += 2 * rows * item * (batch_eval or updates)
-        written += 2 * rows * item * updates
-        written += 0 if batch_eval else rows * item * (1 if kind == "rms" else 2)
+        read += 2 * rows * statistic * (batch_eval or updates)
+        written += 2 * rows * statistic * updates
+        written += 0 if batch_eval else rows * statistic * (1 if kind == "rms" else 2)
         return read, written
     sums = part["input_gradient"] and not batch_eval
     weight_gradient = part["weight_gradient"] and part["weight"]
@@ -80,7 +81,7 @@ def norm_bytes(part: Part, fits: bool) -> tuple[int, int]:
         passes = 2 if sums and kind in ("layer", "rms") else 1
         weight_reads = int(part["weight"] and part["input_gradient"]) * passes * per_pass
     read = elements * (grad_reads + x_reads) + weight_reads * parameters * item
-    read += rows * item * (1 if kind == "rms" else 2)
+    read += rows * statistic * (1 if kind == "rms" else 2)
     written = elements * part["input_gradient"]
     written += (weight_gradient + part["bias_gradient"]) * parameters * item
     return read, written

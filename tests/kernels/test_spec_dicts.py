@@ -115,6 +115,8 @@ EXAMPLES: list[Part] = [
         "bias_gradient": False,
         "training": True,
         "running_statistics": False,
+        "eps": 0.125,
+        "momentum": 0.5,
     },
     {
         "family": "copy",

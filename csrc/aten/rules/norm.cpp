@@ -2,6 +2,7 @@
 #include "aten/rules/norm.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace trn::aten::rules {
 
@@ -10,14 +11,31 @@ namespace {
 using kernels::NormKind;
 using kernels::NormShape;
 
+// Of weight and bias, and where there are none of the running statistics.
+kernels::Dtype parameter_dtype(const LaunchArguments& args, kernels::Dtype fallback) {
+  for (const auto* name : {"weight", "bias", "running_mean"}) {
+    if (args.tensor(name).defined()) {
+      return dtype(args.tensor(name));
+    }
+  }
+  return fallback;
+}
+
+// rms norm without an eps takes the spacing of 1 in the type that it accumulates in.
+double default_eps(kernels::Dtype dtype) {
+  return dtype == kernels::Dtype::float64 ? std::numeric_limits<double>::epsilon()
+                                          : std::numeric_limits<float>::epsilon();
+}
+
 NormShape base(const LaunchArguments& args, NormKind kind) {
   const auto& input = args.tensor("input");
-  const auto& weight = args.tensor("weight");
   NormShape shape;
   shape.kind = kind;
   shape.dtype = dtype(input);
-  shape.parameter_dtype = dtype(weight, shape.dtype);
-  shape.weight = is_strided(weight);
+  shape.parameter_dtype = parameter_dtype(args, shape.dtype);
+  shape.eps = static_cast<float>(args.number("eps", kind == NormKind::rms ? default_eps(shape.dtype) : shape.eps));
+  shape.momentum = static_cast<float>(args.number("momentum", shape.momentum));
+  shape.weight = is_strided(args.tensor("weight"));
   shape.bias = is_strided(args.tensor("bias"));
   shape.backward = args.find("grad_out") >= 0;
   const auto mask = args.integers("output_mask");

@@ -1,0 +1,146 @@
+// Binds the operands of a norm: rows are samples or, of batch norm, channels.
+#include <vector>
+
+#include "aten/alias.h"
+#include "aten/execution.h"
+
+namespace trn::aten {
+
+namespace {
+
+using kernels::NormKind;
+using kernels::NormShape;
+
+// As the program takes it: channels outermost, or innermost where each of their elements stands alone.
+at::Tensor laid_out(const at::Tensor& alias, const NormShape& shape) {
+  if (shape.kind != NormKind::batch) {
+    return alias;
+  }
+  const bool across = shape.spatial == 1 && shape.cols > 1;
+  return across ? alias.movedim(1, -1) : alias.transpose(0, 1);
+}
+
+class NormOperands {
+ public:
+  NormOperands(const LaunchArguments& args, const NormShape& shape) : args_(args), shape_(shape) {}
+
+  void add_forward() {
+    const bool measures = shape_.kind != NormKind::batch || shape_.training;
+    const bool updates = measures && shape_.kind == NormKind::batch && shape_.running_statistics;
+    add_matrix("input");
+    add_if(shape_.weight, "weight");
+    add_if(shape_.bias, "bias");
+    add_if(updates || !measures, "running_mean");
+    add_if(updates || !measures, "running_var");
+    add_matrix_result(0);
+    if (measures) {
+      add_result(args_.output(1));
+    }
+    if (measures && shape_.kind != NormKind::rms) {
+      add_result(args_.output(2));
+    }
+    if (updates) {
+      add_result(args_.tensor("running_mean"));
+      add_result(args_.tensor("running_var"));
+    }
+  }
+
+  void add_backward() {
+    add_matrix("grad_out");
+    add_matrix("input");
+    if (shape_.kind != NormKind::batch) {
+      add_if(shape_.kind != NormKind::rms, "mean");
+      add_if(true, "rstd");
+    } else if (shape_.training) {
+      add_if(true, "save_mean");
+      add_if(true, args_.find("save_invstd") >= 0 ? "save_invstd" : "save_var");
+    } else {
+      add_if(true, "running_mean");
+      add_if(true, "running_var");
+    }
+    add_if(shape_.weight && shape_.input_gradient, "weight");
+    if (shape_.input_gradient) {
+      add_matrix_result(0);
+    }
+    add_gradient(1, shape_.weight && shape_.weight_gradient);
+    add_gradient(2, shape_.bias_gradient);
+  }
+
+  // Nothing where a tensor is missing, or not what the program was built for.
+  std::optional<BoundPart> take(const program::Program& program) {
+    std::vector<at::Tensor> tensors = bound_.inputs;
+    for (const BoundPart::Result& result : bound_.outputs) {
+      tensors.push_back(result.buffer);
+    }
+    if (is_incomplete_) {
+      return std::nullopt;
+    }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const program::Buffer& buffer = program.buffers[i];
+      if (tensors[i].numel() != buffer.elements || dtype_of(tensors[i].scalar_type()) != buffer.dtype) {
+        return std::nullopt;
+      }
+    }
+    return std::move(bound_);
+  }
+
+ private:
+  bool is_missing(const at::Tensor& tensor) {
+    const bool missing = !tensor.defined() || !is_plain(tensor);
+    is_incomplete_ = is_incomplete_ || missing;
+    return missing;
+  }
+
+  void add_if(bool taken, std::string_view name) {
+    if (taken && !is_missing(args_.tensor(name))) {
+      bound_.inputs.push_back(cpu_alias(args_.tensor(name)).contiguous());
+    }
+  }
+  void add_matrix(std::string_view name) {
+    if (!is_missing(args_.tensor(name))) {
+      bound_.inputs.push_back(laid_out(cpu_alias(args_.tensor(name)), shape_).contiguous());
+    }
+  }
+  void add_result(const at::Tensor& tensor) {
+    if (!is_missing(tensor)) {
+      bound_.outputs.push_back(dense_result(cpu_alias(tensor)));
+    }
+  }
+  void add_matrix_result(int position) {
+    if (!is_missing(args_.output(position))) {
+      bound_.outputs.push_back(dense_result(laid_out(cpu_alias(args_.output(position)), shape_)));
+    }
+  }
+  // A gradient that the program does not compute is none of the operator's either.
+  void add_gradient(int position, bool computed) {
+    const at::Tensor& gradient = args_.output(position);
+    if (computed) {
+      add_result(gradient);
+    } else if (gradient.defined() && gradient.numel() > 0) {
+      is_incomplete_ = true;
+    }
+  }
+
+  const LaunchArguments& args_;
+  const NormShape& shape_;
+  BoundPart bound_;
+  bool is_incomplete_ = false;
+};
+
+}  // namespace
+
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape,
+                                   const program::Program& program) {
+  if (args.base_name() == "batch_norm_update_stats") {
+    return std::nullopt;
+  }
+  NormOperands operands(args, shape);
+  if (shape.backward) {
+    operands.add_backward();
+  } else {
+    operands.add_forward();
+  }
+  return operands.take(program);
+}
+
+}  // namespace trn::aten
