@@ -27,7 +27,12 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"matmul", "pointwise"};
+constexpr std::string_view kBoundFamilies[] = {"copy", "index", "matmul", "pointwise"};
+
+void list(const OperatorPlan& plan) {
+  std::lock_guard lock(mutex);
+  ++tally()[plan.name];
+}
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
@@ -76,6 +81,16 @@ std::map<std::string, std::int64_t> reference_launches() {
 void clear_reference_launches() {
   std::lock_guard lock(mutex);
   tally().clear();
+}
+
+bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments,
+                     c10::ArrayRef<c10::IValue> results) {
+  if (const auto parts = bind(LaunchArguments(plan.op, arguments, results))) {
+    execute(*parts, departures());
+    return true;
+  }
+  list(plan);
+  return false;
 }
 
 HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments)
@@ -178,8 +193,7 @@ void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results
       }
     }
   }
-  std::lock_guard lock(mutex);
-  ++tally()[plan_.name];
+  list(plan_);
 }
 
 }  // namespace trn::aten

@@ -12,5 +12,7 @@ void require_executable(const Part& part);
 // By family.
 void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
+void require_executable(const IndexShape& shape);
+void require_executable(const CopyShape& shape);
 
 }  // namespace trn::kernels
