@@ -325,7 +325,9 @@ program::Program copy(const target::Target& target, const CopyShape& shape) {
     return builder.take();
   }
   Spacing from = dense ? spacing(target, shape.src, false) : Spacing{};
-  Spacing to = dense ? spacing(target, shape.dst, true) : Spacing{};
+  // A cast to a 64-bit type narrows it in SBUF, and what lies in its gaps with it.
+  const bool keeps_gaps = src == dst || sbuf_dtype(dst) == dst;
+  Spacing to = dense && keeps_gaps ? spacing(target, shape.dst, true) : Spacing{};
   if (shape.elements % unit_of(from, to) != 0 || unit_of(from, to) > target.core.dma_saturating_bytes) {
     (from.moves_span ? to : from) = {};
   }

@@ -77,7 +77,8 @@ def test_short_gaps(target: Any, seed: int) -> None:
     run_from, run_to = rng.choice([(1, 1), (1, 3), (4, 1), (3, 6)])
     n = 12 * rng.randint(1, 20_000)
     src = rng.choice(list(BYTES))
-    dst = src if rng.random() < 0.5 else rng.choice(list(BYTES))
+    narrow = [dtype for dtype in BYTES if BYTES[dtype] < 8]  # SBUF would narrow what lies in the gaps
+    dst = src if rng.random() < 0.5 else rng.choice(narrow)
     wide = [n // run_from * (run_from + 1), n // run_to * (run_to + 2)]
     part = copy_part(access(src, n, run_from, wide[0]), access(dst, n, run_to, wide[1]))
     values, before = some_values(rng, wide[0], src, dst), bits(rng, wide[1], dst)
