@@ -10,6 +10,7 @@
 #include "aten/host_allocator.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
+#include "aten/numerics.h"
 #include "aten/system.h"
 
 namespace trn::aten {
@@ -54,6 +55,19 @@ const runtime::LaunchVariant* copy_variant(const at::Tensor& src, const at::Tens
   return system().launches().insert(key, copy_plan().name, src.numel() ? transfer_spec(src, dst) : kernels::Spec{});
 }
 
+void copy_values(const at::Tensor& self, const at::Tensor& dst) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const bool from_device = self.device().is_privateuseone(), to_device = dst.device().is_privateuseone();
+  if (C10_UNLIKELY(hardware_numerics()) && from_device && to_device && self.device() == dst.device()) {
+    const c10::IValue arguments[] = {self.expand_as(dst), dst, false}, results[] = {dst};
+    if (execute_or_list(copy_plan(), arguments, results)) {
+      return;
+    }
+  }
+  at::Tensor to = to_device ? cpu_alias(dst) : dst;
+  to.copy_(from_device ? cpu_alias(self) : self);
+}
+
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blocking) {
   const bool from_device = self.device().is_privateuseone();
   const bool to_device = dst.device().is_privateuseone();
@@ -65,12 +79,7 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
   if (to_device) {
     dst.storage().unsafeGetStorageImpl()->mutable_data_ptr();
   }
-  const at::Tensor from = from_device ? cpu_alias(self) : self;
-  at::Tensor to = to_device ? cpu_alias(dst) : dst;
-  {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    to.copy_(from);
-  }
+  copy_values(self, dst);
   const int index = to_device ? dst.device().index() : self.device().index();
   Operands operands;
   if (recording()) {

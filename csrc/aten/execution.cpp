@@ -101,6 +101,25 @@ std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   return std::nullopt;
 }
 
+bool fits(const BoundPart& bound, const program::Program& program) {
+  std::vector<at::Tensor> tensors = bound.inputs;
+  for (const BoundPart::Result& output : bound.outputs) {
+    tensors.push_back(output.buffer);
+  }
+  std::size_t num_bound = 0;
+  for (const program::Buffer& buffer : program.buffers) {
+    if (buffer.memory != program::Memory::hbm || buffer.is_temporary) {
+      continue;
+    }
+    if (num_bound == tensors.size() || tensors[num_bound].numel() != buffer.elements ||
+        dtype_of(tensors[num_bound].scalar_type()) != buffer.dtype) {
+      return false;
+    }
+    ++num_bound;
+  }
+  return num_bound == tensors.size();
+}
+
 BoundPart::Result dense_result(const at::Tensor& alias) {
   return {alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias};
 }

@@ -51,6 +51,13 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::R
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
                                    const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::CopyShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::IndexShape& shape,
+                                   const program::Program& program);
+
+// Are these the tensors that the program was built for?
+bool fits(const BoundPart& bound, const program::Program& program);
 
 // For results: in place where it lies densely in its logical order, else a buffer that is copied back.
 BoundPart::Result dense_result(const at::Tensor& alias);

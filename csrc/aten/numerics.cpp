@@ -27,8 +27,13 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "matmul", "norm",
-                                               "pointwise", "reduction", "softmax"};
+constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "copy",      "index",  "matmul",
+                                               "norm",      "pointwise", "reduction", "softmax"};
+
+void list(const OperatorPlan& plan) {
+  std::lock_guard lock(mutex);
+  ++tally()[plan.name];
+}
 
 bool family_executes(const OperatorPlan& plan) {
   const std::string_view family = find_op(plan.op.operator_name()).family;
@@ -80,6 +85,16 @@ std::map<std::string, std::int64_t> reference_launches() {
 void clear_reference_launches() {
   std::lock_guard lock(mutex);
   tally().clear();
+}
+
+bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments,
+                     c10::ArrayRef<c10::IValue> results) {
+  if (const auto parts = bind(LaunchArguments(plan.op, arguments, results))) {
+    execute(*parts, departures());
+    return true;
+  }
+  list(plan);
+  return false;
 }
 
 HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments)
@@ -202,8 +217,7 @@ void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results
       }
     }
   }
-  std::lock_guard lock(mutex);
-  ++tally()[plan_.name];
+  list(plan_);
 }
 
 }  // namespace trn::aten

@@ -24,6 +24,10 @@ void set_numerics(bool hardware, const emu::Numerics& departures);
 std::map<std::string, std::int64_t> reference_launches();
 void clear_reference_launches();
 
+// For an operator of its own path: its program gives the results, or it is listed and nothing is written.
+bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments,
+                     c10::ArrayRef<c10::IValue> results);
+
 // A launch seen for the first time: the CPU computes it for the layout of its results, then its program gives the
 // values.
 class HardwareRun {

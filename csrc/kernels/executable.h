@@ -14,6 +14,8 @@ void require_executable(const MatmulShape& shape);
 void require_executable(const AttentionShape& shape);
 void require_executable(const PointwiseShape& shape);
 void require_executable(const ConvShape& shape);
+void require_executable(const CopyShape& shape);
+void require_executable(const IndexShape& shape);
 void require_executable(const NormShape& shape);
 void require_executable(const ReductionShape& shape);
 void require_executable(const SoftmaxShape& shape);

@@ -262,12 +262,18 @@ struct CopyShape {
   std::int64_t elements = 0;
   Access src, dst;
   bool transpose = false;  // the contiguous axes of src and dst differ: TensorE or DMA transposes
+  // What executes needs: the matrices that a transpose turns, [rows, cols] each, one behind the other in src; and of a
+  // broadcast src, the elements that repeat together. 0: not known.
+  std::int64_t rows = 0, cols = 0, repeated_elements = 0;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("elements", s.elements);
     v("src", s.src);
     v("dst", s.dst);
     v("transpose", s.transpose);
+    v("rows", s.rows);
+    v("cols", s.cols);
+    v("repeated_elements", s.repeated_elements);
   }
 };
 
@@ -279,6 +285,11 @@ struct IndexShape {
   Dtype dtype = Dtype::float32, index_dtype = Dtype::int64;
   std::int64_t num_indices = 0;    // index elements read
   std::int64_t base_elements = 0;  // scatter out of place: elements of self copied first
+  // The tensor picked from or written to: `num_tables` tables one behind the other, each of `table_rows` rows. 0 rows:
+  // not known, the program only counts. One list of indices serves every table; but where `columns` > 0, rows are
+  // single elements, `columns` of them side by side, and an index picks from its own column of its own table.
+  std::int64_t table_rows = 0, num_tables = 1, columns = 0;
+  bool wraps = false;  // negative indices count from the end
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -288,6 +299,10 @@ struct IndexShape {
     v("index_dtype", s.index_dtype);
     v("num_indices", s.num_indices);
     v("base_elements", s.base_elements);
+    v("table_rows", s.table_rows);
+    v("num_tables", s.num_tables);
+    v("columns", s.columns);
+    v("wraps", s.wraps);
   }
 };
 
@@ -328,12 +343,14 @@ struct ScanShape {
 // sort (k == cols) and topk of each row: max8, nc_find_index8, nc_match_replace8 in passes of eight.
 struct SortShape {
   std::int64_t rows = 0, cols = 0, k = 0;
+  bool ascending = false;
   std::vector<Access> inputs, outputs;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("rows", s.rows);
     v("cols", s.cols);
     v("k", s.k);
+    v("ascending", s.ascending);
     v("inputs", s.inputs);
     v("outputs", s.outputs);
   }

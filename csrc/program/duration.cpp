@@ -5,9 +5,10 @@
 // where the last term is the fill and drain of the pipeline (n = 1: everything in turn). A stage's time is its total
 // over the nest. A load into a buffer with one copy cannot run ahead, and is `exposed`. A program whose SBUF tiles do
 // not fit together overlaps nothing. Two DMA latencies are added, the first load's and the last store's; a nest that
-// waits for a temporary of an earlier nest pays them again. An exposed load pays one each time, and two where it
-// fetches rows by an index that the trip before may have written. Each instruction of a nest adds its tensor access
-// overhead once: the first tile runs down the chain of dependent instructions.
+// waits for a temporary of an earlier nest pays them again. An exposed load pays one each time. A scatter that
+// adds fetches rows that the trip before may have written: that half of it is exposed, and pays two each time. Each
+// instruction of a nest adds its tensor access overhead once: the first tile runs down the chain of dependent
+// instructions.
 //
 // Work is split over the device's physical cores by the trips of the outermost parallel loop around it; the last round
 // may leave cores idle. What lies outside of parallel loops is done once for all cores. HBM is the device's: the cores
@@ -123,9 +124,11 @@ class Costing {
       rate = std::min(rate, target_.device.host_bytes_per_second);
     }
     const double seconds = times * std::max(charged / rate, indexing_seconds(instruction));
+    if (adds_to_rows(instruction)) {
+      work.exposed_seconds += seconds + (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
+    }
     if ((dst.memory == Memory::sbuf || dst.memory == Memory::psum) && dst.copies < 2) {
-      const double waits = instruction.opcode == Opcode::dma_gather ? 2 : 1;
-      work.exposed_seconds += seconds + (times - 1) * waits * target_.core.dma_fixed_seconds / cores;
+      work.exposed_seconds += seconds + (times - 1) * target_.core.dma_fixed_seconds / cores;
     } else {
       work.seconds[static_cast<std::size_t>(Engine::dma)] += seconds;
     }

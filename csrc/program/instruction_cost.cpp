@@ -203,12 +203,16 @@ bool is_indexed(Opcode opcode) {
   return opcode == Opcode::dma_gather || opcode == Opcode::dma_scatter;
 }
 
-// Distinct bytes of HBM behind a tile: broadcast partitions and dimensions are read once. Rows picked by an index are
-// read as often as they are picked.
+std::int64_t picked_elements(const Instruction& instruction) {
+  return (instruction.opcode == Opcode::dma_gather ? instruction.dst : instruction.src[0]).elements();
+}
+
+// Distinct bytes of HBM behind a tile: broadcast partitions and dimensions are read once. Of a tensor whose rows an
+// index picks, what lies at the other end: a row as often as it is picked.
 std::int64_t hbm_bytes(const Program& program, const Instruction& instruction, const Tile& tile) {
   std::int64_t elements = 1;
   if (is_indexed(instruction.opcode)) {
-    elements = tile.elements();
+    elements = picked_elements(instruction);
   } else {
     elements = tile.partition_stride == 0 && tile.partitions > 1 ? 1 : tile.partitions;
     for (const Dim& dim : tile.free) {
@@ -218,7 +222,10 @@ std::int64_t hbm_bytes(const Program& program, const Instruction& instruction, c
   return elements * target::itemsize(buffer_of(program, tile).dtype);
 }
 
-std::int64_t descriptors(const Program& program, const Tile& tile) {
+std::int64_t descriptors(const Program& program, const Instruction& instruction, const Tile& tile) {
+  if (is_indexed(instruction.opcode)) {
+    return instruction.src[1].elements();
+  }
   const Buffer& buffer = buffer_of(program, tile);
   const std::int64_t row = run_length(tile);
   const std::int64_t num_rows = tile.elements() / std::max<std::int64_t>(row, 1);
@@ -271,12 +278,17 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
   return rule == CycleRule::plus_reduce ? busy + core.min_instruction_cycles : busy;
 }
 
+bool adds_to_rows(const Instruction& instruction) {
+  return instruction.opcode == Opcode::dma_scatter && instruction.alu0 == Alu::add;
+}
+
 Transfer transfer(const Program& program, const Instruction& instruction) {
   Transfer result;
   auto add = [&](const Tile& tile) {
     if (tile.buffer >= 0 && buffer_of(program, tile).memory == Memory::hbm) {
-      result.descriptors = std::max(result.descriptors, descriptors(program, tile));
-      result.bytes = std::max(result.bytes, tile.elements() * target::itemsize(buffer_of(program, tile).dtype));
+      const std::int64_t elements = is_indexed(instruction.opcode) ? picked_elements(instruction) : tile.elements();
+      result.descriptors = std::max(result.descriptors, descriptors(program, instruction, tile));
+      result.bytes = std::max(result.bytes, elements * target::itemsize(buffer_of(program, tile).dtype));
     }
   };
   add(instruction.dst);
@@ -302,6 +314,9 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
   for (const Tile& tile : instruction.src) {
     add_bytes(&Counts::hbm_read_bytes, &Counts::sbuf_read_bytes, &Counts::psum_read_bytes, counts, program, instruction,
               tile, times);
+  }
+  if (adds_to_rows(instruction)) {
+    counts.hbm_read_bytes += times * hbm_bytes(program, instruction, instruction.dst);
   }
   if (instruction.engine == Engine::dma) {
     counts.dma_transfers += times;

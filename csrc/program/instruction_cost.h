@@ -19,6 +19,8 @@ struct Transfer {
   std::int64_t bytes = 0;  // carried by the DMA engines: a broadcast row counts once per partition
 };
 Transfer transfer(const Program& program, const Instruction& instruction);
+// A scatter that adds reads the rows that it writes.
+bool adds_to_rows(const Instruction& instruction);
 
 // Adds `times` executions of the instruction to `counts`.
 void add_instruction(Counts& counts, const Program& program, const Instruction& instruction, const target::Core& core,

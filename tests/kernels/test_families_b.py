@@ -16,6 +16,9 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int32": 4, "i
 DTYPES = list(BYTES)
 BYTES["uint32"] = 4
 SEEDS = range(40)
+# Fields of which only what executes depends.
+PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False}
+MATRICES: Part = {"rows": 0, "cols": 0, "repeated_elements": 0}
 
 
 @pytest.fixture(scope="module", params=["trn1", "trn2", "trn3", "inf2"])
@@ -63,6 +66,7 @@ def random_copy(rng: random.Random) -> Part:
         "src": access(src, read, rng.choice([None, 1, max(1, read // 3)])),
         "dst": access(dst if rng.random() < 0.5 else src, n, rng.choice([None, 1, 64])),
         "transpose": transpose,
+        **MATRICES,
     }
 
 
@@ -79,6 +83,7 @@ def test_copy_of_one_dtype_takes_no_engine(target: Any) -> None:
         "src": access("float32", 1 << 20),
         "dst": access("float32", 1 << 20),
         "transpose": False,
+        **MATRICES,
     }
     counts = cost(target, part)["counts"]
     assert {name: n for name, n in counts["instructions"].items() if n and name != "dma"} == {}
@@ -91,6 +96,7 @@ def test_cast_is_a_vector_copy(target: Any) -> None:
         "src": access("float32", 1 << 20),
         "dst": access("bfloat16", 1 << 20),
         "transpose": False,
+        **MATRICES,
     }
     counts = cost(target, part)["counts"]
     assert counts["instructions"]["vector"] > 0
@@ -99,7 +105,7 @@ def test_cast_is_a_vector_copy(target: Any) -> None:
 
 def test_strided_copy_is_slower_by_its_descriptors(target: Any) -> None:
     n = 1 << 22
-    part: Part = {"family": "copy", "elements": n, "dst": access("float32", n), "transpose": False}
+    part: Part = {"family": "copy", "elements": n, "dst": access("float32", n), "transpose": False, **MATRICES}
     dense = cost(target, {**part, "src": access("float32", n)})
     strided = cost(target, {**part, "src": access("float32", n, 64)})
     assert strided["counts"]["dma_descriptors"] >= n // 64
@@ -111,7 +117,7 @@ def test_short_gaps_move_with_their_runs(target: Any, run: int, pitch: int) -> N
     """One side spaced: its whole span is read; where it is written, it is read first, for what lies in the gaps."""
     n = 16 * 3 * 128 * 96
     dense, spaced = access("float32", n), access("float32", n, run, n // run * pitch)
-    part: Part = {"family": "copy", "elements": n, "transpose": False}
+    part: Part = {"family": "copy", "elements": n, "transpose": False, **MATRICES}
     check(target, {**part, "src": spaced, "dst": dense}, 4 * n // run * pitch, 4 * n)
     check(target, {**part, "src": dense, "dst": spaced}, 4 * n + 4 * n // run * pitch, 4 * n // run * pitch)
     runs = cost(target, {**part, "src": access("float32", n, run), "dst": dense})
@@ -120,14 +126,14 @@ def test_short_gaps_move_with_their_runs(target: Any, run: int, pitch: int) -> N
 
 def test_wide_gaps_are_skipped(target: Any) -> None:
     n = 1 << 18
-    part: Part = {"family": "copy", "elements": n, "dst": access("float32", n), "transpose": False}
+    part: Part = {"family": "copy", "elements": n, "dst": access("float32", n), "transpose": False, **MATRICES}
     check(target, {**part, "src": access("float32", n, 1, 4096 * n)}, 4 * n, 4 * n)
     check(target, {**part, "src": access("float32", n, 1024, 2 * n)}, 4 * n, 4 * n)
 
 
 def test_four_byte_transpose_runs_on_the_tensor_engine(target: Any) -> None:
     n = 1024 * 1024
-    part: Part = {"family": "copy", "elements": n, "transpose": True}
+    part: Part = {"family": "copy", "elements": n, "transpose": True, **MATRICES}
     wide = cost(target, {**part, "src": access("float32", n), "dst": access("float32", n)})["counts"]
     narrow = cost(target, {**part, "src": access("bfloat16", n), "dst": access("bfloat16", n)})["counts"]
     assert wide["instructions"]["tensor"] == n // (128 * 128)
@@ -148,6 +154,7 @@ def random_index(rng: random.Random) -> Part:
         "index_dtype": rng.choice(["int32", "int64"]),
         "num_indices": rng.choice([rows, rows, rows * 2, max(1, rows // 3)]),
         "base_elements": some_size(rng) if kind != "gather" and rng.random() < 0.5 else 0,
+        **PICKS,
     }
 
 
@@ -171,6 +178,7 @@ def test_gather_takes_a_descriptor_per_row(target: Any) -> None:
         "index_dtype": "int32",
         "num_indices": 4096,
         "base_elements": 0,
+        **PICKS,
     }
     assert cost(target, part)["counts"]["dma_descriptors"] >= 4096
 
@@ -184,6 +192,7 @@ def test_int64_index_is_hundreds_of_times_slower(target: Any) -> None:
         "dtype": "float32",
         "num_indices": 1 << 24,
         "base_elements": 0,
+        **PICKS,
     }
     slow = cost(target, {**part, "index_dtype": "int64"})["seconds"]
     fast = cost(target, {**part, "index_dtype": "int32"})["seconds"]
@@ -246,6 +255,7 @@ def random_sort(rng: random.Random) -> Part:
     dtype = rng.choice(["float32", "bfloat16", "int32", "int64"])
     return {
         "family": "sort",
+        "ascending": False,
         "rows": rows,
         "cols": cols,
         "k": k,
@@ -261,7 +271,13 @@ def test_sort_bytes(target: Any, seed: int) -> None:
 
 
 def test_topk_takes_a_pass_per_eight(target: Any) -> None:
-    part: Part = {"family": "sort", "rows": 128, "cols": 1024, "inputs": [access("float32", 128 * 1024)]}
+    part: Part = {
+        "family": "sort",
+        "ascending": False,
+        "rows": 128,
+        "cols": 1024,
+        "inputs": [access("float32", 128 * 1024)],
+    }
 
     def vector_cycles(k: int) -> int:
         outputs = [access("float32", 128 * k), access("int64", 128 * k)]
@@ -315,6 +331,7 @@ EMPTY: list[Part] = [
         "src": access("float32", 0),
         "dst": access("float32", 0),
         "transpose": False,
+        **MATRICES,
     },
     {
         "family": "index",
@@ -325,6 +342,7 @@ EMPTY: list[Part] = [
         "index_dtype": "int64",
         "num_indices": 0,
         "base_elements": 0,
+        **PICKS,
     },
     {
         "family": "window",
@@ -337,7 +355,7 @@ EMPTY: list[Part] = [
         "backward": False,
     },
     {"family": "scan", "rows": 0, "cols": 8, "alu": "add", "inputs": [], "outputs": []},
-    {"family": "sort", "rows": 8, "cols": 0, "k": 0, "inputs": [], "outputs": []},
+    {"family": "sort", "ascending": False, "rows": 8, "cols": 0, "k": 0, "inputs": [], "outputs": []},
     {"family": "transfer", "bytes": 0, "to_device": True, "from_device": False},
     {"family": "generic", "inputs": [], "outputs": []},
 ]
@@ -371,6 +389,7 @@ def test_cost_of_a_spec_is_the_sum_over_its_parts(target: Any) -> None:
 def sort_of(rows: int, cols: int, k: int) -> Part:
     return {
         "family": "sort",
+        "ascending": False,
         "rows": rows,
         "cols": cols,
         "k": k,

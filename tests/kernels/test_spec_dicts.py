@@ -124,6 +124,9 @@ EXAMPLES: list[Part] = [
         "src": access("float32", 12, 3),
         "dst": access("bfloat16", 12),
         "transpose": True,
+        "rows": 3,
+        "cols": 2,
+        "repeated_elements": 0,
     },
     {
         "family": "index",
@@ -134,6 +137,10 @@ EXAMPLES: list[Part] = [
         "index_dtype": "int32",
         "num_indices": 3,
         "base_elements": 20,
+        "table_rows": 5,
+        "num_tables": 2,
+        "columns": 3,
+        "wraps": True,
     },
     {
         "family": "window",
@@ -151,6 +158,7 @@ EXAMPLES: list[Part] = [
         "rows": 2,
         "cols": 9,
         "k": 3,
+        "ascending": True,
         "inputs": [access("uint8", 18)],
         "outputs": [access("uint8", 6), access("int64", 6)],
     },

@@ -1,13 +1,12 @@
 // Binds the operands of a pointwise launch: all of them in the order in which the first result lies in HBM.
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/execution/layout.h"
 #include "aten/rules/lists.h"
 #include "aten/rules/pointwise.h"
 
@@ -16,21 +15,6 @@ namespace trn::aten {
 namespace {
 
 using kernels::Access;
-
-// Axes of a tensor from the outermost in memory to the innermost.
-std::vector<std::int64_t> memory_order(const at::Tensor& tensor) {
-  std::vector<std::int64_t> axes(static_cast<std::size_t>(tensor.dim()));
-  std::iota(axes.begin(), axes.end(), 0);
-  std::ranges::stable_sort(axes, std::ranges::greater(), [&](std::int64_t d) { return tensor.stride(d); });
-  return axes;
-}
-
-// The same elements where runs of `access.contiguous_elements` are spaced as in its span.
-at::Tensor spread(const at::Tensor& dense, const Access& access) {
-  const auto run = access.contiguous_elements;
-  const auto num_runs = access.elements / run;
-  return dense.as_strided({num_runs, run}, {access.span_elements / num_runs, 1});
-}
 
 struct Layout {
   at::IntArrayRef sizes;            // of the iteration space
@@ -55,13 +39,17 @@ at::Tensor staged_input(const at::Tensor& alias, const Access& access, std::int6
   if (access.elements != expanded.numel()) {
     return period_of(expanded, access.elements);
   }
-  if (buffer_elements == access.elements) {
-    return expanded.contiguous();
+  return staged(expanded, access, buffer_elements);
+}
+
+// A gradient that rows are added to starts as zeros, and the padding's row ends as them.
+std::optional<BoundPart> cleared(const LaunchArguments& args, const kernels::PointwiseShape& shape) {
+  const at::Tensor out = cpu_alias(args.output());
+  if (!out.is_contiguous()) {
+    return std::nullopt;
   }
-  at::Tensor buffer = at::empty({buffer_elements}, alias.options());
-  at::Tensor runs = spread(buffer, access);
-  runs.copy_(expanded.reshape(runs.sizes()));
-  return buffer;
+  const at::Tensor part = out.numel() == shape.elements ? out : out.select(0, args.integer("padding_idx", 0));
+  return BoundPart{.program = {}, .inputs = {}, .outputs = {{part, {}, part}}};
 }
 
 std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
@@ -99,6 +87,9 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
                                    const program::Program& program) {
+  if (args.base_name() == "embedding_dense_backward") {
+    return cleared(args, shape);
+  }
   if (!rules::computes(args)) {
     return std::nullopt;
   }

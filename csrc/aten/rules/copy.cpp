@@ -41,6 +41,27 @@ Spec moved(std::int64_t elements, const Access& src, const Access& dst, bool tra
   return {CopyShape{elements, src, dst, transpose}};
 }
 
+// What executes: the matrices of a transpose, the runs of a broadcast.
+Spec laid_out(Spec spec, const at::Tensor& from, const at::Tensor& to) {
+  if (spec.empty() || !is_strided(from) || !is_strided(to) || from.sizes() != to.sizes()) {
+    return spec;
+  }
+  auto& shape = std::get<CopyShape>(spec.front());
+  const auto axes = moved_axes(from, to);
+  if (shape.src.elements < shape.elements) {
+    std::int64_t num_repeating = 0;
+    for (const auto& axis : axes) {
+      num_repeating += axis.from == 0 ? 1 : 0;
+      shape.repeated_elements = axis.from == 0 ? 1 : shape.repeated_elements * axis.size;
+    }
+    shape.repeated_elements = num_repeating == 1 ? shape.repeated_elements : 0;
+  } else if (shape.transpose) {
+    shape.rows = axes.back().size;
+    shape.cols = axes[static_cast<std::size_t>(innermost_in_source(axes))].size;
+  }
+  return spec;
+}
+
 // Runs that survive the rearrangement: rows of the axes behind the last one that is touched.
 std::int64_t run_length(const LaunchArguments& args, const at::Tensor& from, const at::Tensor& to) {
   const auto name = args.base_name();
@@ -70,6 +91,37 @@ std::int64_t run_length(const LaunchArguments& args, const at::Tensor& from, con
 
 }  // namespace
 
+std::vector<MovedAxis> moved_axes(const at::Tensor& from, const at::Tensor& to) {
+  std::vector<MovedAxis> axes;
+  for (std::int64_t d = 0; d < to.dim(); ++d) {
+    if (to.size(d) > 1) {
+      axes.push_back({to.size(d), from.stride(d), to.stride(d)});
+    }
+  }
+  std::ranges::stable_sort(axes, std::ranges::greater(), &MovedAxis::to);
+  std::vector<MovedAxis> merged;
+  for (const auto& axis : axes) {
+    const bool continues =
+        !merged.empty() && merged.back().from == axis.from * axis.size && merged.back().to == axis.to * axis.size;
+    if (continues) {
+      merged.back() = {merged.back().size * axis.size, axis.from, axis.to};
+    } else {
+      merged.push_back(axis);
+    }
+  }
+  return merged;
+}
+
+std::int64_t innermost_in_source(const std::vector<MovedAxis>& axes) {
+  std::int64_t inner = -1;
+  for (std::size_t a = 0; a < axes.size(); ++a) {
+    if (axes[a].from > 0 && (inner < 0 || axes[a].from <= axes[static_cast<std::size_t>(inner)].from)) {
+      inner = static_cast<std::int64_t>(a);
+    }
+  }
+  return inner;
+}
+
 Spec copy_between(const at::Tensor& from, const at::Tensor& to) {
   if (!from.defined() || !to.defined()) {
     return {};
@@ -80,7 +132,7 @@ Spec copy_between(const at::Tensor& from, const at::Tensor& to) {
     return {};
   }
   if (from_device && to_device && from.device() == to.device()) {
-    return moved(numel(to), access_of(from), access_of(to), is_transposed(from, to));
+    return laid_out(moved(numel(to), access_of(from), access_of(to), is_transposed(from, to)), from, to);
   }
   const auto bytes = numel(to) * target::itemsize(dtype(to));
   return bytes > 0 ? Spec{kernels::TransferShape{bytes, to_device, from_device}} : Spec{};

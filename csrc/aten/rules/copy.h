@@ -1,6 +1,8 @@
 // Count rules of operators that move elements from one layout to another.
 #pragma once
 
+#include <vector>
+
 #include "aten/rules/common.h"
 
 namespace trn::aten::rules {
@@ -11,5 +13,14 @@ Spec rearrange(const LaunchArguments& args);    // flip, roll, shuffle, pad, rep
 Spec pad_backward(const LaunchArguments& args);  // every gradient element added to its source
 
 Spec copy_between(const at::Tensor& from, const at::Tensor& to);
+
+// An axis of a copy, its strides on both sides.
+struct MovedAxis {
+  std::int64_t size = 1, from = 0, to = 0;
+};
+// The fewest axes that a copy walks, in the order of `to` in memory, outermost first.
+std::vector<MovedAxis> moved_axes(const at::Tensor& from, const at::Tensor& to);
+// Of those the one that lies innermost in `from`; -1: none moves there.
+std::int64_t innermost_in_source(const std::vector<MovedAxis>& axes);
 
 }  // namespace trn::aten::rules

@@ -40,6 +40,18 @@ Spec clear(const at::Tensor& tensor) {
   return stream(numel(tensor), {}, {access_of(tensor)}, steps_of(memset(0)));
 }
 
+// What executes: where the rows lie. Nothing where there is nothing to pick.
+Spec within(Spec spec, std::int64_t table_rows, std::int64_t num_tables = 1, std::int64_t columns = 0,
+            bool wraps = false) {
+  if (auto* shape = spec.empty() ? nullptr : std::get_if<IndexShape>(&spec.back())) {
+    shape->table_rows = table_rows;
+    shape->num_tables = num_tables;
+    shape->columns = columns;
+    shape->wraps = wraps;
+  }
+  return spec;
+}
+
 // Out of place, `self` is copied to the result first; in place it is not.
 std::int64_t base_elements(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
@@ -58,7 +70,7 @@ std::int64_t inner_of(const at::Tensor& tensor, std::int64_t dim) {
 
 // How many axes a list of indices replaces, the first of them, and how many index elements are read.
 struct Indices {
-  std::int64_t first = -1, last = -1, elements = 0;
+  std::int64_t first = -1, last = -1, elements = 0, num_lists = 0;
   Dtype type = Dtype::int64;
   bool boolean = false;
 };
@@ -81,6 +93,7 @@ Indices indices_of(const LaunchArguments& args) {
     result.type = dtype(tensor);
     result.boolean |= tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte;
     result.elements += is_device_tensor(tensor) ? numel(tensor) : 0;
+    ++result.num_lists;
     result.first = result.first < 0 ? axis : result.first;
     axis += result.boolean ? std::max<std::int64_t>(tensor.dim(), 1) : 1;
     result.last = axis - 1;
@@ -91,6 +104,24 @@ Indices indices_of(const LaunchArguments& args) {
 // Elements of one picked row: the axes of self behind the last indexed one.
 std::int64_t row_of(const at::Tensor& self, const Indices& indices) {
   return indices.last < 0 ? 1 : inner_of(self, std::min(indices.last, self.dim() - 1));
+}
+
+// One list of indices along one axis.
+Spec along_axis(Spec spec, const at::Tensor& self, const Indices& indices) {
+  if (indices.num_lists != 1 || indices.boolean) {
+    return spec;
+  }
+  const auto along = std::max<std::int64_t>(size(self, indices.first), 1);
+  const auto inner = std::max<std::int64_t>(inner_of(self, indices.first), 1);
+  return within(std::move(spec), along, numel(self) / (along * inner), 0, true);
+}
+
+// Single elements along an axis, an index for each.
+Spec each_element(Spec spec, const at::Tensor& self, const at::Tensor& index, std::int64_t dim) {
+  const auto columns = std::max<std::int64_t>(inner_of(index, dim), 1);
+  const auto along = std::max<std::int64_t>(size(index, dim), 1);
+  return within(std::move(spec), std::max<std::int64_t>(size(self, dim), 1),
+                std::max<std::int64_t>(numel(index) / (columns * along), 1), columns);
 }
 
 // A mask becomes positions by a running sum over its elements.
@@ -111,13 +142,19 @@ Spec positions_of_mask(const at::Tensor& mask) {
 Spec embedding(const LaunchArguments& args) {
   const auto& weight = args.tensor("weight");
   const auto& indices = args.tensor("indices");
-  return rows(IndexKind::gather, numel(indices), size(weight, -1), weight, indices);
+  return within(rows(IndexKind::gather, numel(indices), size(weight, -1), weight, indices), size(weight, 0));
 }
 
 Spec embedding_backward(const LaunchArguments& args) {
   const auto& grad = args.tensor("grad_output");
   const auto& indices = args.tensor("indices");
-  return concat(clear(args.output()), rows(IndexKind::scatter_add, numel(indices), size(grad, -1), grad, indices));
+  const auto width = size(grad, -1);
+  auto spec = concat(clear(args.output()), within(rows(IndexKind::scatter_add, numel(indices), width, grad, indices),
+                                                  args.integer("num_weights", 0)));
+  if (args.integer("padding_idx", -1) >= 0) {  // nobody learns from the padding
+    spec = concat(std::move(spec), stream(width, {}, {dense(dtype(grad), width)}, steps_of(memset(0))));
+  }
+  return spec;
 }
 
 Spec embedding_renorm(const LaunchArguments& args) {
@@ -175,8 +212,8 @@ Spec index(const LaunchArguments& args) {
     }
   }
   const auto row = std::max<std::int64_t>(row_of(self, indices), 1);
-  return concat(std::move(spec),
-                rows(IndexKind::gather, numel(out) / row, row, dtype(self), indices.elements, indices.type));
+  auto picked = rows(IndexKind::gather, numel(out) / row, row, dtype(self), indices.elements, indices.type);
+  return concat(std::move(spec), along_axis(std::move(picked), self, indices));
 }
 
 Spec index_put(const LaunchArguments& args) {
@@ -202,8 +239,8 @@ Spec index_put(const LaunchArguments& args) {
     num_rows = numel(values) / row;
   }
   const auto kind = args.boolean("accumulate", false) ? IndexKind::scatter_add : IndexKind::scatter;
-  return concat(std::move(spec),
-                rows(kind, num_rows, row, dtype(self), indices.elements, indices.type, base_elements(args)));
+  auto written = rows(kind, num_rows, row, dtype(self), indices.elements, indices.type, base_elements(args));
+  return concat(std::move(spec), along_axis(std::move(written), self, indices));
 }
 
 Spec index_select(const LaunchArguments& args) {
@@ -211,7 +248,9 @@ Spec index_select(const LaunchArguments& args) {
   const auto& out = args.output();
   const auto dim = args.integer("dim", 0);
   const auto row = std::max<std::int64_t>(is_strided(self) ? inner_of(self, dim) : 1, 1);
-  return rows(IndexKind::gather, numel(out) / row, row, self, args.tensor("index"));
+  const auto along = std::max<std::int64_t>(size(self, dim), 1);
+  return within(rows(IndexKind::gather, numel(out) / row, row, self, args.tensor("index")), along,
+                numel(self) / (along * row));
 }
 
 Spec index_update(const LaunchArguments& args) {
@@ -223,13 +262,16 @@ Spec index_update(const LaunchArguments& args) {
   const auto outer = numel(self) / std::max<std::int64_t>(row * along, 1);
   const auto name = args.base_name();
   const bool adds = name == "index_add" || name == "index_reduce";
-  return rows(adds ? IndexKind::scatter_add : IndexKind::scatter, outer * numel(index), row, self, index,
-              base_elements(args));
+  return within(rows(adds ? IndexKind::scatter_add : IndexKind::scatter, outer * numel(index), row, self, index,
+                     base_elements(args)),
+                along, outer);
 }
 
 Spec gather(const LaunchArguments& args) {
   const auto& index = args.tensor("index");
-  return rows(IndexKind::gather, numel(index), 1, args.tensor("self"), index);
+  const auto& self = args.tensor("self");
+  auto spec = rows(IndexKind::gather, numel(index), 1, self, index);
+  return args.find("dim") < 0 ? spec : each_element(std::move(spec), self, index, args.integer("dim", 0));
 }
 
 Spec scatter(const LaunchArguments& args) {
@@ -237,8 +279,10 @@ Spec scatter(const LaunchArguments& args) {
   const auto name = args.base_name();
   const bool adds = name == "scatter_add" || name == "scatter_reduce" || !args.string("reduce").empty() ||
                     args.boolean("accumulate", false);
-  return rows(adds ? IndexKind::scatter_add : IndexKind::scatter, numel(index), 1, args.tensor("self"), index,
-              base_elements(args));
+  const auto& self = args.tensor("self");
+  auto spec =
+      rows(adds ? IndexKind::scatter_add : IndexKind::scatter, numel(index), 1, self, index, base_elements(args));
+  return args.find("dim") < 0 ? spec : each_element(std::move(spec), self, index, args.integer("dim", 0));
 }
 
 Spec masked_select(const LaunchArguments& args) {

@@ -1,0 +1,113 @@
+// Binds copies: the source in the order in which the result lies in HBM, but for the axes that a transpose turns.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "aten/alias.h"
+#include "aten/execution.h"
+#include "aten/execution/layout.h"
+#include "aten/rules/copy.h"
+
+namespace trn::aten {
+
+namespace {
+
+using kernels::CopyShape;
+using rules::MovedAxis;
+
+bool is_copy(std::string_view name) {
+  return name == "_copy_from" || name == "clone" || name == "_to_copy" || name == "copy";
+}
+
+bool is_resolved(const at::Tensor& tensor) {
+  return tensor.defined() && is_plain(tensor) && is_device_tensor(tensor) && !tensor.is_conj() && !tensor.is_neg();
+}
+
+// One side of the copy by its merged axes.
+at::Tensor by_axes(const at::Tensor& alias, const std::vector<MovedAxis>& axes, std::int64_t MovedAxis::* stride) {
+  std::vector<std::int64_t> sizes, strides;
+  for (const MovedAxis& axis : axes) {
+    sizes.push_back(axis.size);
+    strides.push_back(axis.*stride);
+  }
+  return alias.as_strided(sizes, strides);
+}
+
+// Each element of a broadcast source once.
+at::Tensor distinct(at::Tensor tensor) {
+  for (std::int64_t d = tensor.dim(); d-- > 0;) {
+    if (tensor.stride(d) == 0) {
+      tensor = tensor.select(d, 0);
+    }
+  }
+  return tensor;
+}
+
+BoundPart::Result result_of(const at::Tensor& alias, const kernels::Access& access, std::int64_t elements) {
+  if (elements == alias.numel()) {
+    return dense_result(alias);
+  }
+  const at::Tensor buffer = at::zeros({elements}, alias.options());
+  return {buffer, spread(buffer, access), alias};
+}
+
+BoundPart bind_copy(const at::Tensor& from, const at::Tensor& to, const CopyShape& shape,
+                    const program::Program& program) {
+  const auto axes = rules::moved_axes(from, to);
+  at::Tensor source = by_axes(from, axes, &MovedAxis::from), result = by_axes(to, axes, &MovedAxis::to);
+  if (shape.src.elements < shape.elements) {
+    source = distinct(source);
+  } else if (shape.transpose) {
+    const auto turned = rules::innermost_in_source(axes);
+    source = source.movedim({result.dim() - 1, turned}, {-2, -1});
+    result = result.movedim(turned, -2);
+  }
+  return {.program = {},
+          .inputs = {staged(source, shape.src, program.buffers[0].elements)},
+          .outputs = {result_of(result, shape.dst, program.buffers[1].elements)}};
+}
+
+// The inputs of a concatenation as they lie together in its result.
+std::optional<BoundPart> bind_concatenation(const LaunchArguments& args, const CopyShape& shape,
+                                            const program::Program& program) {
+  std::vector<at::Tensor> parts;
+  for (const at::Tensor& tensor : args.tensors("tensors")) {
+    if (!is_resolved(tensor) || tensor.scalar_type() != args.tensors("tensors").front().scalar_type()) {
+      return std::nullopt;
+    }
+    parts.push_back(cpu_alias(tensor));
+  }
+  const at::Tensor& out = args.output();
+  if (!is_resolved(out) || out.numel() != shape.elements || shape.transpose) {
+    return std::nullopt;
+  }
+  const std::int64_t dim = args.integer("dim", 0);
+  const at::Tensor source = args.base_name().ends_with("stack") ? at::stack(parts, dim) : at::cat(parts, dim);
+  const auto order = memory_order(out);
+  return BoundPart{.program = {},
+                   .inputs = {staged(source.permute(order), shape.src, program.buffers[0].elements)},
+                   .outputs = {result_of(cpu_alias(out).permute(order), shape.dst, program.buffers[1].elements)}};
+}
+
+}  // namespace
+
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const CopyShape& shape,
+                                   const program::Program& program) {
+  const auto name = args.base_name();
+  std::optional<BoundPart> bound;
+  if (name == "cat" || name == "stack" || name == "_stack") {
+    bound = bind_concatenation(args, shape, program);
+  } else if (is_copy(name)) {
+    const at::Tensor& to = args.tensor("dst").defined() ? args.tensor("dst") : args.output();
+    const at::Tensor& from = args.tensor("src").defined() ? args.tensor("src") : args.tensor("self");
+    if (is_resolved(from) && is_resolved(to) && from.sizes() == to.sizes()) {
+      bound = bind_copy(cpu_alias(from), cpu_alias(to), shape, program);
+    }
+  }
+  return bound && fits(*bound, program) ? bound : std::nullopt;
+}
+
+}  // namespace trn::aten

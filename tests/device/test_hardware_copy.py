@@ -1,0 +1,112 @@
+"""Copies, casts and concatenations by their programs: bits against the CPU in any layout, and nothing left out."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+import torch_trn
+
+Tensor = torch.Tensor
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
+
+
+@pytest.fixture(autouse=True)
+def hardware() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch_trn.set_numerics("hardware"):
+        yield
+
+
+def check(function: Callable[..., Tensor], *arguments: Tensor) -> None:
+    """The same bits and strides as on the CPU, three times over."""
+    expected = function(*arguments)
+    for _ in range(3):
+        on_device = [a.to("trn") for a in arguments]
+        torch_trn.reference_operators(clear=True)
+        out = function(*on_device)
+        assert torch_trn.reference_operators() == {}
+        assert out.stride() == expected.stride()
+        assert torch.equal(out.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layouts(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 100, (3, 20, 30, 8)).to(dtype)
+    check(lambda x: x.clone(), x)
+    check(lambda x: x.transpose(2, 3).contiguous(), x)
+    check(lambda x: x.permute(3, 1, 0, 2).contiguous(), x)
+    check(lambda x: x.permute(0, 2, 1, 3).contiguous(), x)
+    check(lambda x: x.contiguous(memory_format=torch.channels_last), x)
+    check(lambda x: x.contiguous(memory_format=torch.channels_last).contiguous(), x)
+    check(lambda x: x[:, 1:, ::2].contiguous(), x)
+    check(lambda x: x[..., ::2].contiguous(), x)
+    check(lambda x: x[0, 0].t().contiguous(), x)
+    check(lambda x: x[:, :1].expand(3, 7, 30, 8).contiguous(), x)
+    check(lambda x: x[0, 0, 0, 0].expand(5, 6).contiguous(), x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_casts(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 2, (40, 50)).to(dtype)
+    for other in DTYPES:
+        check(lambda x: x.to(other), x)  # noqa: B023
+        check(lambda x: x.t().to(other, memory_format=torch.contiguous_format), x)  # noqa: B023
+        check(lambda x: x[:, ::2].to(other), x)  # noqa: B023
+
+
+def test_bits_are_kept() -> None:
+    wide = torch.randint(-(2**63), 2**63 - 1, (1000,))
+    check(lambda x: x.clone(), wide)
+    nans = torch.randint(-(2**31), 2**31, (999,)).int().view(torch.float32)
+    torch_trn.reference_operators(clear=True)
+    assert torch.equal(nans.to("trn").clone().cpu().view(torch.int32), nans.view(torch.int32))
+    complex_values = torch.randn(30, 4, dtype=torch.complex64)
+    check(lambda x: x.clone(), complex_values)
+    assert torch_trn.reference_operators(clear=True) == {}
+
+
+def test_writes_into_views_leave_the_rest() -> None:
+    x, y = torch.randn(20, 30), torch.randn(10, 30)
+
+    def write(x: Tensor, y: Tensor) -> Tensor:
+        x = x.clone()
+        x[::2].copy_(y)
+        x[:, ::3] = y[0, 0]
+        x[:, 1::3].copy_(y.t()[:20, :10])
+        x[5:7] = y[3]
+        return x
+
+    check(write, x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_concatenations(dtype: torch.dtype) -> None:
+    a, b, c = (torch.randint(0, 100, (n, 30, 4)).to(dtype) for n in (3, 3, 5))
+    check(lambda a, b: torch.cat([a, b], 1), a, b)
+    check(lambda a, b, c: torch.cat([a, b, c], 0), a, b, c)
+    check(lambda a, b: torch.cat([a, b], -1), a, b)
+    check(lambda a, b: torch.stack([a, b], 2), a, b)
+    check(lambda a, b: torch.stack([a, b]), a, b)
+
+
+def test_gradients() -> None:
+    def backward(x: Tensor, gradient: Tensor) -> Tensor:
+        x.requires_grad_()
+        torch.cat([x.t().contiguous(), x.t().clone()], 1).backward(gradient)
+        assert x.grad is not None
+        return x.grad
+
+    x = torch.randn(9, 70)
+    for device in ("cpu", "trn"):
+        torch_trn.reference_operators(clear=True)
+        result = backward(x.detach().clone().to(device), torch.ones(70, 18).to(device))
+        assert torch.equal(result.cpu(), torch.full((9, 70), 2.0))
+    assert torch_trn.reference_operators(clear=True) == {}
+
+
+def test_what_has_no_program_is_listed() -> None:
+    x = torch.randn(6, 5, dtype=torch.complex64, device="trn")
+    torch_trn.reference_operators(clear=True)
+    assert torch.equal(x.t().contiguous().cpu(), x.cpu().t())
+    assert torch_trn.reference_operators(clear=True) == {"_copy_from": 1}
