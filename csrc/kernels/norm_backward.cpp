@@ -251,19 +251,22 @@ class NormBackward {
       return grad;
     }
     const Tile result = k_.row(scaled_, group.p, j, width);
-    k_.builder.tensor_tensor(result, grad, weight_->wide(group, j, col, width), Alu::multiply);
+    k_.builder.tensor_tensor(result, grad, weight_->wide(group, j, col, 0, width), Alu::multiply);
     return result;
   }
 
   void add_sum(std::int16_t column, std::int64_t p, const Index& j, const Tile& values) {
     auto& b = k_.builder;
     const Tile total = k_.scalar(column, p, j);
-    if (k_.resident()) {
-      b.tensor_reduce(total, values, Alu::add);
-      return;
+    const Tile sum = k_.resident() ? total : k_.scalar(part_, p, j);
+    if (values.buffer == grad_.tile) {
+      b.tensor_reduce(sum, values, Alu::add);
+    } else {
+      rows::activation_reduce(b, values, sum, values, Activation::copy);  // VectorE has the products
     }
-    b.tensor_reduce(k_.scalar(part_, p, j), values, Alu::add);
-    b.tensor_tensor(total, total, k_.scalar(part_, p, j), Alu::add);
+    if (!k_.resident()) {
+      b.tensor_tensor(total, total, sum, Alu::add);
+    }
   }
 
   void reduce(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
