@@ -88,6 +88,9 @@ void each_row_group(rows::RowKernel& kernel, const NormShape& shape, const NormG
     }
     return;
   }
+  if (shape.cols == 0) {
+    return;
+  }
   auto& b = kernel.builder;
   const SampleTiles tiles(kernel, shape, geometry);
   const std::int64_t g = kernel.group(), partitions = kernel.partitions(), sample = geometry.rows_per_sample;

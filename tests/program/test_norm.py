@@ -98,7 +98,8 @@ class Norm:
         return self.rng.standard_normal((self.rows, self.cols)) * scale + shift
 
     def random_parameter(self) -> Array:
-        return self.operand(self.rng.uniform(-2, 2, self.num_parameters), self.parameter)[self.channel]
+        parameter: Array = self.operand(self.rng.uniform(-2, 2, self.num_parameters), self.parameter)[self.channel]
+        return parameter
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         if self.part["kind"] == "rms":
