@@ -15,7 +15,7 @@ from programs import EPSILON, Array, empty, from_device, load_target, run, some_
 
 from torch_trn import _C
 
-ROUNDING = 32 * 2**-24
+ROUNDING = 16 * 2**-24
 FLOATS = ["float32", "bfloat16", "float16", "float64"]
 KINDS = ["layer", "rms", "group", "batch"]
 
