@@ -73,7 +73,7 @@ class NormForward {
   void give_tiles() {
     const Dtype dtype = tiling::sbuf_dtype(s_.dtype);
     const std::int64_t num_parameters = (weight_ ? 1 : 0) + (bias_ ? 1 : 0);
-    std::int64_t bytes = 4 * itemsize(dtype) + (needs_work() ? 2 * itemsize(Dtype::float32) : 0);
+    std::int64_t bytes = 4 * itemsize(dtype);
     std::int64_t reserved = statistics_bytes(std::min(s_.cols, k_.sbuf_bytes() / bytes));
     if (s_.kind == NormKind::group) {
       const std::int64_t each = num_parameters * geometry_.bytes_per_parameter;
@@ -89,15 +89,12 @@ class NormForward {
     }
     k_.give_tile(x_);
     k_.give_tile(out_);
-    if (needs_work()) {
-      work_ = k_.work("work", Dtype::float32);
+    if (wide_) {
+      unit_ = k_.builder.psum("unit", Dtype::float32, k_.partitions(), piece_);
     }
     each_parameter([](NormParameter& parameter) { parameter.give_tile(); });
     give_columns();
   }
-
-  // What lies between x and out has the precision of the engines.
-  bool needs_work() const { return wide_ || s_.kind == NormKind::rms; }
 
   void give_columns() {
     rstd_ = k_.column("rstd_column");
@@ -200,7 +197,7 @@ class NormForward {
   void add_squares(std::int64_t p, const Index& j, std::int64_t width) {
     auto& b = k_.builder;
     const Tile total = k_.scalar(var_, p, j), sum = k_.resident() ? total : k_.scalar(part_, p, j);
-    rows::activation_reduce(b, k_.row(work_, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square);
+    rows::activation_reduce(b, k_.row(out_.tile, p, j, width), sum, k_.row(x_.tile, p, j, width), Activation::square);
     if (!k_.resident()) {
       b.tensor_tensor(total, total, sum, Alu::add);
     }
@@ -272,21 +269,33 @@ class NormForward {
   }
 
   void normalise(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
+    if (!wide_) {
+      scale_and_shift(group, j, k_.row(out_.tile, group.p, j, width), k_.row(x_.tile, group.p, j, width));
+      return;
+    }
+    k_.pieces(width, piece_, [&](const Index& first, std::int64_t n) { weigh(group, j, col, first, n); });
+  }
+
+  // By way of PSUM, which has fp32 for all dtypes at twice the rate of fp32 in SBUF.
+  void weigh(const RowGroup& group, const Index& j, const Index& col, const Index& first, std::int64_t width) {
     auto& b = k_.builder;
-    const std::int64_t p = group.p;
-    const Tile x = k_.row(x_.tile, p, j, width), out = k_.row(out_.tile, p, j, width);
-    const Tile unit = wide_ ? k_.row(work_, p, j, width) : out;
-    rows::Columns columns{.scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j)};
+    auto part = [&](std::int16_t tile) { return on_chip_tile(tile, group.p, width, j * k_.chunk() + first); };
+    const Tile unit = on_chip_tile(unit_, group.p, width), out = part(out_.tile);
+    scale_and_shift(group, j, unit, part(x_.tile));
+    if (weight_) {
+      b.tensor_tensor(bias_ ? unit : out, unit, weight_->wide(group, j, col, first, width), Alu::multiply);
+    }
+    if (bias_) {
+      b.tensor_tensor(out, unit, bias_->wide(group, j, col, first, width), Alu::add);
+    }
+  }
+
+  void scale_and_shift(const RowGroup& group, const Index& j, const Tile& out, const Tile& x) {
+    rows::Columns columns{.scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, group.p, j)};
     if (s_.kind != NormKind::rms) {
-      columns.bias = k_.scalar(shift_, p, j);
+      columns.bias = k_.scalar(shift_, group.p, j);
     }
-    rows::activation(b, unit, x, Activation::copy, columns);
-    if (wide_ && weight_) {
-      b.tensor_tensor(bias_ ? unit : out, unit, weight_->wide(group, j, col, width), Alu::multiply);
-    }
-    if (wide_ && bias_) {
-      b.tensor_tensor(out, unit, bias_->wide(group, j, col, width), Alu::add);
-    }
+    rows::activation(k_.builder, out, x, Activation::copy, columns);
   }
 
   const NormShape& s_;
@@ -299,7 +308,7 @@ class NormForward {
   std::optional<NormParameter> weight_, bias_;
   std::int16_t running_mean_ = -1, running_var_ = -1, saved_mean_ = -1, saved_rstd_ = -1, new_mean_ = -1, new_var_ = -1;
   std::int16_t mean_ = -1, var_ = -1, rstd_ = -1, shift_ = -1, scale_ = -1, old_mean_ = -1, old_var_ = -1;
-  std::int16_t part_ = -1, stats_ = -1, work_ = -1;
+  std::int16_t part_ = -1, stats_ = -1, unit_ = -1;
 };
 
 }  // namespace

@@ -28,6 +28,8 @@ class NormBackward {
         needs_sums_(s_.input_gradient && (s_.kind != NormKind::batch || s_.training)),
         weight_gradient_(s_.weight_gradient && s_.weight),
         folds_(!geometry_.per_row && (weight_gradient_ || s_.bias_gradient)),
+        dots_needed_(needs_sums_ || (geometry_.per_row && weight_gradient_)),
+        piece_(target.core.moving_free_max_elements),
         k_(target, "norm_backward", shape.rows, shape.cols, geometry_.across),
         num_shares_(k_.num_shares()) {
     auto& b = k_.builder;
@@ -73,12 +75,13 @@ class NormBackward {
 
  private:
   bool is_group() const { return s_.kind == NormKind::group; }
+  bool folds_weight() const { return folds_ && weight_gradient_; }
 
   // What lies between operands and results has the precision of the engines.
   void give_tiles() {
     const Dtype dtype = tiling::sbuf_dtype(s_.dtype);
     const bool wide = weight_ && !geometry_.per_row;
-    std::int64_t bytes = 2 * itemsize(dtype) * (s_.input_gradient ? 3 : 2) + 4 * (wide ? 3 : 2);
+    std::int64_t bytes = 2 * itemsize(dtype) * (s_.input_gradient ? 3 : 2) + 4 * (dots_needed_ + folds_weight() + wide);
     std::int64_t reserved = 0;
     if (is_group()) {
       plan_shares();
@@ -99,8 +102,9 @@ class NormBackward {
     if (s_.input_gradient) {
       k_.give_tile(out_);
     }
-    unit_ = k_.work("unit", Dtype::float32, 1);
-    product_ = k_.work("product", Dtype::float32, 1);
+    unit_ = k_.builder.psum("unit", Dtype::float32, k_.partitions(), piece_);
+    dots_ = dots_needed_ ? k_.work("dots", Dtype::float32, 1) : -1;
+    products_ = folds_weight() ? k_.work("products", Dtype::float32, 1) : -1;
     scaled_ = wide ? k_.work("scaled", Dtype::float32, 1) : grad_.tile;
     if (weight_) {
       weight_->give_tile();
@@ -127,6 +131,8 @@ class NormBackward {
     dot_ = k_.column("dot");
     part_ = k_.column("part");
     scale_ = k_.column("scale_column");
+    slope_ = k_.column("slope");
+    offset_ = k_.column("offset");
   }
 
   void give_accumulators() {
@@ -176,8 +182,8 @@ class NormBackward {
       weight_->load_group(group);
     }
     load_statistics(row, p, g);
-    const bool dot_needed = needs_sums_ || weight_gradient_;
-    const bool first_pass_needed = k_.resident() || dot_needed || s_.bias_gradient;
+    const bool unit_needed = dots_needed_ || weight_gradient_;
+    const bool first_pass_needed = k_.resident() || unit_needed || s_.bias_gradient;
     if (!k_.resident() && first_pass_needed) {
       b.memset(on_chip_tile(sum_, p, g), 0);
       b.memset(on_chip_tile(dot_, p, g), 0);
@@ -193,7 +199,7 @@ class NormBackward {
     };
     if (first_pass_needed) {
       k_.chunks([&](const Index& col, std::int64_t width) {
-        load(col, width, dot_needed);
+        load(col, width, unit_needed);
         k_.members(g, [&](const Index& j) { reduce(group, j, col, width); });
       });
     }
@@ -234,14 +240,23 @@ class NormBackward {
     }
   }
 
-  Tile normalised(std::int64_t p, const Index& j, std::int64_t width) {
-    const Tile unit = k_.row(unit_, p, j, width);
-    rows::Columns columns{.scale = k_.scalar(rstd_, p, j)};
-    if (mean_hbm_ >= 0) {
-      columns.bias = k_.scalar(shift_, p, j);
+  // scale x + shift in PSUM, where fp32 passes at the rate of 16 bits.
+  Tile affine(const Tile& x, const Tile& scale, std::int16_t shift, const Index& j) {
+    const Tile unit = on_chip_tile(unit_, x.partitions, x.free_elements());
+    rows::Columns columns{.scale = scale};
+    if (s_.kind != NormKind::rms) {
+      columns.bias = k_.scalar(shift, x.partitions, j);
     }
-    rows::activation(k_.builder, unit, k_.row(x_.tile, p, j, width), Activation::copy, columns);
+    rows::activation(k_.builder, unit, x, Activation::copy, columns);
     return unit;
+  }
+
+  // body(part) for pieces of a chunk, where part(tile) has a piece's elements.
+  template <class Body>
+  void pieces(std::int64_t p, const Index& j, std::int64_t width, Body body) {
+    k_.builder.tiles(width, piece_, [&](const Index& first, std::int64_t n) {
+      body([&](std::int16_t tile) { return on_chip_tile(tile, p, n, j * k_.chunk() + first); });
+    });
   }
 
   // h, which is grad_out itself where the weight is a scalar per row.
@@ -251,47 +266,52 @@ class NormBackward {
       return grad;
     }
     const Tile result = k_.row(scaled_, group.p, j, width);
-    k_.builder.tensor_tensor(result, grad, weight_->wide(group, j, col, width), Alu::multiply);
+    k_.builder.tensor_tensor(result, grad, weight_->wide(group, j, col, 0, width), Alu::multiply);
     return result;
   }
 
   void add_sum(std::int16_t column, std::int64_t p, const Index& j, const Tile& values) {
     auto& b = k_.builder;
     const Tile total = k_.scalar(column, p, j);
-    if (k_.resident()) {
-      b.tensor_reduce(total, values, Alu::add);
-      return;
+    const Tile sum = k_.resident() ? total : k_.scalar(part_, p, j);
+    if (values.buffer == grad_.tile) {
+      b.tensor_reduce(sum, values, Alu::add);
+    } else {
+      rows::activation_reduce(b, values, sum, values, Activation::copy);  // VectorE has the products
     }
-    b.tensor_reduce(k_.scalar(part_, p, j), values, Alu::add);
-    b.tensor_tensor(total, total, k_.scalar(part_, p, j), Alu::add);
+    if (!k_.resident()) {
+      b.tensor_tensor(total, total, sum, Alu::add);
+    }
   }
 
   void reduce(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
     auto& b = k_.builder;
     const std::int64_t p = group.p;
-    const Tile grad = k_.row(grad_.tile, p, j, width), product = k_.row(product_, p, j, width);
-    const bool dot_needed = needs_sums_ || weight_gradient_;
-    Tile unit;
-    if (dot_needed) {
-      unit = normalised(p, j, width);
+    const Tile h = dots_needed_ ? scaled(group, j, col, width) : Tile{};
+    if (dots_needed_ || folds_weight()) {
+      pieces(p, j, width, [&](auto part) {
+        const Tile unit = affine(part(x_.tile), k_.scalar(rstd_, p, j), shift_, j);
+        if (folds_weight()) {
+          b.tensor_tensor(part(products_), part(grad_.tile), unit, Alu::multiply);
+        }
+        if (dots_needed_) {
+          b.tensor_tensor(part(dots_), part(h.buffer), unit, Alu::multiply);
+        }
+      });
     }
-    if (!geometry_.per_row && weight_gradient_) {
-      b.tensor_tensor(product, grad, unit, Alu::multiply);
-      fold(group, {weight_sum_, product_, ones_}, j, col, width);
+    if (folds_weight()) {
+      fold(group, {weight_sum_, products_, ones_}, j, col, width);
     }
-    if (!geometry_.per_row && s_.bias_gradient) {
+    if (folds_ && s_.bias_gradient) {
       fold(group, {bias_sum_, grad_.tile, grad_ones_}, j, col, width);
     }
-    if (needs_sums_ || (geometry_.per_row && weight_gradient_)) {
-      const Tile h = scaled(group, j, col, width);
-      b.tensor_tensor(product, h, unit, Alu::multiply);
-      add_sum(dot_, p, j, product);
-      if (s_.kind != NormKind::rms && needs_sums_) {
-        add_sum(sum_, p, j, h);
-      }
+    if (dots_needed_) {
+      add_sum(dot_, p, j, k_.row(dots_, p, j, width));
     }
-    if (geometry_.per_row && s_.bias_gradient && !needs_sums_) {
-      add_sum(sum_, p, j, grad);
+    if (needs_sums_ && s_.kind != NormKind::rms) {
+      add_sum(sum_, p, j, h);
+    } else if (geometry_.per_row && s_.bias_gradient) {
+      add_sum(sum_, p, j, k_.row(grad_.tile, p, j, width));
     }
   }
 
@@ -339,47 +359,51 @@ class NormBackward {
     }
   }
 
-  // The factors of the second pass: -sum(h xhat) / n and -rstd sum(h) / n.
+  // grad_in = rstd (h + slope x + offset) - rstd sum(h) / n, with slope x + offset = -xhat sum(h xhat) / n.
   void finish_sums(const RowGroup& group) {
-    auto& b = k_.builder;
     auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, group.p, group.g); };
     const float share = -1.0f / static_cast<float>(std::max<std::int64_t>(s_.cols, 1));
     const bool rescaled = geometry_.per_row && weight_;
     if (rescaled) {
-      b.tensor_tensor(column(scale_), column(rstd_), weight_->column(group), Alu::multiply);
+      k_.builder.tensor_tensor(column(scale_), column(rstd_), weight_->column(group), Alu::multiply);
     }
     if (!needs_sums_) {
       return;
     }
-    b.tensor_scalar(column(dot_), column(dot_), Alu::multiply, share);
+    auto product = [&](std::int16_t dst, std::int16_t a, std::int16_t b) {
+      k_.builder.emit({.opcode = Opcode::scalar_tensor_tensor,
+                       .dst = column(dst),
+                       .src = {column(a), column(b)},
+                       .alu0 = Alu::multiply,
+                       .alu1 = Alu::multiply,
+                       .scalar0 = share});
+    };
+    product(slope_, dot_, rstd_);
     if (s_.kind != NormKind::rms) {
-      b.emit({.opcode = Opcode::scalar_tensor_tensor,
-              .dst = column(sum_),
-              .src = {column(sum_), column(rescaled ? scale_ : rstd_)},
-              .alu0 = Alu::multiply,
-              .alu1 = Alu::multiply,
-              .scalar0 = share});
+      product(offset_, dot_, shift_);
+      product(sum_, sum_, rescaled ? scale_ : rstd_);
     }
   }
 
   void apply(const RowGroup& group, const Index& j, const Index& col, std::int64_t width) {
     auto& b = k_.builder;
     const std::int64_t p = group.p;
-    const Tile out = k_.row(out_.tile, p, j, width), product = k_.row(product_, p, j, width);
-    const Tile scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j);
+    rows::Columns columns{.scale = k_.scalar(geometry_.per_row && weight_ ? scale_ : rstd_, p, j)};
     if (!needs_sums_) {
-      rows::activation(b, out, k_.row(grad_.tile, p, j, width), Activation::copy, {.scale = scale});
+      rows::activation(b, k_.row(out_.tile, p, j, width), k_.row(grad_.tile, p, j, width), Activation::copy, columns);
       return;
     }
-    const bool again = !k_.resident();
-    const Tile unit = again ? normalised(p, j, width) : k_.row(unit_, p, j, width);
-    const Tile h = again ? scaled(group, j, col, width) : k_.row(scaled_, p, j, width);
-    rows::op(b, Opcode::scalar_tensor_tensor, product, {unit, h, k_.scalar(dot_, p, j)}, Alu::multiply, Alu::add);
-    rows::Columns columns{.scale = scale};
     if (s_.kind != NormKind::rms) {
       columns.bias = k_.scalar(sum_, p, j);
     }
-    rows::activation(b, out, product, Activation::copy, columns);
+    if (!k_.resident()) {
+      scaled(group, j, col, width);
+    }
+    pieces(p, j, width, [&](auto part) {
+      const Tile sum = affine(part(x_.tile), k_.scalar(slope_, p, j), offset_, j);
+      b.tensor_tensor(sum, part(scaled_), sum, Alu::add);
+      rows::activation(b, part(out_.tile), sum, Activation::copy, columns);
+    });
   }
 
   // The cores' sums added up, turned so that parameters are contiguous, and stored.
@@ -446,14 +470,17 @@ class NormBackward {
   const NormGeometry geometry_;
   const bool needs_sums_;  // grad_in depends on sums over the row
   const bool weight_gradient_;
-  const bool folds_;  // parameters' gradients are sums over rows
+  const bool folds_;        // parameters' gradients are sums over rows
+  const bool dots_needed_;  // the sum of h xhat over the row
+  const std::int64_t piece_;
   RowKernel k_;
   std::int64_t num_shares_;
   RowTensor grad_, x_, out_;
   std::optional<NormParameter> weight_;
   std::int16_t mean_hbm_ = -1, rstd_hbm_ = -1, weight_out_ = -1, bias_out_ = -1;
-  std::int16_t mean_ = -1, rstd_ = -1, shift_ = -1, sum_ = -1, dot_ = -1, part_ = -1, scale_ = -1;
-  std::int16_t unit_ = -1, product_ = -1, scaled_ = -1;
+  std::int16_t mean_ = -1, rstd_ = -1, shift_ = -1, sum_ = -1, dot_ = -1, part_ = -1, scale_ = -1, slope_ = -1,
+               offset_ = -1;
+  std::int16_t unit_ = -1, dots_ = -1, products_ = -1, scaled_ = -1;
   std::int16_t ones_ = -1, grad_ones_ = -1, fold_ = -1, partial_ = -1, turned_ = -1, line_ = -1, weight_sum_ = -1,
                bias_sum_ = -1;
 };

@@ -131,14 +131,15 @@ Tile NormParameter::column(const RowGroup& group) const {
   return on_chip_tile(tile_, group.p, group.g);
 }
 
-Tile NormParameter::wide(const RowGroup& group, const Index& member, const Index& col, std::int64_t width) const {
+Tile NormParameter::wide(const RowGroup& group, const Index& member, const Index& col, const Index& first,
+                         std::int64_t width) const {
   if (shape_.kind != NormKind::group) {
-    return on_chip_tile(tile_, group.p, width);
+    return on_chip_tile(tile_, group.p, width, first);
   }
   // Whole channels, or a part of one.
   const std::int64_t n = geometry_.channels_per_row, each = std::min(width, geometry_.spatial);
   return on_chip_tile(tile_, group.p, {{width / each, 1}, {each, 0}},
-                      group.tile * (kernel_.group() * n) + member * n + geometry_.channel(col));
+                      group.tile * (kernel_.group() * n) + member * n + geometry_.channel(col + first));
 }
 
 }  // namespace trn::kernels

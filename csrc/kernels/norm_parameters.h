@@ -57,9 +57,10 @@ class NormParameter {
   void load_group(const RowGroup& group);
   void load_chunk(std::int64_t p, const rows::Index& col, std::int64_t width);
 
-  // Per row: a scalar for each member of the group. Otherwise: an operand as wide as the chunk.
+  // Per row: a scalar for each member of the group. Otherwise: `width` columns from `first` of the chunk at `col`.
   rows::Tile column(const RowGroup& group) const;
-  rows::Tile wide(const RowGroup& group, const rows::Index& member, const rows::Index& col, std::int64_t width) const;
+  rows::Tile wide(const RowGroup& group, const rows::Index& member, const rows::Index& col, const rows::Index& first,
+                  std::int64_t width) const;
 
  private:
   void load_samples();
@@ -85,6 +86,9 @@ void each_row_group(rows::RowKernel& kernel, const NormShape& shape, const NormG
     } else {
       kernel.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) { body(RowGroup{row, p, g}); });
     }
+    return;
+  }
+  if (shape.cols == 0) {
     return;
   }
   auto& b = kernel.builder;

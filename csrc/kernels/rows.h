@@ -130,6 +130,18 @@ class RowKernel {
     }
   }
 
+  // body(first, width) for pieces of a chunk, of at most `most` columns: whole units, or parts of one.
+  template <class Body>
+  void pieces(std::int64_t width, std::int64_t most, Body body) {
+    if (unit_ <= most || width <= unit_) {
+      builder.tiles(width, unit_ <= most ? most / unit_ * unit_ : most, body);
+      return;
+    }
+    builder.loop(width / unit_, [&](const Index& unit) {
+      builder.tiles(unit_, most, [&](const Index& first, std::int64_t part) { body(unit * unit_ + first, part); });
+    });
+  }
+
   void load(const RowTensor& tensor, const Index& row, std::int64_t p, std::int64_t g, const Index& col,
             std::int64_t width);
   void store(const RowTensor& tensor, const Index& row, std::int64_t p, std::int64_t g, const Index& col,

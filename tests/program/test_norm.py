@@ -15,7 +15,7 @@ from programs import EPSILON, Array, empty, from_device, load_target, run, some_
 
 from torch_trn import _C
 
-ROUNDING = 32 * 2**-24
+ROUNDING = 16 * 2**-24
 FLOATS = ["float32", "bfloat16", "float16", "float64"]
 KINDS = ["layer", "rms", "group", "batch"]
 
@@ -98,7 +98,8 @@ class Norm:
         return self.rng.standard_normal((self.rows, self.cols)) * scale + shift
 
     def random_parameter(self) -> Array:
-        return self.operand(self.rng.uniform(-2, 2, self.num_parameters), self.parameter)[self.channel]
+        parameter: Array = self.operand(self.rng.uniform(-2, 2, self.num_parameters), self.parameter)[self.channel]
+        return parameter
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         if self.part["kind"] == "rms":
