@@ -13,7 +13,7 @@ JITERATOR = "jiterator"  # a CUDA-only feature of PyTorch
 
 
 class Cell(NamedTuple):
-    suite: str  # op, error, foreach, module, optim, honesty
+    suite: str  # op, error, foreach, module, optim, honesty, hardware
     name: str
     dtype: str = "float32"
 
@@ -100,6 +100,8 @@ def cells(suite: str) -> list[Cell]:
         ]
     if suite == "optim":
         return [Cell(suite, name) for name in optimizers()]
+    if suite == "hardware":
+        return _by_dtype(suite, ops(), (torch.float32, torch.bfloat16))
     if suite == "honesty":
         return [
             Cell(suite, name, name_of(dtype))

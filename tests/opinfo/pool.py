@@ -152,7 +152,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default=os.environ.get("TORCH_TRN_TEST_DEVICE", "trn"))
-    parser.add_argument("--suites", default="op,error,foreach,module,optim,honesty")
+    parser.add_argument("--suites", default="op,error,foreach,module,optim,honesty,hardware")
     parser.add_argument("--match", default="", help="regular expression over suite-name-dtype")
     parser.add_argument("--json", help="write every outcome here")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS)

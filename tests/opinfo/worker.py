@@ -15,7 +15,7 @@ from opinfo.cells import Cell, Outcome
 
 
 def check(cell: Cell, device: torch.device) -> Outcome:
-    from opinfo import honesty_cells, module_cells, optim_cells
+    from opinfo import hardware_cells, honesty_cells, module_cells, optim_cells
 
     checks = {
         "op": op_cells.check_op,
@@ -24,6 +24,7 @@ def check(cell: Cell, device: torch.device) -> Outcome:
         "module": module_cells.check_module,
         "optim": optim_cells.check_optimizer,
         "honesty": honesty_cells.check_honesty,
+        "hardware": hardware_cells.check_hardware,
     }
     started = time.perf_counter()
     try:
