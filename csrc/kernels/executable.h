@@ -14,5 +14,7 @@ void require_executable(const MatmulShape& shape);
 void require_executable(const PointwiseShape& shape);
 void require_executable(const IndexShape& shape);
 void require_executable(const CopyShape& shape);
+void require_executable(const ScanShape& shape);
+void require_executable(const SortShape& shape);
 
 }  // namespace trn::kernels
