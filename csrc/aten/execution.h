@@ -55,6 +55,10 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::C
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::IndexShape& shape,
                                    const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ScanShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SortShape& shape,
+                                   const program::Program& program);
 
 // Are these the tensors that the program was built for?
 bool fits(const BoundPart& bound, const program::Program& program);

@@ -27,8 +27,8 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "copy",      "index",  "matmul",
-                                               "norm",      "pointwise", "reduction", "softmax"};
+constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "copy", "index",   "matmul", "norm",
+                                               "pointwise", "reduction", "scan", "softmax", "sort"};
 
 void list(const OperatorPlan& plan) {
   std::lock_guard lock(mutex);

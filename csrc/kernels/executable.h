@@ -18,7 +18,9 @@ void require_executable(const CopyShape& shape);
 void require_executable(const IndexShape& shape);
 void require_executable(const NormShape& shape);
 void require_executable(const ReductionShape& shape);
+void require_executable(const ScanShape& shape);
 void require_executable(const SoftmaxShape& shape);
+void require_executable(const SortShape& shape);
 
 // Steps that a tile can run, of those listed at Step.
 void require_executable(const std::vector<Step>& steps);

@@ -1,12 +1,73 @@
 // Cumulative operators: tensor_tensor_scan along the free axis, rows on partitions, long rows in chunks with a carry.
 #include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
 using namespace tiling;
+
+namespace {
+
+// A running value v from `initial`: alu1(alu0(data0, v), data1), where one of the two is the input and the other
+// `constant`; of a maximum or minimum both are the input.
+struct Recurrence {
+  Alu alu0 = Alu::maximum, alu1 = Alu::maximum;
+  float initial = 0, constant = 0;
+
+  explicit Recurrence(Alu alu) : alu0(alu), alu1(alu) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    if (alu == Alu::add) {
+      alu0 = Alu::multiply;
+      constant = 1;
+    } else if (alu == Alu::multiply) {
+      alu1 = Alu::add;
+      initial = 1;
+      constant = -0.0F;  // leaves the sign of a zero
+    } else {
+      initial = alu == Alu::maximum ? -kInfinity : kInfinity;
+    }
+  }
+  bool has_constant() const { return alu0 != alu1; }
+};
+
+// The next elements of the running values of `in`; they begin with the carry, or where there is none at `initial`.
+void emit_scan(Builder& builder, Alu alu, const Tile& out, const Tile& in, const Tile& constants,
+               const std::optional<Tile>& carry) {
+  const Recurrence recurrence(alu);
+  const bool adds = alu == Alu::add;
+  const Tile& other = recurrence.has_constant() ? constants : in;
+  Instruction scan{.opcode = Opcode::tensor_tensor_scan,
+                   .dst = out,
+                   .src = {adds ? other : in, adds ? in : other},
+                   .alu0 = recurrence.alu0,
+                   .alu1 = recurrence.alu1,
+                   .scalar0 = recurrence.initial};
+  if (carry) {
+    scan.src.push_back(*carry);
+  }
+  builder.emit(std::move(scan));
+}
+
+bool may_be_nan(Dtype dtype) {
+  return dtype < Dtype::int8;  // the floating types come first
+}
+
+bool is_complex(Dtype dtype) {
+  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
+}
+
+[[noreturn]] void only_counts(const std::string& rule, const std::string& got) {
+  throw Error(Category::unimplemented, "[scan] " + rule + " counted, not executed; got " + got + ".");
+}
+
+}  // namespace
 
 program::Program scan(const target::Target& target, const ScanShape& shape) {
   const std::int64_t elements = shape.rows * shape.cols;
@@ -66,38 +127,65 @@ program::Program scan(const target::Target& target, const ScanShape& shape) {
     }
   }
   const bool lacks_operand = inputs.empty() || outputs.empty();
+  const Recurrence recurrence(shape.alu);
   const std::int16_t work = lacks_operand ? kernel.work("work", Dtype::float32, 1) : std::int16_t{-1};
   const std::int16_t positions = with_positions ? kernel.work("positions", Dtype::int32, 1) : std::int16_t{-1};
   const std::int16_t mask = with_positions ? kernel.work("mask", Dtype::float32, 1) : std::int16_t{-1};
   const std::int16_t carry = kernel.resident() ? std::int16_t{-1} : kernel.column("carry");
+  const std::int16_t last = carry >= 0 && with_positions ? kernel.column("last_position") : std::int16_t{-1};
+  const std::int16_t constant = recurrence.has_constant()
+                                    ? builder.sbuf("constant", Dtype::float32, kernel.partitions(), 1, 1)
+                                    : std::int16_t{-1};
+  auto carried = [&](std::int16_t column, std::int64_t p, const Index& member) {
+    return column >= 0 ? std::optional(kernel.scalar(column, p, member)) : std::nullopt;
+  };
+  auto keep_last = [&](std::int16_t column, std::int16_t tile, std::int64_t p, const Index& member,
+                       std::int64_t width) {
+    if (column >= 0) {
+      builder.tensor_copy(kernel.scalar(column, p, member),
+                          on_chip_tile(tile, p, 1, member * kernel.chunk() + Index(width - 1)));
+    }
+  };
 
   kernel.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
+    if (carry >= 0) {
+      builder.memset(on_chip_tile(carry, p, g), recurrence.initial);
+    }
+    if (last >= 0) {
+      builder.memset(on_chip_tile(last, p, g), 0);
+    }
+    if (constant >= 0) {
+      builder.memset(on_chip_tile(constant, p, 1), recurrence.constant);
+    }
     kernel.chunks([&](const Index& col, std::int64_t width) {
       for (const auto& input : inputs) {
         kernel.load(input, row, p, g, col, width);
       }
       kernel.members(g, [&](const Index& member) {
         const std::int16_t source = inputs.empty() ? work : inputs.front().tile;
-        const Tile in = kernel.row(source, p, member, width);
-        const Tile out = kernel.row(outputs.empty() ? work : outputs.front().tile, p, member, width);
-        std::vector<Tile> operands{in};
-        if (carry >= 0) {
-          operands.push_back(kernel.scalar(carry, p, member));
-        }
-        rows::op(builder, Opcode::tensor_tensor_scan, out, operands, shape.alu);
-        if (carry >= 0) {
-          const std::int16_t last = outputs.empty() ? work : outputs.front().tile;
-          builder.tensor_copy(kernel.scalar(carry, p, member),
-                              on_chip_tile(last, p, 1, member * kernel.chunk() + Index(width - 1)));
-        }
-        if (with_positions) {
+        const std::int16_t result = outputs.empty() ? work : outputs.front().tile;
+        const Tile in = kernel.row(source, p, member, width), out = kernel.row(result, p, member, width);
+        const Tile constants = on_chip_tile(constant, p, std::vector<Dim>{{width, 0}});
+        emit_scan(builder, shape.alu, out, in, constants, carried(carry, p, member));
+        keep_last(carry, result, p, member, width);
+        if (with_positions) {  // the last of those that equal the running value; a NaN equals any other
           const Tile position = kernel.row(positions, p, member, width);
           const Tile is_new = kernel.row(mask, p, member, width);
+          const Tile found = kernel.row(outputs[1].tile, p, member, width);
           rows::op(builder, Opcode::iota, position, {hbm_tile(-1, p, 0, {{width, 1}}, col)});
           builder.tensor_tensor(is_new, in, out, Alu::equal);
+          if (!shape.inputs.empty() && may_be_nan(shape.inputs.front().dtype)) {
+            builder.tensor_tensor(found, in, in, Alu::not_equal);
+            builder.tensor_tensor(is_new, is_new, found, Alu::maximum);
+          }
           builder.tensor_tensor(is_new, is_new, position, Alu::multiply);
-          rows::op(builder, Opcode::tensor_tensor_scan, kernel.row(outputs[1].tile, p, member, width), {is_new},
-                   Alu::maximum);
+          const auto before = last >= 0 ? carried(last, p, member) : std::optional<Tile>();
+          builder.emit({.opcode = Opcode::tensor_tensor_scan,
+                        .dst = found,
+                        .src = {is_new, is_new, before.value_or(Tile{})},
+                        .alu0 = Alu::maximum,
+                        .alu1 = Alu::maximum});
+          keep_last(last, outputs[1].tile, p, member, width);
         }
       });
       for (const auto& output : outputs) {
@@ -107,6 +195,28 @@ program::Program scan(const target::Target& target, const ScanShape& shape) {
   });
   side_stream(other_outputs, other_inputs.size(), true);
   return builder.take();
+}
+
+void require_executable(const ScanShape& shape) {
+  const bool takes_larger = shape.alu == Alu::maximum || shape.alu == Alu::minimum;
+  if (shape.alu != Alu::add && shape.alu != Alu::multiply && !takes_larger) {
+    only_counts("running values of this operation are", std::string(target::name(shape.alu)));
+  }
+  const std::size_t num_outputs = shape.outputs.size();
+  if (shape.inputs.size() != 1 || num_outputs < 1 || num_outputs > (takes_larger ? 2 : 1)) {
+    only_counts("other operands than an input, its running values and their positions are",
+                std::to_string(shape.inputs.size()) + " inputs and " + std::to_string(num_outputs) + " outputs");
+  }
+  auto check = [&](const Access& access) {
+    if (access.elements != shape.rows * shape.cols) {
+      only_counts("operands of another size than the rows are", std::to_string(access.elements) + " elements");
+    }
+    if (is_complex(access.dtype)) {
+      only_counts("complex elements are", std::string(target::name(access.dtype)));
+    }
+  };
+  check(shape.inputs.front());
+  std::ranges::for_each(shape.outputs, check);
 }
 
 }  // namespace trn::kernels

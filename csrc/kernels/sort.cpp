@@ -1,8 +1,14 @@
 // sort and topk of each row: passes of eight over a row in SBUF, or a bitonic network where that is cheaper.
 #include <algorithm>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
 
 #include "kernels/build.h"
+#include "kernels/executable.h"
 #include "kernels/tiling.h"
+#include "target/error.h"
 
 namespace trn::kernels {
 
@@ -10,7 +16,26 @@ using namespace tiling;
 
 namespace {
 
-constexpr std::int64_t kPass = 8;  // max8 and its companions work on eight values
+constexpr std::int64_t kPass = 8;              // max8 and its companions work on eight values
+constexpr std::int64_t kMostSearched = 16384;  // elements of a partition, by these
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The least finite value. TensorE before NeuronCore-v3 turns others' columns into NaN when it moves an infinity.
+float lowest(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::bfloat16:
+      return -0x1.FEp127F;
+    case Dtype::float16:
+      return -65504.0F;
+    default:
+      return std::numeric_limits<float>::lowest();
+  }
+}
+
+// Keys of whole numbers are searched and compared in fp32.
+Dtype key_dtype(Dtype dtype) {
+  return dtype < Dtype::int8 ? sbuf_dtype(dtype) : Dtype::float32;
+}
 
 // A row padded to a power of two, and where it lies. `spread`: over all partitions, one row at a time; else a row per
 // partition. `chunks`: parts of a row that pass through SBUF one after the other, 1 when it fits.
@@ -40,7 +65,7 @@ class SortKernel {
     for (const Access& access : shape.outputs) {
       outputs_.push_back(builder_.hbm("out" + std::to_string(outputs_.size()), access, true));
     }
-    key_ = shape.inputs.empty() ? Dtype::float32 : sbuf_dtype(shape.inputs.front().dtype);
+    key_ = shape.inputs.empty() ? Dtype::float32 : key_dtype(shape.inputs.front().dtype);
   }
 
   program::Program build() {
@@ -94,11 +119,12 @@ class SortKernel {
   std::int64_t num_passes() const { return ceil_div(shape_.k, kPass); }
   bool passes_fit() const {
     const std::int64_t results = num_passes() * kPass * (key_bytes() + 4);
-    return 2 * shape_.cols * key_bytes() + 2 * results <= target_.core.sbuf_bytes_per_partition;
+    return shape_.cols <= kMostSearched &&
+           2 * shape_.cols * key_bytes() + 2 * results <= target_.core.sbuf_bytes_per_partition;
   }
-  // Elements that a partition streams: three instructions over the row for every eight results.
+  // Elements that a partition streams: two instructions over the row for every eight results.
   double pass_cost() const {
-    return static_cast<double>(ceil_div(shape_.rows, num_partitions_)) * 3.0 * static_cast<double>(num_passes()) *
+    return static_cast<double>(ceil_div(shape_.rows, num_partitions_)) * 2.0 * static_cast<double>(num_passes()) *
            static_cast<double>(std::max(shape_.cols, target_.core.min_instruction_cycles));
   }
   // A step compares pairs and selects the lower and upper key and position: five instructions over half the row, the
@@ -140,10 +166,9 @@ class SortKernel {
 
   // ---- Passes of eight
 
+  // The largest eight, their places, and the least value in their place: what comes first among equals stays first.
   void by_passes() {
-    const std::int64_t cols = shape_.cols;
-    const std::int64_t k = shape_.k;
-    const std::int64_t width = num_passes() * kPass;
+    const std::int64_t cols = std::max(shape_.cols, kPass), k = shape_.k, width = num_passes() * kPass;
     const std::int16_t keys = builder_.sbuf("keys", key_, num_partitions_, cols);
     const std::int16_t values = builder_.sbuf("values", key_, num_partitions_, width);
     const std::int16_t positions = builder_.sbuf("positions", Dtype::uint32, num_partitions_, width);
@@ -152,21 +177,31 @@ class SortKernel {
       builder_.parallel_loop(rows.trips, [&](const Index& i) {
         const Index row = i * rows.size + Index(rows.start);
         const Tile tile = on_chip_tile(keys, rows.size, cols);
-        load(tile, row, rows.size, cols);
-        auto pass = [&](const Index& first, bool is_last) {
-          const Tile best = on_chip_tile(values, rows.size, kPass, first);
+        if (cols > shape_.cols) {
+          builder_.memset(tile, pad(-kInfinity));
+        }
+        load(on_chip_tile(keys, rows.size, shape_.cols), row, rows.size, shape_.cols);
+        turn_around(tile);
+        builder_.loop(num_passes(), [&](const Index& pass) {
+          const Tile best = on_chip_tile(values, rows.size, kPass, pass * kPass);
           builder_.emit({.opcode = Opcode::max8, .dst = best, .src = {tile}});
-          builder_.emit({.opcode = Opcode::nc_find_index8,
-                         .dst = on_chip_tile(positions, rows.size, kPass, first),
-                         .src = {tile, best}});
-          if (!is_last) {
-            builder_.emit({.opcode = Opcode::nc_match_replace8, .dst = tile, .src = {tile, best}});
-          }
-        };
-        builder_.loop(num_passes() - 1, [&](const Index& p) { pass(p * kPass, false); });
-        pass(Index(width - kPass), true);
+          builder_.emit({.opcode = Opcode::nc_match_replace8,
+                         .dst = tile,
+                         .src = {tile, best},
+                         .res = on_chip_tile(positions, rows.size, kPass, pass * kPass),
+                         .scalar0 = -kInfinity});
+        });
+        turn_around(on_chip_tile(values, rows.size, k));
         store(on_chip_tile(values, rows.size, k), on_chip_tile(positions, rows.size, k), row, rows.size);
       });
+    }
+  }
+
+  // The kernel sorts in descending order.
+  float pad(float least) const { return shape_.ascending ? -least : least; }
+  void turn_around(const Tile& keys) {
+    if (shape_.ascending) {
+      builder_.tensor_scalar(keys, keys, Alu::multiply, -1);
     }
   }
 
@@ -186,10 +221,22 @@ class SortKernel {
 
   // ---- Bitonic network
 
+  // A step writes where it does not read; then the two change places.
   struct Tiles {
     std::int16_t keys, positions, next_keys, next_positions, mask;
+    void turn() {
+      std::swap(keys, next_keys);
+      std::swap(positions, next_positions);
+    }
   };
-  Tiles network_tiles(std::int64_t width) {
+  Tiles network_tiles(const Network& plan) {
+    const std::int64_t width = plan.spread ? std::max(plan.width, num_partitions_) : plan.width;
+    if (plan.spread) {
+      bank_ = builder_.psum("exchanged", key_, num_partitions_, num_partitions_);
+      position_bank_ = builder_.psum("exchanged_positions", Dtype::int32, num_partitions_, num_partitions_);
+      bit_ = builder_.sbuf("bit", Dtype::int32, num_partitions_, 1, 1);
+      sign_ = builder_.sbuf("sign", Dtype::float32, num_partitions_, 1, 1);
+    }
     return {.keys = builder_.sbuf("keys", key_, num_partitions_, width, 1),
             .positions = builder_.sbuf("positions", Dtype::int32, num_partitions_, width, 1),
             .next_keys = builder_.sbuf("next_keys", key_, num_partitions_, width, 1),
@@ -197,77 +244,126 @@ class SortKernel {
             .mask = builder_.sbuf("mask", Dtype::uint8, num_partitions_, width, 1)};
   }
 
-  // `count` steps: each compares the halves of blocks, and selects lower and upper keys and positions.
-  void steps(const Tiles& tiles, std::int64_t partitions, std::int64_t width, std::int64_t count) {
-    const std::int64_t half = std::max(width / 2, std::int64_t{1});
-    auto lower = [&](std::int16_t buffer) { return on_chip_tile(buffer, partitions, half); };
-    auto upper = [&](std::int16_t buffer) { return on_chip_tile(buffer, partitions, half, Index(width - half)); };
-    builder_.loop(count, [&](const Index&) {
-      builder_.tensor_tensor(lower(tiles.mask), lower(tiles.keys), upper(tiles.keys), Alu::greater);
-      auto pick = [&](std::int16_t from, const Tile& to, bool swapped) {
-        builder_.emit(
-            {.opcode = Opcode::select,
-             .dst = to,
-             .src = {lower(tiles.mask), swapped ? upper(from) : lower(from), swapped ? lower(from) : upper(from)}});
+  // Compares elements `distance` apart: blocks of `block` elements sort in turns downwards and upwards, one that holds
+  // all `width` of them downwards.
+  void step(Tiles& tiles, std::int64_t partitions, std::int64_t width, std::int64_t block, std::int64_t distance) {
+    const std::int64_t directions = block < width ? 2 : 1;
+    for (std::int64_t direction = 0; direction < directions; ++direction) {
+      auto half = [&](std::int16_t buffer, bool is_upper) {
+        std::vector<Dim> dims{{block / (2 * distance), 2 * distance}, {distance, 1}};
+        if (directions > 1) {
+          dims.insert(dims.begin(), {width / (2 * block), 2 * block});
+        }
+        return on_chip_tile(buffer, partitions, std::move(dims), Index(direction * block + (is_upper ? distance : 0)));
       };
-      pick(tiles.keys, lower(tiles.next_keys), false);
-      pick(tiles.keys, upper(tiles.next_keys), true);
-      pick(tiles.positions, lower(tiles.next_positions), false);
-      pick(tiles.positions, upper(tiles.next_positions), true);
-    });
+      const Tile mask = on_chip_tile(tiles.mask, partitions, width / 2 / directions);
+      builder_.tensor_tensor(mask, half(tiles.keys, false), half(tiles.keys, true),
+                             direction == 0 ? Alu::greater_equal : Alu::less_equal);
+      for (const auto& [from, to] :
+           {std::pair{tiles.keys, tiles.next_keys}, std::pair{tiles.positions, tiles.next_positions}}) {
+        for (const bool is_upper : {false, true}) {
+          builder_.emit({.opcode = Opcode::select,
+                         .dst = half(to, is_upper),
+                         .src = {mask, half(from, is_upper), half(from, !is_upper)}});
+        }
+      }
+    }
+    tiles.turn();
+  }
+  // All distances of one level.
+  void merge_blocks(Tiles& tiles, std::int64_t partitions, std::int64_t width, std::int64_t block, std::int64_t first) {
+    for (std::int64_t distance = first; distance > 0; distance /= 2) {
+      step(tiles, partitions, width, block, distance);
+    }
   }
 
-  // Partitions and free axis change places, so that a step between partitions becomes one along the free axis.
-  void exchange(const Tiles& tiles, std::int16_t bank, std::int64_t width) {
-    for (const std::int16_t buffer : {tiles.keys, tiles.positions}) {
-      builder_.tiles(width, num_partitions_, [&](const Index& first, std::int64_t block) {
-        builder_.transpose(on_chip_tile(bank, block, num_partitions_),
-                           on_chip_tile(buffer, num_partitions_, block, first));
-        builder_.tensor_copy(on_chip_tile(buffer, num_partitions_, block, first),
-                             on_chip_tile(bank, num_partitions_, block));
+  // Partitions and free axis change places in blocks, so that a step between partitions becomes one along the free
+  // axis, and back.
+  void exchange(Tiles& tiles, const Network& plan, bool to_columns) {
+    const std::int64_t side = std::min(plan.width, num_partitions_);
+    for (const auto& [from, to, bank] : {std::tuple{tiles.keys, tiles.next_keys, bank_},
+                                         std::tuple{tiles.positions, tiles.next_positions, position_bank_}}) {
+      builder_.loop(plan.width / side, [&](const Index& b) {
+        const std::int64_t columns = to_columns ? side : num_partitions_;
+        const std::int64_t rows = to_columns ? num_partitions_ : side;
+        builder_.transpose(on_chip_tile(bank, columns, rows), on_chip_tile(from, rows, columns, b * columns));
+        builder_.tensor_copy(on_chip_tile(to, columns, rows, b * rows), on_chip_tile(bank, columns, rows));
       });
     }
+    tiles.turn();
   }
 
-  // Levels 1 .. last of the network over what lies in SBUF; a spread row's long distances cross partitions.
-  void sort_in_sbuf(const Tiles& tiles, std::int16_t bank, const Network& plan, std::int64_t partitions, int last) {
-    const int local = log2_of(plan.width);
-    if (!plan.spread || last <= local) {
-      steps(tiles, partitions, plan.width, std::int64_t{last} * (last + 1) / 2);
-      return;
+  // Partitions whose block sorts upwards change the sign of their keys, so that all sort downwards; and back.
+  void flip(const Tiles& tiles, const Network& plan) {
+    builder_.emit(
+        {.opcode = Opcode::tensor_scalar,
+         .dst = on_chip_tile(tiles.keys, num_partitions_, plan.width),
+         .src = {on_chip_tile(tiles.keys, num_partitions_, plan.width), on_chip_tile(sign_, num_partitions_, 1)},
+         .alu0 = Alu::multiply});
+  }
+  void choose_signs(std::int64_t bit) {
+    const Tile places = on_chip_tile(bit_, num_partitions_, 1), signs = on_chip_tile(sign_, num_partitions_, 1);
+    builder_.emit({.opcode = Opcode::iota, .dst = places, .src = {hbm_tile(-1, num_partitions_, 1, {{1, 1}})}});
+    builder_.tensor_scalar(places, places, Alu::shift_right, static_cast<float>(bit), Alu::bitwise_and, 1);
+    builder_.tensor_scalar(signs, places, Alu::multiply, -2, Alu::add, 1);
+  }
+
+  // A level of a spread row whose blocks are a partition long or longer: long distances cross partitions.
+  void merge_spread(Tiles& tiles, const Network& plan, int level) {
+    const std::int64_t across = (std::int64_t{1} << level) / plan.width;
+    if (across > 1) {
+      const std::int64_t side = std::min(plan.width, num_partitions_), columns = plan.width / side * num_partitions_;
+      exchange(tiles, plan, true);
+      merge_blocks(tiles, side, columns, across < num_partitions_ ? across : columns, across / 2);
+      exchange(tiles, plan, false);
     }
-    steps(tiles, partitions, plan.width, std::int64_t{local} * (local + 1) / 2);
-    for (int level = local + 1; level <= last; ++level) {
-      merge_in_sbuf(tiles, bank, plan, level);
+    const bool has_directions = across < num_partitions_;
+    if (has_directions) {
+      choose_signs(log2_of(across));
+      flip(tiles, plan);
+    }
+    merge_blocks(tiles, num_partitions_, plan.width, plan.width, plan.width / 2);
+    if (has_directions) {
+      flip(tiles, plan);
     }
   }
-  void merge_in_sbuf(const Tiles& tiles, std::int16_t bank, const Network& plan, int level) {
-    const int local = log2_of(plan.width);
-    exchange(tiles, bank, plan.width);
-    steps(tiles, num_partitions_, plan.width, level - local);
-    exchange(tiles, bank, plan.width);
-    steps(tiles, num_partitions_, plan.width, local);
+
+  // Levels 1 .. last of the network over what lies in SBUF.
+  void sort_in_sbuf(Tiles& tiles, const Network& plan, std::int64_t partitions, int last) {
+    const int local = plan.spread ? log2_of(plan.width) - 1 : last;
+    for (int level = 1; level <= last; ++level) {
+      const std::int64_t block = std::int64_t{1} << level;
+      if (level <= local) {
+        merge_blocks(tiles, partitions, plan.width, block, block / 2);
+      } else {
+        merge_spread(tiles, plan, level);
+      }
+    }
   }
 
   void by_network(const Network& plan) {
-    const Tiles tiles = network_tiles(plan.width);
+    const Tiles all = network_tiles(plan);
     if (plan.spread) {
-      const std::int16_t bank = builder_.psum("exchanged", Dtype::float32, num_partitions_, num_partitions_);
       builder_.nest("body");
       builder_.parallel_loop(shape_.rows, [&](const Index& row) {
-        load_spread(tiles, row, Index(0), 0, shape_.cols, plan.width);
-        sort_in_sbuf(tiles, bank, plan, num_partitions_, plan.levels);
-        store_spread(tiles, row, Index(0), 0, shape_.k, plan.width);
+        Tiles tiles = all;
+        load_spread(tiles, row, Index(0), shape_.cols, plan.width);
+        sort_in_sbuf(tiles, plan, num_partitions_, plan.levels);
+        turn_around(on_chip_tile(tiles.keys, num_partitions_, plan.width));
+        store_spread(tiles, row, Index(0), shape_.k, plan.width);
       });
       return;
     }
     for (const Segment& rows : split(shape_.rows, num_partitions_)) {
       builder_.nest(rows.start == 0 ? "body" : "remainder");
       builder_.parallel_loop(rows.trips, [&](const Index& i) {
+        Tiles tiles = all;
         const Index row = i * rows.size + Index(rows.start);
-        prepare(tiles, rows.size, plan.width);
+        prepare(tiles, rows.size, plan.width, 0, -kInfinity);
         load(on_chip_tile(tiles.keys, rows.size, shape_.cols), row, rows.size, shape_.cols);
-        sort_in_sbuf(tiles, -1, plan, rows.size, plan.levels);
+        turn_around(on_chip_tile(tiles.keys, rows.size, plan.width));
+        sort_in_sbuf(tiles, plan, rows.size, plan.levels);
+        turn_around(on_chip_tile(tiles.keys, rows.size, shape_.k));
         store(on_chip_tile(tiles.keys, rows.size, shape_.k), on_chip_tile(tiles.positions, rows.size, shape_.k), row,
               rows.size);
       });
@@ -275,42 +371,46 @@ class SortKernel {
   }
 
   // Padding sorts last; positions count from the start of the tile.
-  void prepare(const Tiles& tiles, std::int64_t partitions, std::int64_t width) {
-    builder_.memset(on_chip_tile(tiles.keys, partitions, width), -1);
+  void prepare(const Tiles& tiles, std::int64_t partitions, std::int64_t width, std::int64_t pitch, float least) {
+    builder_.memset(on_chip_tile(tiles.keys, partitions, width), pad(least));
     builder_.emit({.opcode = Opcode::iota,
                    .dst = on_chip_tile(tiles.positions, partitions, width),
-                   .src = {hbm_tile(-1, partitions, width, {{width, 1}})}});
+                   .src = {hbm_tile(-1, partitions, pitch, {{width, 1}})}});
   }
 
-  // `count` consecutive elements of a row, from column `first` + `start`, with `width` on each partition.
+  // `count` consecutive elements of a row from column `first`, `width` on each partition: the columns that one
+  // partition more has, and those that it lacks.
   template <class Move>
-  void spread(const Index& row, std::int64_t row_elements, const Index& first, std::int64_t start, std::int64_t count,
-              std::int64_t width, Move move) {
-    for (const Segment& segment : split(count, width)) {
-      const Index at = row * row_elements + first + Index(start + segment.start);
-      move(at, segment.trips, segment.size);
+  void spread(const Index& row, std::int64_t row_elements, const Index& first, std::int64_t count, std::int64_t width,
+              Move move) {
+    const std::int64_t full = count / width, rest = count % width;
+    const Index at = row * row_elements + first;
+    if (rest > 0) {
+      move(at, full + 1, 0, rest);
+    }
+    if (full > 0) {
+      move(at + Index(rest), full, rest, width - rest);
     }
   }
-  void load_spread(const Tiles& tiles, const Index& row, const Index& first, std::int64_t start, std::int64_t count,
-                   std::int64_t width) {
-    prepare(tiles, num_partitions_, width);
+  void load_spread(const Tiles& tiles, const Index& row, const Index& first, std::int64_t count, std::int64_t width) {
+    prepare(tiles, num_partitions_, width, width, lowest(key_));
     if (inputs_.empty() || !is_regular(shape_.inputs, 0, shape_.rows * shape_.cols)) {
       return;
     }
-    spread(row, shape_.cols, first, start, count, width,
-           [&](const Index& at, std::int64_t partitions, std::int64_t size) {
-             builder_.dma(on_chip_tile(tiles.keys, partitions, size),
+    spread(row, shape_.cols, first, count, width,
+           [&](const Index& at, std::int64_t partitions, std::int64_t column, std::int64_t size) {
+             builder_.dma(on_chip_tile(tiles.keys, partitions, size, Index(column)),
                           hbm_tile(inputs_[0], partitions, width, {{size, 1}}, at));
            });
+    turn_around(on_chip_tile(tiles.keys, num_partitions_, width));
   }
-  void store_spread(const Tiles& tiles, const Index& row, const Index& first, std::int64_t start, std::int64_t count,
-                    std::int64_t width) {
+  void store_spread(const Tiles& tiles, const Index& row, const Index& first, std::int64_t count, std::int64_t width) {
     for (std::size_t o = 0; o < outputs_.size(); ++o) {
       if (is_regular(shape_.outputs, o, shape_.rows * shape_.k)) {
-        spread(row, shape_.k, first, start, count, width,
-               [&](const Index& at, std::int64_t partitions, std::int64_t size) {
+        spread(row, shape_.k, first, count, width,
+               [&](const Index& at, std::int64_t partitions, std::int64_t column, std::int64_t size) {
                  builder_.dma(hbm_tile(outputs_[o], partitions, width, {{size, 1}}, at),
-                              on_chip_tile(o == 0 ? tiles.keys : tiles.positions, partitions, size));
+                              on_chip_tile(o == 0 ? tiles.keys : tiles.positions, partitions, size, Index(column)));
                });
       }
     }
@@ -319,8 +419,7 @@ class SortKernel {
   // A row that does not fit: its chunks are sorted one by one, then merged through temporaries in HBM. A merge of 2^j
   // chunks takes j steps between chunks, each a pass over the row, and one more pass with the steps within chunks.
   void by_merging(const Network& plan) {
-    const Tiles tiles = network_tiles(plan.width);
-    const std::int16_t bank = builder_.psum("exchanged", Dtype::float32, num_partitions_, num_partitions_);
+    Tiles tiles = network_tiles(plan);
     const std::int16_t keys = builder_.temporary("sorted_keys", key_, shape_.rows * plan.padded);
     const std::int16_t positions = builder_.temporary("sorted_positions", Dtype::int32, shape_.rows * plan.padded);
     const std::int64_t chunk = plan.width * num_partitions_;
@@ -342,22 +441,22 @@ class SortKernel {
     builder_.nest("sort");
     builder_.parallel_loop(shape_.rows, [&](const Index& row) {
       builder_.tiles(shape_.cols, chunk, [&](const Index& first, std::int64_t count) {
-        load_spread(tiles, row, first, 0, count, plan.width);
-        sort_in_sbuf(tiles, bank, plan, num_partitions_, levels);
+        load_spread(tiles, row, first, count, plan.width);
+        sort_in_sbuf(tiles, plan, num_partitions_, levels);
         move(row, first, false);
       });
     });
     for (int merge = 1; merge <= log2_of(plan.chunks); ++merge) {
-      for (int step = 0; step < merge; ++step) {
+      for (int between = 0; between < merge; ++between) {
         each_chunk("between_chunks", [&](const Index& row, const Index& first) {
           move(row, first, true);
-          steps(tiles, num_partitions_, plan.width, 1);
+          step(tiles, num_partitions_, plan.width, plan.width, plan.width / 2);
           move(row, first, false);
         });
       }
       each_chunk("within_chunks", [&](const Index& row, const Index& first) {
         move(row, first, true);
-        merge_in_sbuf(tiles, bank, plan, levels);
+        merge_spread(tiles, plan, levels);
         move(row, first, false);
       });
     }
@@ -365,7 +464,7 @@ class SortKernel {
     builder_.parallel_loop(shape_.rows, [&](const Index& row) {
       builder_.tiles(shape_.k, chunk, [&](const Index& first, std::int64_t count) {
         move(row, first, true);
-        store_spread(tiles, row, first, 0, count, plan.width);
+        store_spread(tiles, row, first, count, plan.width);
       });
     });
   }
@@ -376,12 +475,34 @@ class SortKernel {
   Builder builder_;
   std::vector<std::int16_t> inputs_, outputs_;
   Dtype key_ = Dtype::float32;
+  std::int16_t bank_ = -1, position_bank_ = -1, bit_ = -1, sign_ = -1;  // of a spread row
 };
+
+[[noreturn]] void only_counts(const std::string& rule, const std::string& got) {
+  throw Error(Category::unimplemented, "[sort] " + rule + " counted, not executed; got " + got + ".");
+}
 
 }  // namespace
 
 program::Program sort(const target::Target& target, const SortShape& shape) {
   return SortKernel(target, shape).build();
+}
+
+void require_executable(const SortShape& shape) {
+  constexpr std::int64_t kMostInSbuf = std::int64_t{1} << 19;  // spread over the partitions of any target
+  if (shape.cols > kMostInSbuf) {
+    only_counts("rows that are merged through HBM are", std::to_string(shape.cols) + " elements");
+  }
+  if (shape.inputs.size() != 1 || shape.inputs.front().elements != shape.rows * shape.cols || shape.outputs.empty() ||
+      shape.outputs.size() > 2 ||
+      std::ranges::any_of(shape.outputs, [&](const Access& one) { return one.elements != shape.rows * shape.k; })) {
+    only_counts(
+        "other operands than rows, the values sorted and their positions are",
+        std::to_string(shape.inputs.size()) + " inputs and " + std::to_string(shape.outputs.size()) + " outputs");
+  }
+  if (shape.inputs.front().dtype >= Dtype::complex32 && shape.inputs.front().dtype <= Dtype::complex128) {
+    only_counts("complex elements are", std::string(target::name(shape.inputs.front().dtype)));
+  }
 }
 
 }  // namespace trn::kernels

@@ -255,9 +255,12 @@ class Worker {
       case Opcode::nc_find_index8:
         core.vector.nc_find_index8(dst, src(0), src(1));
         break;
-      case Opcode::nc_match_replace8:
-        core.vector.nc_match_replace8(dst, src(0), src(1), i.scalar0, nullptr);
+      case Opcode::nc_match_replace8: {
+        const bool has_places = item.res.buffer >= 0;
+        const emu::View places = has_places ? view(item.res) : emu::View{};
+        core.vector.nc_match_replace8(dst, src(0), src(1), i.scalar0, has_places ? &places : nullptr);
         break;
+      }
       case Opcode::iota:
         core.gpsimd.iota(dst, pattern(item.src[0]), i.scalar0);
         break;

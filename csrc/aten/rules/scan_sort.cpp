@@ -18,7 +18,7 @@ Rows rows_along_dim(const LaunchArguments& args, std::int64_t fallback) {
   return rows_of(args.tensor("self"), std::span(&dim, 1));
 }
 
-Spec sorted(const Rows& rows, std::int64_t k, std::vector<Access> inputs, std::vector<Access> outputs) {
+Spec sorted(const Rows& rows, std::int64_t k, bool ascending, std::vector<Access> inputs, std::vector<Access> outputs) {
   if (rows.rows <= 0 || rows.cols <= 0 || k <= 0) {
     return {};
   }
@@ -26,6 +26,7 @@ Spec sorted(const Rows& rows, std::int64_t k, std::vector<Access> inputs, std::v
   shape.rows = rows.rows;
   shape.cols = rows.cols;
   shape.k = std::min(k, rows.cols);
+  shape.ascending = ascending;
   shape.inputs = std::move(inputs);
   shape.outputs = std::move(outputs);
   return {shape};
@@ -73,7 +74,8 @@ Spec scan(const LaunchArguments& args) {
 
 Spec sort(const LaunchArguments& args) {
   const auto rows = rows_along_dim(args, -1);
-  return sorted(rows, rows.cols, {access_of(args.tensor("self"))}, accesses(args.output_tensors()));
+  return sorted(rows, rows.cols, !args.boolean("descending", false), {access_of(args.tensor("self"))},
+                accesses(args.output_tensors()));
 }
 
 Spec topk(const LaunchArguments& args) {
@@ -87,7 +89,7 @@ Spec topk(const LaunchArguments& args) {
   } else if (name == "mode") {
     k = rows.cols;
   }
-  return sorted(rows, k, {access_of(self)}, accesses(args.output_tensors()));
+  return sorted(rows, k, !args.boolean("largest", name == "topk"), {access_of(self)}, accesses(args.output_tensors()));
 }
 
 Spec unique(const LaunchArguments& args) {
@@ -98,7 +100,7 @@ Spec unique(const LaunchArguments& args) {
   const auto copy = dense(x.dtype, elements);
   Spec spec;
   if (!consecutive) {
-    spec = sorted({elements > 0 ? 1 : 0, elements, false}, elements, {x}, {copy, dense(Dtype::int64, elements)});
+    spec = sorted({elements > 0 ? 1 : 0, elements, false}, elements, true, {x}, {copy, dense(Dtype::int64, elements)});
   }
   return concat(std::move(spec), scanned(elements > 0 ? 1 : 0, elements, Alu::add, {consecutive ? x : copy},
                                          accesses(args.output_tensors())));
