@@ -27,7 +27,7 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 // Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"copy", "index", "matmul", "pointwise", "scan", "sort"};
+constexpr std::string_view kBoundFamilies[] = {"copy", "index", "matmul", "pointwise", "scan", "sort", "window"};
 
 void list(const OperatorPlan& plan) {
   std::lock_guard lock(mutex);

@@ -16,5 +16,6 @@ void require_executable(const IndexShape& shape);
 void require_executable(const CopyShape& shape);
 void require_executable(const ScanShape& shape);
 void require_executable(const SortShape& shape);
+void require_executable(const WindowShape& shape);
 
 }  // namespace trn::kernels
