@@ -59,6 +59,8 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SortShape& shape,
                                    const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
+                                   const program::Program& program);
 
 // Are these the tensors that the program was built for?
 bool fits(const BoundPart& bound, const program::Program& program);

@@ -28,7 +28,7 @@ std::map<std::string, std::int64_t>& tally() {
 
 // Those of execution.h.
 constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "copy", "index",   "matmul", "norm",
-                                               "pointwise", "reduction", "scan", "softmax", "sort"};
+                                               "pointwise", "reduction", "scan", "softmax", "sort",   "window"};
 
 void list(const OperatorPlan& plan) {
   std::lock_guard lock(mutex);

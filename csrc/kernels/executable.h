@@ -21,6 +21,7 @@ void require_executable(const ReductionShape& shape);
 void require_executable(const ScanShape& shape);
 void require_executable(const SoftmaxShape& shape);
 void require_executable(const SortShape& shape);
+void require_executable(const WindowShape& shape);
 
 // Steps that a tile can run, of those listed at Step.
 void require_executable(const std::vector<Step>& steps);

@@ -59,10 +59,6 @@ bool may_be_nan(Dtype dtype) {
   return dtype < Dtype::int8;  // the floating types come first
 }
 
-bool is_complex(Dtype dtype) {
-  return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
-}
-
 [[noreturn]] void only_counts(const std::string& rule, const std::string& got) {
   throw Error(Category::unimplemented, "[scan] " + rule + " counted, not executed; got " + got + ".");
 }

@@ -313,6 +313,12 @@ struct WindowShape {
   std::int64_t in_elements = 0, out_elements = 0, taps = 1;
   Dtype dtype = Dtype::float32;
   bool indices = false, backward = false;  // max_pool: int64 indices written (forward) or read (backward)
+  // What executes needs: `planes` of in [rows, columns], out alike, and the window's axes. No planes: not known. The
+  // divisor of an average: 0 for the taps of its window, those in the padding too where it `counts_padding`.
+  std::int64_t planes = 0;
+  std::vector<std::int64_t> in, out, kernel, stride, padding, dilation;
+  bool counts_padding = true;
+  std::int64_t divisor = 0;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -322,6 +328,15 @@ struct WindowShape {
     v("dtype", s.dtype);
     v("indices", s.indices);
     v("backward", s.backward);
+    v("planes", s.planes);
+    v("in", s.in);
+    v("out", s.out);
+    v("kernel", s.kernel);
+    v("stride", s.stride);
+    v("padding", s.padding);
+    v("dilation", s.dilation);
+    v("counts_padding", s.counts_padding);
+    v("divisor", s.divisor);
   }
 };
 

@@ -1,12 +1,12 @@
 // sort and topk of each row: passes of eight over a row in SBUF, or a bitonic network where that is cheaper.
 #include <algorithm>
-#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
+#include "kernels/sort_plan.h"
 #include "kernels/tiling.h"
 #include "target/error.h"
 
@@ -15,45 +15,6 @@ namespace trn::kernels {
 using namespace tiling;
 
 namespace {
-
-constexpr std::int64_t kPass = 8;              // max8 and its companions work on eight values
-constexpr std::int64_t kMostSearched = 16384;  // elements of a partition, by these
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-// The least finite value. TensorE before NeuronCore-v3 turns others' columns into NaN when it moves an infinity.
-float lowest(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::bfloat16:
-      return -0x1.FEp127F;
-    case Dtype::float16:
-      return -65504.0F;
-    default:
-      return std::numeric_limits<float>::lowest();
-  }
-}
-
-// Keys of whole numbers are searched and compared in fp32.
-Dtype key_dtype(Dtype dtype) {
-  return dtype < Dtype::int8 ? sbuf_dtype(dtype) : Dtype::float32;
-}
-
-// A row padded to a power of two, and where it lies. `spread`: over all partitions, one row at a time; else a row per
-// partition. `chunks`: parts of a row that pass through SBUF one after the other, 1 when it fits.
-struct Network {
-  std::int64_t padded = 1, width = 1, chunks = 1;  // width: elements per partition
-  int levels = 0;                                  // log2(padded)
-  bool spread = false;
-
-  std::int64_t num_steps() const { return std::int64_t{levels} * (levels + 1) / 2; }
-};
-
-int log2_of(std::int64_t power) {
-  int log = 0;
-  while ((std::int64_t{1} << log) < power) {
-    ++log;
-  }
-  return log;
-}
 
 class SortKernel {
  public:

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/build.h"
+#include "kernels/pool.h"
 #include "kernels/side_by_side.h"
 
 namespace trn::kernels {
@@ -119,6 +120,9 @@ class Trip {
 }  // namespace
 
 program::Program window(const target::Target& target, const WindowShape& shape) {
+  if (has_pool_program(shape)) {
+    return pool(target, shape);
+  }
   Builder builder("window");
   const bool backward = shape.backward;
   const std::int64_t num_indices = shape.indices ? shape.out_elements : 0;

@@ -18,6 +18,8 @@ BYTES["uint32"] = 4
 SEEDS = range(40)
 # Fields of which only what executes depends.
 PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False}
+PLANES: Part = {name: [] for name in ("in", "out", "kernel", "stride", "padding", "dilation")}
+PLANES |= {"planes": 0, "counts_padding": True, "divisor": 0}
 MATRICES: Part = {"rows": 0, "cols": 0, "repeated_elements": 0}
 
 
@@ -210,6 +212,7 @@ def random_window(rng: random.Random) -> Part:
         "dtype": rng.choice(["float32", "bfloat16", "float64"]),
         "indices": kind == "max_pool" and rng.random() < 0.5,
         "backward": rng.random() < 0.5,
+        **PLANES,
     }
 
 
@@ -353,6 +356,7 @@ EMPTY: list[Part] = [
         "dtype": "float32",
         "indices": False,
         "backward": False,
+        **PLANES,
     },
     {"family": "scan", "rows": 0, "cols": 8, "alu": "add", "inputs": [], "outputs": []},
     {"family": "sort", "ascending": False, "rows": 8, "cols": 0, "k": 0, "inputs": [], "outputs": []},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 namespace trn::aten::rules {
 
@@ -32,6 +33,41 @@ std::int64_t adaptive_taps(const at::Tensor& in, const at::Tensor& out, std::int
   return taps;
 }
 
+// A list of one number or one for each axis.
+std::vector<std::int64_t> by_axis(const LaunchArguments& args, std::string_view name,
+                                  const std::vector<std::int64_t>& fallback) {
+  auto values = args.integers(name);
+  if (values.empty()) {
+    return fallback;
+  }
+  values.resize(2, values.back());
+  return values;
+}
+
+// What executes: planes of two axes, and one window for all of their elements.
+void set_geometry(const LaunchArguments& args, const at::Tensor& in, const at::Tensor& out, WindowShape& shape) {
+  const auto name = args.base_name();
+  if (!contains(name, "pool2d") || contains(name, "fractional") || in.dim() < 3) {
+    return;
+  }
+  shape.in = {size(in, -2), size(in, -1)};
+  shape.out = {size(out, -2), size(out, -1)};
+  if (contains(name, "adaptive")) {
+    if (shape.in[0] % shape.out[0] != 0 || shape.in[1] % shape.out[1] != 0) {
+      return;
+    }
+    shape.kernel = {shape.in[0] / shape.out[0], shape.in[1] / shape.out[1]};
+  } else {
+    shape.kernel = by_axis(args, "kernel_size", {1, 1});
+  }
+  shape.stride = by_axis(args, "stride", shape.kernel);
+  shape.padding = by_axis(args, "padding", {0, 0});
+  shape.dilation = by_axis(args, "dilation", {1, 1});
+  shape.counts_padding = args.boolean("count_include_pad", true);
+  shape.divisor = args.integer("divisor_override", 0);
+  shape.planes = numel(in) / std::max<std::int64_t>(shape.in[0] * shape.in[1], 1);
+}
+
 std::int64_t kernel_taps(const LaunchArguments& args, std::int64_t rank) {
   const auto kernel = args.integers("kernel_size");
   std::int64_t taps = 1;
@@ -57,6 +93,9 @@ Spec pool(const LaunchArguments& args) {
   shape.dtype = dtype(in);
   shape.indices = shape.kind == WindowKind::max_pool &&
                   (shape.backward ? args.tensor("indices").defined() : args.output(1).defined());
+  if (shape.in_elements > 0 && shape.out_elements > 0) {
+    set_geometry(args, in, out, shape);
+  }
   return checked(shape);
 }
 

@@ -1,0 +1,45 @@
+// Binds pooling: planes one behind the other.
+#include <algorithm>
+#include <vector>
+
+#include "aten/alias.h"
+#include "aten/execution.h"
+
+namespace trn::aten {
+
+namespace {
+
+constexpr std::string_view kPools[] = {
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",  "adaptive_max_pool2d_backward",  "avg_pool2d",
+    "avg_pool2d_backward",  "max_pool2d_with_indices",       "max_pool2d_with_indices_backward"};
+
+// The tap that a NaN, or an infinity like the padding, stands at is not found by its value.
+bool is_found_by_value(const kernels::WindowShape& shape, const at::Tensor& in) {
+  return shape.kind != kernels::WindowKind::max_pool || shape.backward || cpu_alias(in).isfinite().all().item<bool>();
+}
+
+}  // namespace
+
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
+                                   const program::Program& program) {
+  std::vector<at::Tensor> inputs{args.tensor(shape.backward ? "grad_output" : "self")};
+  if (shape.backward && shape.indices) {
+    inputs.push_back(args.tensor("indices"));
+  }
+  const auto outputs = args.output_tensors();
+  if (std::ranges::find(kPools, args.base_name()) == std::end(kPools) || !std::ranges::all_of(inputs, is_plain) ||
+      !std::ranges::all_of(outputs, is_plain) || !is_found_by_value(shape, inputs.front())) {
+    return std::nullopt;
+  }
+  BoundPart bound;
+  for (const at::Tensor& input : inputs) {
+    bound.inputs.push_back(cpu_alias(input).contiguous());
+  }
+  for (const at::Tensor& output : outputs) {
+    bound.outputs.push_back(dense_result(cpu_alias(output)));
+  }
+  return fits(bound, program) ? std::optional(bound) : std::nullopt;
+}
+
+}  // namespace trn::aten

@@ -1,0 +1,85 @@
+"""Pooling by its programs, forward and backward: values against the CPU in any layout, and nothing left out."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torch_trn
+
+Tensor = torch.Tensor
+
+
+@pytest.fixture(autouse=True)
+def hardware() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch_trn.set_numerics("hardware"):
+        yield
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda x: F.max_pool2d(x, 2),
+    "max_resnet": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max_dilated": lambda x: F.max_pool2d(x, 2, 2, 1, 2, ceil_mode=True),
+    "average": lambda x: F.avg_pool2d(x, 2),
+    "average_overlapping": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "average_without_padding": lambda x: F.avg_pool2d(x, (3, 2), 2, 1, count_include_pad=False),
+    "average_ceil": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "average_divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (4, 8)),
+    "adaptive_max": lambda x: F.adaptive_max_pool2d(x, (8, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", POOLS)
+def test_forward_and_backward(name: str, dtype: torch.dtype) -> None:
+    """A few fp32 roundings, and one to the type."""
+    function = POOLS[name]
+    x = torch.randn(3, 50, 16, 24).to(dtype)
+    layouts: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x,
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x[..., ::2, 8:],
+        lambda x: x[0].transpose(1, 2),
+    ]
+    for layout in layouts:
+        exact = layout(x).double().requires_grad_()
+        expected = function(exact)
+        gradient = torch.randn(expected.shape).to(dtype)
+        (expected_gradient,) = torch.autograd.grad(expected, exact, gradient.double())
+        for _ in range(2):  # the first launch computes for the layout, the second does not
+            given = layout(x.to("trn")).detach().requires_grad_()
+            torch_trn.reference_operators(clear=True)
+            out = function(given)
+            (got_gradient,) = torch.autograd.grad(out, given, gradient.to("trn"))
+            assert torch_trn.reference_operators() == {}
+            bound = 2**-7 if dtype == torch.bfloat16 else 1e-6
+            torch.testing.assert_close(out.cpu().double(), expected.detach(), rtol=bound, atol=1e-6)
+            torch.testing.assert_close(got_gradient.cpu().double(), expected_gradient, rtol=bound, atol=1e-6)
+
+
+def test_a_small_network_learns_as_on_the_cpu() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 4)
+    )
+    x = torch.randn(5, 3, 16, 16)
+    model(x).square().mean().backward()
+    expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model.to("trn")
+    model(x.to("trn")).square().mean().backward()
+    got = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_has_no_program_is_listed() -> None:
+    x = torch.randn(2, 3, 8, 8, device="trn")
+    torch_trn.reference_operators(clear=True)
+    F.max_pool2d(x.masked_fill(x > 1, float("nan")), 2)
+    F.adaptive_avg_pool2d(x, 3)
+    F.interpolate(x, scale_factor=2)
+    listed = set(torch_trn.reference_operators(clear=True))
+    assert listed >= {"max_pool2d_with_indices", "_adaptive_avg_pool2d"}
