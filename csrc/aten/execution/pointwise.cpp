@@ -2,6 +2,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "aten/alias.h"
@@ -51,11 +52,17 @@ std::optional<BoundPart> cleared(const LaunchArguments& args, const kernels::Poi
   return BoundPart{.program = {}, .inputs = {}, .outputs = {{part, {}, part}}};
 }
 
+// An instruction's constant is a float32.
+bool holds_constant(const LaunchArguments& args, const at::Tensor& result) {
+  return result.is_floating_point() || std::abs(args.number("value", args.number("fill_value", 0))) <= 0x1p24;
+}
+
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
                                    const program::Program& program) {
-  const auto inputs = args.input_tensors();
+  // What is filled is not read.
+  const auto inputs = shape.inputs.empty() ? std::vector<at::Tensor>() : args.input_tensors();
   const auto outputs = args.output_tensors();
   if (args.base_name() == "embedding_dense_backward") {
     return cleared(args, shape);
@@ -63,6 +70,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
   if (!rules::computes(args) || shape.segments != 1 || outputs.size() != shape.outputs.size() ||
       inputs.size() != shape.inputs.size() || !std::ranges::all_of(inputs, is_plain) ||
       !std::ranges::all_of(outputs, is_plain)) {
+    return std::nullopt;
+  }
+  if (inputs.empty() && !holds_constant(args, outputs.front())) {
     return std::nullopt;
   }
   BoundPart bound;
