@@ -356,10 +356,10 @@ void require_executable(const IndexShape& shape) {
   if (reach > kMostExact) {
     only_counts("places that fp32 does not hold exactly are", std::to_string(reach));
   }
-  const std::int64_t reached =
+  const std::int64_t table =
       shape.num_tables * shape.table_rows * std::max<std::int64_t>(shape.columns, 1) * shape.row_elements;
-  if (shape.base_elements > 0 && shape.base_elements != reached) {
-    only_counts("scatters into a part of what they copy are", std::to_string(shape.base_elements));
+  if (shape.base_elements != 0 && shape.base_elements != table) {
+    only_counts("copies of another size than what is written to are", std::to_string(shape.base_elements));
   }
   const std::int64_t picks = shape.columns > 0 ? shape.num_indices : shape.num_indices * shape.num_tables;
   if (picks != shape.num_rows) {

@@ -88,6 +88,7 @@ def test_concatenations(dtype: torch.dtype) -> None:
     check(lambda a, b: torch.cat([a, b], -1), a, b)
     check(lambda a, b: torch.stack([a, b], 2), a, b)
     check(lambda a, b: torch.stack([a, b]), a, b)
+    check(lambda a, b: torch.stack([a, b], -1), a, b)
 
 
 def test_gradients() -> None:

@@ -115,6 +115,16 @@ def test_integers_are_32_bits_wide_and_go_through_fp32() -> None:
     assert torch.tensor([2**40 + 5], device="trn").add(0).item() == 5
 
 
+def test_fills() -> None:
+    x = torch.full((6, 8), 2.5, device="trn")
+    x[:, ::2].fill_(7)
+    assert x[0].tolist() == [7, 2.5] * 4
+    assert torch.zeros(5, dtype=torch.int64, device="trn").tolist() == x.zero_()[0, :5].tolist()
+    assert executed()
+    assert torch.full((2,), 2**40 + 1, device="trn").tolist() == [2**40 + 1] * 2
+    assert torch_trn.reference_operators(clear=True) == {"fill_.Scalar": 1}
+
+
 def test_what_has_no_program_is_listed() -> None:
     torch.linalg.inv(torch.eye(3, device="trn"))
     assert "linalg_inv_ex" in torch_trn.reference_operators()

@@ -201,6 +201,7 @@ def test_errors(target: Any) -> None:
         ({"row_elements": 1, "index_dtype": "int32"}, r"single elements by a 32-bit index are counted"),
         ({"dtype": "complex64", "kind": "scatter_add"}, r"sums of complex elements are counted"),
         ({"wraps": True, "table_rows": 2**25}, r"places that fp32 does not hold exactly are counted"),
+        ({"kind": "scatter", "base_elements": 13}, r"copies of another size than what is written to are counted"),
         ({"num_indices": 1}, r"rows without an index of their own are counted"),
     ):
         with pytest.raises(NotImplementedError, match=r"\[index\] .*" + reason):

@@ -120,6 +120,9 @@ Picks picks_of(const LaunchArguments& args) {
   if (name == "index_select") {
     return {alias_of(args.tensor("self")), alias_of(args.tensor("index")), {}};
   }
+  if (name == "take") {
+    return {alias_of(args.tensor("self")), alias_of(args.tensor("index")), {}};
+  }
   if (is_any(name, {"index", "_unsafe_index"})) {
     return {alias_of(args.tensor("self")), alias_of(only_index(args).first), {}};
   }

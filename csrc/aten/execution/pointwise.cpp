@@ -2,6 +2,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "aten/alias.h"
@@ -52,6 +53,11 @@ std::optional<BoundPart> cleared(const LaunchArguments& args, const kernels::Poi
   return BoundPart{.program = {}, .inputs = {}, .outputs = {{part, {}, part}}};
 }
 
+// An instruction's constant is a float32.
+bool holds_constant(const LaunchArguments& args, const at::Tensor& result) {
+  return result.is_floating_point() || std::abs(args.number("value", args.number("fill_value", 0))) <= 0x1p24;
+}
+
 std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
                                       const kernels::PointwiseShape& shape, const program::Program& program) {
   if (shape.segments != 1 || outputs.size() != shape.outputs.size() || inputs.size() != shape.inputs.size() ||
@@ -90,11 +96,12 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
   if (args.base_name() == "embedding_dense_backward") {
     return cleared(args, shape);
   }
-  if (!rules::computes(args)) {
+  // What is filled is not read.
+  const bool fills = shape.inputs.empty();
+  if (!rules::computes(args) || (fills && !holds_constant(args, args.output()))) {
     return std::nullopt;
   }
-  return bind_tensors(shape.inputs.empty() ? std::vector<at::Tensor>() : args.input_tensors(), args.output_tensors(),
-                      shape, program);
+  return bind_tensors(fills ? std::vector<at::Tensor>() : args.input_tensors(), args.output_tensors(), shape, program);
 }
 
 std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build) {

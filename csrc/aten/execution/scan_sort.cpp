@@ -19,6 +19,11 @@ at::Tensor rows_along(const at::Tensor& tensor, std::int64_t dim) {
   return alias.dim() == 0 ? alias.reshape({1}) : alias.movedim(dim, -1);
 }
 
+// In passes of eight the first of equals comes first; a network compares in no such order, by a mask.
+bool keeps_order(const program::Program& program) {
+  return std::ranges::find(program.buffers, "mask", &program::Buffer::name) == program.buffers.end();
+}
+
 std::optional<BoundPart> bind_rows(const LaunchArguments& args, const program::Program& program) {
   const at::Tensor& self = args.tensor("self");
   const auto outputs = args.output_tensors();
@@ -53,7 +58,8 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SortShape&,
                                    const program::Program& program) {
   const at::Tensor& self = args.tensor("self");
-  if (!is_any(args.base_name(), {"sort", "topk"}) || args.boolean("stable", false) || !is_plain(self)) {
+  if (!is_any(args.base_name(), {"sort", "topk"}) || !is_plain(self) ||
+      (args.boolean("stable", false) && !keeps_order(program))) {
     return std::nullopt;
   }
   // What has been found makes room for an infinity, and NaN equals nothing.

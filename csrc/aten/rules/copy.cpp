@@ -187,7 +187,8 @@ Spec concatenate(const LaunchArguments& args) {
   const auto rank = std::max<std::int64_t>(out.dim(), 1);
   auto dim = args.integer("dim", 0);
   dim = std::clamp<std::int64_t>(dim < 0 ? dim + rank : dim, 0, rank - 1);
-  const bool stacks = args.base_name().ends_with("stack");
+  // Along the innermost axis the inputs are interleaved, which is no transpose.
+  const bool interleaves = args.base_name().ends_with("stack") || inner_axis(out) == dim;
   std::int64_t outer = 1;
   for (std::int64_t d = 0; d < std::min(dim, out.dim()); ++d) {
     outer *= out.size(d);
@@ -202,7 +203,8 @@ Spec concatenate(const LaunchArguments& args) {
     share.elements = group.size() == parts.size() ? to.elements : std::min(from.elements, to.elements);
     share.contiguous_elements = std::min(share.contiguous_elements, share.elements);
     share.span_elements = to.span_elements > 0 ? share.elements : 0;
-    spec = concat(std::move(spec), moved(share.elements, from, share, !stacks && is_transposed(group.front(), out)));
+    spec =
+        concat(std::move(spec), moved(share.elements, from, share, !interleaves && is_transposed(group.front(), out)));
   }
   return spec;
 }

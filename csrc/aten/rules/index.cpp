@@ -271,7 +271,8 @@ Spec gather(const LaunchArguments& args) {
   const auto& index = args.tensor("index");
   const auto& self = args.tensor("self");
   auto spec = rows(IndexKind::gather, numel(index), 1, self, index);
-  return args.find("dim") < 0 ? spec : each_element(std::move(spec), self, index, args.integer("dim", 0));
+  return args.find("dim") < 0 ? within(std::move(spec), numel(self), 1, 0, true)  // take
+                              : each_element(std::move(spec), self, index, args.integer("dim", 0));
 }
 
 Spec scatter(const LaunchArguments& args) {
