@@ -252,9 +252,9 @@ class PoolKernel {
 
 bool is_known(const WindowShape& shape) {
   auto has_two = [](const std::vector<std::int64_t>& axes) { return axes.size() == 2; };
-  return shape.planes > 0 && shape.kind != WindowKind::upsample && shape.dtype < Dtype::int8 && has_two(shape.in) && has_two(shape.out) &&
-         has_two(shape.kernel) && has_two(shape.stride) && has_two(shape.padding) && has_two(shape.dilation) &&
-         shape.planes * shape.in[0] * shape.in[1] == shape.in_elements &&
+  return shape.planes > 0 && shape.kind != WindowKind::upsample && shape.dtype < Dtype::int8 && has_two(shape.in) &&
+         has_two(shape.out) && has_two(shape.kernel) && has_two(shape.stride) && has_two(shape.padding) &&
+         has_two(shape.dilation) && shape.planes * shape.in[0] * shape.in[1] == shape.in_elements &&
          shape.planes * shape.out[0] * shape.out[1] == shape.out_elements &&
          (takes_maximum(shape) && shape.backward ? shape.indices : true);
 }
