@@ -17,6 +17,7 @@ BENCHMARKS = (
     ("profile_memory.py",),
     ("gpt2_step.py",),
     ("gpt2_step.py", "--memory"),
+    ("hardware_numerics.py",),
 )
 
 

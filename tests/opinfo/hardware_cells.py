@@ -14,7 +14,7 @@ NUM_SAMPLES = 8
 # The samples are views into larger tensors, which a float64 copy of them is not.
 NOT_WIDENED = {"as_strided.partial_views"}
 
-# Of the largest element of a result. An operator's program rounds each operand and each intermediate to fp32 (2^-24) or,
+# Of the largest element of a result. A program rounds each operand and each intermediate to fp32 (2^-24) or,
 # between operators, to the dtype; op_db's samples have up to a few hundred terms, of a condition of up to about ten.
 TOLERANCE = {"float32": 2.0**-24 * 4096, "bfloat16": 2.0**-9 * 32}
 
