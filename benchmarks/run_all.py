@@ -18,6 +18,7 @@ BENCHMARKS = (
     ("gpt2_step.py",),
     ("gpt2_step.py", "--memory"),
     ("hardware_numerics.py",),
+    ("hardware_training.py",),
 )
 
 
