@@ -8,7 +8,7 @@ PAGE = Path(__file__).with_name("instructions.md")
 HEAD = """# Instructions
 
 Generated from the table in `csrc/program/opcode.cpp` by `docs/generate_instructions.py`. Names and operands are those
-of `nki.isa`; `torch_trn._C.NeuronCore` has a method for each. Every instruction takes at most 128 partitions and tiles
+of `nki.isa`; `torch_trn.emu.NeuronCore` has a method for each. Every instruction takes at most 128 partitions and tiles
 of one shape. Tiles of more than 64 partitions start at partition 0, of more than 32 at 0 or 64, others at a multiple of
 32. An illegal operand raises an error that says which rule, what it got and what to do. N is the number of elements per
 partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
