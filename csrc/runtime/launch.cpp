@@ -120,17 +120,17 @@ const LaunchVariant* Launches::intern_locked(std::string_view op_name, const ker
     specs_.push_back(spec);
   }
   const auto id = (std::uint64_t{op} << 32) | index->second;
-  auto [entry, new_variant] = variant_index_.try_emplace(id, nullptr);
-  if (new_variant) {
-    auto& variant = variants_.emplace_back();
-    variant.op = op;
-    variant.spec = index->second;
-    variant.fusion = fusion_of(spec);
-    variant.is_empty = spec.empty();
-    variant.duration = to_picoseconds(seconds(spec, *target_));
-    entry->second = &variant;
+  if (const auto known = variant_index_.find(id); known != variant_index_.end()) {
+    return known->second;
   }
-  return entry->second;
+  const Picoseconds duration = to_picoseconds(seconds(spec, *target_));  // may throw: nothing is kept before
+  LaunchVariant& variant = variants_.emplace_back();
+  variant.op = op;
+  variant.spec = index->second;
+  variant.fusion = fusion_of(spec);
+  variant.is_empty = spec.empty();
+  variant.duration = duration;
+  return variant_index_.emplace(id, &variant).first->second;
 }
 
 std::uint32_t Launches::intern_op(std::string_view op_name) {

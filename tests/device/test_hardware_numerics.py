@@ -193,3 +193,13 @@ def test_errors_and_environment() -> None:
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert run.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("mode", ["reference", "hardware"])
+def test_lists_scaled_by_scalars_of_the_host(mode: str) -> None:
+    """The members of one list lie on the CPU; a launch that fails to be built leaves nothing behind for the next one."""
+    with torch_trn.set_numerics(mode):
+        for _ in range(2):
+            tensors = [torch.ones(3, device="trn"), torch.ones(4, device="trn")]
+            result = torch._foreach_mul(tensors, [torch.tensor(0.5), torch.tensor(2.0)])
+            assert [tensor.cpu().tolist() for tensor in result] == [[0.5] * 3, [2.0] * 4]

@@ -2,6 +2,7 @@
 #include "aten/rules/expression.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace trn::aten::rules {
@@ -28,8 +29,8 @@ bool is_commutative(Alu alu) {
          alu != Alu::shift_left && alu != Alu::shift_right;
 }
 
-// Whether an argument that is read lies on the device: a tensor, or a list of them.
-bool is_operand(const LaunchArguments& args, int position) {
+// Whether an argument that is read lies on the device: a tensor, or a member of a list.
+bool is_operand(const LaunchArguments& args, int position, std::size_t member) {
   if (position < 0 || args.op().schema().arguments()[static_cast<std::size_t>(position)].is_out()) {
     return false;
   }
@@ -37,7 +38,18 @@ bool is_operand(const LaunchArguments& args, int position) {
   if (tensor.defined()) {
     return is_device_tensor(tensor);
   }
-  return !args.tensors(args.op().schema().arguments()[static_cast<std::size_t>(position)].name()).empty();
+  const auto list = args.tensors(args.op().schema().arguments()[static_cast<std::size_t>(position)].name());
+  return member < list.size() && is_device_tensor(list[member]);
+}
+
+// The value of a member that is a scalar of the CPU's.
+std::optional<double> host_scalar(const LaunchArguments& args, std::string_view name, std::size_t member) {
+  const auto list = args.tensors(name);
+  if (member >= list.size() || !list[member].device().is_cpu() || list[member].numel() != 1 ||
+      list[member].is_complex()) {
+    return std::nullopt;
+  }
+  return list[member].item().toDouble();
 }
 
 Step tensor_scalar(Alu alu0, float scalar0, Alu alu1 = Alu::none, float scalar1 = 1) {
@@ -66,13 +78,16 @@ Expression::Expression(const LaunchArguments& args, std::size_t member)
 
 Value Expression::argument(std::string_view name, double fallback) const {
   const int position = args_.find(name);
-  if (!is_operand(args_, position)) {
+  if (!is_operand(args_, position, member_)) {
+    if (const auto value = host_scalar(args_, name, member_)) {
+      return static_cast<float>(*value);
+    }
     const auto numbers = args_.numbers(name);
     return static_cast<float>(member_ < numbers.size() ? numbers[member_] : args_.number(name, fallback));
   }
   std::int64_t index = 0;
   for (int i = 0; i < position; ++i) {
-    index += is_operand(args_, i) ? 1 : 0;
+    index += is_operand(args_, i, member_) ? 1 : 0;
   }
   return input(index);
 }

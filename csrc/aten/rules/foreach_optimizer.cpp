@@ -49,7 +49,7 @@ std::vector<Access> list_inputs(const LaunchArguments& args) {
 }  // namespace
 
 Spec foreach (const LaunchArguments& args) {
-  return by_kind(members(args), member_steps(args, 0, false));
+  return by_kind(members(args), [&](std::size_t member) { return member_steps(args, member, false); });
 }
 
 Spec foreach_reduction(const LaunchArguments& args) {
@@ -72,19 +72,24 @@ Spec foreach_reduction(const LaunchArguments& args) {
 }
 
 Spec fused_optimizer(const LaunchArguments& args) {
-  auto steps = member_steps(args, 0, false);
   auto all = members(args);
-  if (is_strided(args.tensor("grad_scale"))) {  // gradients are unscaled in place
+  const bool scaled = is_strided(args.tensor("grad_scale"));
+  if (scaled) {  // gradients are unscaled in place
     const auto gradients = args.tensors("grads");
     for (std::size_t i = 0; i < all.size(); ++i) {
       all[i].outputs.push_back(gradients[i]);
     }
-    Step unscaled = step(ts(Alu::divide));
-    unscaled.a = Step::kInput + 1;
-    unscaled.dst = Step::kOutput + static_cast<std::int64_t>(all.front().outputs.size()) - 1;
-    steps.insert(steps.begin(), unscaled);
   }
-  return by_kind(all, steps);
+  return by_kind(all, [&](std::size_t member) {
+    auto steps = member_steps(args, member, false);
+    if (scaled) {
+      Step unscaled = step(ts(Alu::divide));
+      unscaled.a = Step::kInput + 1;
+      unscaled.dst = Step::kOutput + static_cast<std::int64_t>(all[member].outputs.size()) - 1;
+      steps.insert(steps.begin(), unscaled);
+    }
+    return steps;
+  });
 }
 
 Spec unscale(const LaunchArguments& args) {

@@ -277,15 +277,16 @@ bool computes_list(const LaunchArguments& args) {
   return !args.tensor("scalars").defined() && (find_foreach(function) != nullptr || computes(function));
 }
 
-Spec by_kind(const std::vector<Member>& members, const std::vector<Step>& steps) {
+Spec by_kind(const std::vector<Member>& members, const std::function<std::vector<Step>(std::size_t member)>& steps) {
   struct Kind {
-    const Member* first = nullptr;
+    std::size_t first = 0;
     std::int64_t count = 0;
   };
   std::vector<Kind> kinds;
   std::map<std::vector<std::int64_t>, std::size_t> known;
-  for (const Member& member : members) {
-    std::vector<std::int64_t> key;
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const Member& member = members[i];
+    std::vector<std::int64_t> key{static_cast<std::int64_t>(member.inputs.size())};
     for (const auto* list : {&member.inputs, &member.outputs}) {
       for (const at::Tensor& tensor : *list) {
         const Access access = access_of(tensor);
@@ -295,13 +296,14 @@ Spec by_kind(const std::vector<Member>& members, const std::vector<Step>& steps)
     }
     const auto [place, is_new] = known.try_emplace(std::move(key), kinds.size());
     if (is_new) {
-      kinds.push_back({&member});
+      kinds.push_back({i});
     }
     ++kinds[place->second].count;
   }
   Spec spec;
   for (const Kind& kind : kinds) {
-    const std::int64_t elements = largest_numel(kind.first->outputs);
+    const Member& first = members[kind.first];
+    const std::int64_t elements = largest_numel(first.outputs);
     auto all = [&](Tensors tensors) {
       std::vector<Access> result;
       for (const at::Tensor& tensor : tensors) {
@@ -310,7 +312,7 @@ Spec by_kind(const std::vector<Member>& members, const std::vector<Step>& steps)
       return result;
     };
     spec = concat(std::move(spec),
-                  stream(elements * kind.count, all(kind.first->inputs), all(kind.first->outputs), steps, kind.count));
+                  stream(elements * kind.count, all(first.inputs), all(first.outputs), steps(kind.first), kind.count));
   }
   return spec;
 }

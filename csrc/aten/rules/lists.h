@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "aten/rules/common.h"
@@ -23,6 +24,6 @@ bool is_list_launch(const LaunchArguments& args);
 bool computes_list(const LaunchArguments& args);
 
 // A part for all members whose tensors are alike.
-Spec by_kind(const std::vector<Member>& members, const std::vector<Step>& steps);
+Spec by_kind(const std::vector<Member>& members, const std::function<std::vector<Step>(std::size_t member)>& steps);
 
 }  // namespace trn::aten::rules
