@@ -197,7 +197,7 @@ def test_errors_and_environment() -> None:
 
 @pytest.mark.parametrize("mode", ["reference", "hardware"])
 def test_lists_scaled_by_scalars_of_the_host(mode: str) -> None:
-    """The members of one list lie on the CPU; a launch that fails to be built leaves nothing behind for the next one."""
+    """One list lies on the CPU. A launch that cannot be built leaves nothing behind for the next one."""
     with torch_trn.set_numerics(mode):
         for _ in range(2):
             tensors = [torch.ones(3, device="trn"), torch.ones(4, device="trn")]
