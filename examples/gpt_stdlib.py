@@ -3,7 +3,7 @@
     trn run examples/gpt_stdlib.py            # about a minute on two cores; then the report of what it cost
     python examples/gpt_stdlib.py --steps 50  # a short run, without the report
 
-Prints the mean loss of every 50 steps, from 2.71 down to 1.76, then a sample of what the model writes.
+Prints the mean loss of every 50 steps, from about 2.7 down to 1.76, then a sample of what the model writes.
 """
 
 import argparse
