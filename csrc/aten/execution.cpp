@@ -7,6 +7,8 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <variant>
 
 #include "aten/op_table.h"
 #include "aten/rules/lists.h"
@@ -51,14 +53,17 @@ Programs& programs() {
   return *instance;
 }
 
+template <class Shape>
+concept Bound = requires(std::optional<BoundPart> (*family)(const LaunchArguments&, const Shape&,
+                                                            const program::Program&)) { family = &bind_part; };
+
 struct Binder {
   const LaunchArguments& args;
   const program::Program& program;
 
   template <class Shape>
   std::optional<BoundPart> operator()(const Shape& shape) const {
-    if constexpr (requires(std::optional<BoundPart> (*family)(const LaunchArguments&, const Shape&,
-                                                              const program::Program&)) { family = &bind_part; }) {
+    if constexpr (Bound<Shape>) {
       return bind_part(args, shape, program);
     } else {
       return std::nullopt;
@@ -66,41 +71,12 @@ struct Binder {
   }
 };
 
-std::shared_ptr<const program::Program> program_of(const kernels::Part& part) {
-  kernels::require_executable(part);
-  return programs().get(*system().target(), part);
+template <std::size_t... I>
+bool is_bound(std::string_view family, std::index_sequence<I...>) {
+  return ((Bound<std::variant_alternative_t<I, kernels::Part>> && family == kernels::kFamilyNames[I]) || ...);
 }
 
-// The parts of a Spec run one after the other, each on tensors of the operator.
-std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
-  const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
-  std::vector<BoundPart> parts;
-  for (const kernels::Part& part : spec) {
-    const auto program = program_of(part);
-    auto bound = std::visit(Binder{args, *program}, part);
-    if (!bound) {
-      return std::nullopt;
-    }
-    bound->program = program;
-    parts.push_back(std::move(*bound));
-  }
-  return parts.empty() ? std::nullopt : std::optional(std::move(parts));
-}
-
-}  // namespace
-
-std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  try {
-    return rules::is_list_launch(args) ? bind_members(args, program_of) : bind_parts(args);
-  } catch (const trn::Error& error) {
-    if (error.category() != Category::unimplemented) {
-      rethrow(error);
-    }
-  }
-  return std::nullopt;
-}
-
+// Are these the tensors that the program was built for?
 bool fits(const BoundPart& bound, const program::Program& program) {
   std::vector<at::Tensor> tensors = bound.inputs;
   for (const BoundPart::Result& output : bound.outputs) {
@@ -118,6 +94,45 @@ bool fits(const BoundPart& bound, const program::Program& program) {
     ++num_bound;
   }
   return num_bound == tensors.size();
+}
+
+std::shared_ptr<const program::Program> program_of(const kernels::Part& part) {
+  kernels::require_executable(part);
+  return programs().get(*system().target(), part);
+}
+
+// The parts of a Spec run one after the other, each on tensors of the operator.
+std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
+  const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
+  std::vector<BoundPart> parts;
+  for (const kernels::Part& part : spec) {
+    const auto program = program_of(part);
+    auto bound = std::visit(Binder{args, *program}, part);
+    if (!bound || !fits(*bound, *program)) {
+      return std::nullopt;
+    }
+    bound->program = program;
+    parts.push_back(std::move(*bound));
+  }
+  return parts.empty() ? std::nullopt : std::optional(std::move(parts));
+}
+
+}  // namespace
+
+bool family_executes(std::string_view family) {
+  return is_bound(family, std::make_index_sequence<std::variant_size_v<kernels::Part>>());
+}
+
+std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  try {
+    return rules::is_list_launch(args) ? bind_members(args, program_of) : bind_parts(args);
+  } catch (const trn::Error& error) {
+    if (error.category() != Category::unimplemented) {
+      rethrow(error);
+    }
+  }
+  return std::nullopt;
 }
 
 BoundPart::Result dense_result(const at::Tensor& alias) {

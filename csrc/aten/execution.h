@@ -3,9 +3,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "aten/launch_arguments.h"
@@ -28,6 +31,8 @@ struct BoundPart {
   std::vector<Result> outputs;
 };
 
+// Whether a family of the operator table has programs that execute: a bind_part below.
+bool family_executes(std::string_view family);
 // nullopt: the operator, or these arguments, have no program that executes.
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
 void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
@@ -62,8 +67,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
                                    const program::Program& program);
 
-// Are these the tensors that the program was built for?
-bool fits(const BoundPart& bound, const program::Program& program);
+inline bool is_any(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::ranges::find(names, name) != names.end();
+}
 
 // For results: in place where it lies densely in its logical order, else a buffer that is copied back.
 BoundPart::Result dense_result(const at::Tensor& alias);

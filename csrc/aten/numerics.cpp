@@ -26,18 +26,9 @@ std::map<std::string, std::int64_t>& tally() {
   return *instance;
 }
 
-// Those of execution.h.
-constexpr std::string_view kBoundFamilies[] = {"attention", "conv",      "copy", "index",   "matmul", "norm",
-                                               "pointwise", "reduction", "scan", "softmax", "sort",   "window"};
-
 void list(const OperatorPlan& plan) {
   std::lock_guard lock(mutex);
   ++tally()[plan.name];
-}
-
-bool family_executes(const OperatorPlan& plan) {
-  const std::string_view family = find_op(plan.op.operator_name()).family;
-  return std::ranges::find(kBoundFamilies, family) != std::end(kBoundFamilies);
 }
 
 // How a result of a known launch lies: an argument itself, or memory of its own; or the result itself, where it is an
@@ -98,7 +89,7 @@ bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> argume
 }
 
 HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments)
-    : plan_(plan), may_execute_(family_executes(plan)) {
+    : plan_(plan), may_execute_(family_executes(find_op(plan.op.operator_name()).family)) {
   if (!may_execute_) {
     return;
   }

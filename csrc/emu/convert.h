@@ -138,19 +138,4 @@ inline bool is_integer(Dtype dtype) {
   return (dtype >= Dtype::int8 && dtype <= Dtype::uint64) || dtype == Dtype::boolean;
 }
 
-// Types that a result is rounded to: stochastic rounding applies to them.
-inline bool is_small_float(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::bfloat16:
-    case Dtype::float16:
-    case Dtype::float8_e4m3:
-    case Dtype::float8_e4m3fn:
-    case Dtype::float8_e5m2:
-    case Dtype::float8_e3m4:
-      return true;
-    default:
-      return false;
-  }
-}
-
 }  // namespace trn::emu

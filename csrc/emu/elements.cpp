@@ -218,7 +218,7 @@ TRN_CLONES void store(Dtype dtype, std::byte* to, std::int64_t stride, const std
 
 void store_stochastic(Dtype dtype, std::byte* to, std::int64_t stride, const float* values, std::int64_t n,
                       StochasticBits& bits) {
-  if (!is_small_float(dtype)) {
+  if (!target::is_small_float(dtype)) {
     return store(dtype, to, stride, values, n);
   }
   store_small(dtype, to, stride, values, n, bits.seed(), bits.take(n));

@@ -15,7 +15,7 @@ namespace trn::emu {
 namespace {
 
 bool is_float8(Dtype dtype) {
-  return is_small_float(dtype) && target::itemsize(dtype) == 1;
+  return target::is_small_float(dtype) && target::itemsize(dtype) == 1;
 }
 
 View with_free(const View& view, const Extents& free, std::int64_t offset = 0) {
@@ -104,7 +104,7 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
   require_operands(where, stationary, moving);
   for (const View* operand : {&stationary, &moving}) {
     const Dtype dtype = operand->dtype;
-    if (dtype != Dtype::float32 && !is_small_float(dtype)) {
+    if (dtype != Dtype::float32 && !target::is_small_float(dtype)) {
       refuse(where, "TensorE multiplies floating types", target::name(dtype), "Cast to float32 first.");
     }
     if (dtype == Dtype::float8_e4m3fn && generation(core_) < 4) {

@@ -13,20 +13,6 @@ const Buffer& buffer_of(const Program& program, const Tile& tile) {
   return program.buffers[static_cast<std::size_t>(tile.buffer)];
 }
 
-bool is_low_precision(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::bfloat16:
-    case Dtype::float16:
-    case Dtype::float8_e4m3:
-    case Dtype::float8_e4m3fn:
-    case Dtype::float8_e5m2:
-    case Dtype::float8_e3m4:
-      return true;
-    default:
-      return false;
-  }
-}
-
 bool is_block_scaled(Dtype dtype) {
   return dtype >= Dtype::float8_e5m2_x4 && dtype <= Dtype::float4_e2m1fn_x4;
 }
@@ -67,7 +53,7 @@ struct Operands {
       return;
     }
     const Buffer& buffer = buffer_of(program, tile);
-    low_precision = low_precision && is_low_precision(buffer.dtype);
+    low_precision = low_precision && target::is_small_float(buffer.dtype);
     in_sbuf = in_sbuf && buffer.memory == Memory::sbuf;
     contiguous = contiguous && is_contiguous(tile);
   }

@@ -92,12 +92,11 @@ inline constexpr bool is_complex(Dtype dtype) {
   return dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
 }
 
-inline constexpr bool is_real_float(Dtype dtype) {
+// Floating-point types of two bytes or one.
+inline constexpr bool is_small_float(Dtype dtype) {
   switch (dtype) {
-    case Dtype::float32:
     case Dtype::bfloat16:
     case Dtype::float16:
-    case Dtype::float64:
     case Dtype::float8_e4m3:
     case Dtype::float8_e4m3fn:
     case Dtype::float8_e5m2:
@@ -106,6 +105,10 @@ inline constexpr bool is_real_float(Dtype dtype) {
     default:
       return false;
   }
+}
+
+inline constexpr bool is_real_float(Dtype dtype) {
+  return dtype == Dtype::float32 || dtype == Dtype::float64 || is_small_float(dtype);
 }
 
 }  // namespace trn::target

@@ -97,17 +97,17 @@ std::optional<BoundPart> bind_concatenation(const LaunchArguments& args, const C
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const CopyShape& shape,
                                    const program::Program& program) {
   const auto name = args.base_name();
-  std::optional<BoundPart> bound;
   if (name == "cat" || name == "stack" || name == "_stack") {
-    bound = bind_concatenation(args, shape, program);
-  } else if (is_copy(name)) {
+    return bind_concatenation(args, shape, program);
+  }
+  if (is_copy(name)) {
     const at::Tensor& to = args.tensor("dst").defined() ? args.tensor("dst") : args.output();
     const at::Tensor& from = args.tensor("src").defined() ? args.tensor("src") : args.tensor("self");
     if (is_resolved(from) && is_resolved(to) && from.sizes() == to.sizes()) {
-      bound = bind_copy(cpu_alias(from), cpu_alias(to), shape, program);
+      return bind_copy(cpu_alias(from), cpu_alias(to), shape, program);
     }
   }
-  return bound && fits(*bound, program) ? bound : std::nullopt;
+  return std::nullopt;
 }
 
 }  // namespace trn::aten

@@ -25,10 +25,6 @@ at::Tensor alias_of(const at::Tensor& tensor) {
   return tensor.defined() && is_plain(tensor) ? cpu_alias(tensor) : at::Tensor();
 }
 
-bool is_any(std::string_view name, std::initializer_list<std::string_view> names) {
-  return std::ranges::find(names, name) != names.end();
-}
-
 // The one tensor in the list `indices`, and the axis that it replaces.
 std::pair<at::Tensor, std::int64_t> only_index(const LaunchArguments& args) {
   std::pair<at::Tensor, std::int64_t> found;
@@ -168,7 +164,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape
     bound.inputs.insert(bound.inputs.end(), {picks.index.contiguous(), picks.rows.contiguous()});
     bound.outputs = {written(picks.table, has_base)};
   }
-  return fits(bound, program) ? std::optional(bound) : std::nullopt;
+  return bound;
 }
 
 }  // namespace trn::aten

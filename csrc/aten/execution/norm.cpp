@@ -66,23 +66,8 @@ class NormOperands {
     add_gradient(2, shape_.bias_gradient);
   }
 
-  // Nothing where a tensor is missing, or not what the program was built for.
-  std::optional<BoundPart> take(const program::Program& program) {
-    std::vector<at::Tensor> tensors = bound_.inputs;
-    for (const BoundPart::Result& result : bound_.outputs) {
-      tensors.push_back(result.buffer);
-    }
-    if (is_incomplete_) {
-      return std::nullopt;
-    }
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      const program::Buffer& buffer = program.buffers[i];
-      if (tensors[i].numel() != buffer.elements || dtype_of(tensors[i].scalar_type()) != buffer.dtype) {
-        return std::nullopt;
-      }
-    }
-    return std::move(bound_);
-  }
+  // Nothing where a tensor is missing.
+  std::optional<BoundPart> take() { return is_incomplete_ ? std::nullopt : std::optional(std::move(bound_)); }
 
  private:
   bool is_missing(const at::Tensor& tensor) {
@@ -140,7 +125,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape&
   } else {
     operands.add_forward();
   }
-  return operands.take(program);
+  return operands.take();
 }
 
 }  // namespace trn::aten

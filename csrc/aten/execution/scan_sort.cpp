@@ -9,10 +9,6 @@ namespace trn::aten {
 
 namespace {
 
-bool is_any(std::string_view name, std::initializer_list<std::string_view> names) {
-  return std::ranges::find(names, name) != names.end();
-}
-
 // The tensor's rows along `dim`.
 at::Tensor rows_along(const at::Tensor& tensor, std::int64_t dim) {
   const at::Tensor alias = cpu_alias(tensor);
@@ -39,7 +35,7 @@ std::optional<BoundPart> bind_rows(const LaunchArguments& args, const program::P
     }
     bound.outputs.push_back(dense_result(rows_along(output, dim)));
   }
-  return fits(bound, program) ? std::optional(bound) : std::nullopt;
+  return bound;
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::W
   for (const at::Tensor& output : outputs) {
     bound.outputs.push_back(dense_result(cpu_alias(output)));
   }
-  return fits(bound, program) ? std::optional(bound) : std::nullopt;
+  return bound;
 }
 
 }  // namespace trn::aten

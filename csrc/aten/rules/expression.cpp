@@ -9,21 +9,6 @@ namespace trn::aten::rules {
 
 namespace {
 
-Alu mirrored(Alu alu) {
-  switch (alu) {
-    case Alu::less:
-      return Alu::greater;
-    case Alu::less_equal:
-      return Alu::greater_equal;
-    case Alu::greater:
-      return Alu::less;
-    case Alu::greater_equal:
-      return Alu::less_equal;
-    default:
-      return alu;
-  }
-}
-
 bool is_commutative(Alu alu) {
   return alu != Alu::subtract && alu != Alu::divide && alu != Alu::power && alu != Alu::modulo &&
          alu != Alu::shift_left && alu != Alu::shift_right;

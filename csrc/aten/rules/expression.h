@@ -75,8 +75,8 @@ class Expression {
   std::vector<std::pair<std::int64_t, std::int64_t>> outputs_;  // result of an operation, output
 };
 
-// The expression of a pointwise operator, or no steps.
-std::vector<Step> expression(const LaunchArguments& args, std::string_view function);
+// The expression of a pointwise operator, or of a member of its foreach form; or no steps.
+std::vector<Step> expression(const LaunchArguments& args, std::string_view function, std::size_t member = 0);
 bool has_expression(std::string_view function);
 
 }  // namespace trn::aten::rules

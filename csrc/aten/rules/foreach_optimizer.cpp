@@ -13,14 +13,6 @@ namespace trn::aten::rules {
 
 namespace {
 
-constexpr std::string_view kPrefix = "_foreach_";
-
-std::string_view function_of(const LaunchArguments& args) {
-  auto name = args.base_name();
-  name.remove_prefix(std::min(kPrefix.size(), name.size()));
-  return name;
-}
-
 void append_list(const LaunchArguments& args, std::string_view name, std::vector<Access>& accesses) {
   const auto tensors = named(args, {name});
   const auto sum = aggregate(tensors);

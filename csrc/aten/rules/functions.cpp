@@ -231,21 +231,17 @@ void log_sigmoid_backward(Expression& e) {
 
 // ---- Arithmetic
 
-void addcmul(Expression& e) {
-  const Value scaled = e.apply(Alu::multiply, e.argument("tensor1"), e.argument("value", 1).constant, Alu::multiply,
-                               e.argument("tensor2"));
-  e.output(0, e.add(e.argument("self"), scaled));
-}
-
-void addcdiv(Expression& e) {
-  const Value scaled = e.apply(Alu::multiply, e.argument("tensor1"), e.argument("value", 1).constant, Alu::divide,
-                               e.argument("tensor2"));
+// self + value * (tensor1 alu tensor2)
+void add_scaled(Expression& e, Alu alu) {
+  const float value = e.argument({"value", "scalars"}, 1).constant;
+  const Value scaled = e.apply(Alu::multiply, e.argument("tensor1"), value, alu, e.argument("tensor2"));
   e.output(0, e.add(e.argument("self"), scaled));
 }
 
 // From the nearer end, as PyTorch does.
 void lerp(Expression& e) {
-  const Value a = e.argument("self"), b = e.argument("end"), weight = e.argument("weight");
+  const Value a = e.argument("self"), b = e.argument({"end", "tensors1"});
+  const Value weight = e.argument({"weight", "weights"});
   const Value distance = e.subtract(b, a);
   if (!weight.is_constant()) {
     e.output(0, e.add(a, e.multiply(weight, distance)));
@@ -425,8 +421,8 @@ struct Function {
 constexpr Function kFunctions[] = {
     {"_masked_scale", dropout_backward},
     {"_prelu_kernel", prelu},
-    {"addcdiv", addcdiv},
-    {"addcmul", addcmul},
+    {"addcdiv", [](Expression& e) { add_scaled(e, Alu::divide); }},
+    {"addcmul", [](Expression& e) { add_scaled(e, Alu::multiply); }},
     {"cosh", cosh},
     {"div", divide},
     {"elu", elu},
@@ -486,12 +482,12 @@ bool has_expression(std::string_view function) {
   return find(function) != nullptr;
 }
 
-std::vector<Step> expression(const LaunchArguments& args, std::string_view function) {
+std::vector<Step> expression(const LaunchArguments& args, std::string_view function, std::size_t member) {
   const Function* const found = find(function);
   if (found == nullptr) {
     return {};
   }
-  Expression e(args);
+  Expression e(args, member);
   found->write(e);
   return e.steps();
 }

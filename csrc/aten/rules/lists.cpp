@@ -14,11 +14,6 @@ namespace {
 
 constexpr std::string_view kForeach = "_foreach_";
 
-std::string_view function_of(const LaunchArguments& args) {
-  const auto name = args.base_name();
-  return name.starts_with(kForeach) ? name.substr(kForeach.size()) : name;
-}
-
 // ---- foreach
 
 void arithmetic(Expression& e, Alu alu) {
@@ -39,40 +34,19 @@ void power(Expression& e) {
   e.output(0, is_square ? e.activation(Activation::square, self) : e.apply(Alu::power, self, exponent));
 }
 
-// One value per tensor: in an instruction, or a tensor that holds those of all members.
-void product_added(Expression& e, Alu alu) {
-  const float value = e.argument({"value", "scalars"}, 1).constant;
-  const Value product = e.apply(Alu::multiply, e.argument("tensor1"), value, alu, e.argument("tensor2"));
-  e.output(0, e.add(e.argument("self"), product));
-}
-
-void lerp(Expression& e) {
-  const Value a = e.argument("self"), b = e.argument("tensors1"), weight = e.argument({"weight", "weights"});
-  const Value distance = e.subtract(b, a);
-  if (!weight.is_constant()) {
-    e.output(0, e.add(a, e.multiply(weight, distance)));
-  } else if (std::abs(weight.constant) < 0.5F) {
-    e.output(0, e.apply(Alu::multiply, distance, weight.constant, Alu::add, a));
-  } else {
-    e.output(0, e.apply(Alu::multiply, distance, weight.constant - 1, Alu::add, b));
-  }
-}
-
 struct ListFunction {
   std::string_view name;
   void (*write)(Expression&);
 };
 
+// What differs from the function of the same name on one tensor.
 constexpr ListFunction kForeachFunctions[] = {
     {"add", [](Expression& e) { arithmetic(e, Alu::add); }},
-    {"addcdiv", [](Expression& e) { product_added(e, Alu::divide); }},
-    {"addcmul", [](Expression& e) { product_added(e, Alu::multiply); }},
     {"clamp_max", [](Expression& e) { arithmetic(e, Alu::minimum); }},
     {"clamp_min", [](Expression& e) { arithmetic(e, Alu::maximum); }},
     {"clone", [](Expression& e) { e.output(0, e.copy(e.argument("self"))); }},
     {"copy", [](Expression& e) { e.output(0, e.copy(e.input(0))); }},  // what it overwrites is not read
     {"div", [](Expression& e) { arithmetic(e, Alu::divide); }},
-    {"lerp", lerp},
     {"maximum", [](Expression& e) { arithmetic(e, Alu::maximum); }},
     {"minimum", [](Expression& e) { arithmetic(e, Alu::minimum); }},
     {"mul", [](Expression& e) { arithmetic(e, Alu::multiply); }},
@@ -218,6 +192,11 @@ Access repeated(Access access, std::int64_t times, bool is_shared) {
 
 }  // namespace
 
+std::string_view function_of(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  return name.starts_with(kForeach) ? name.substr(kForeach.size()) : name;
+}
+
 std::vector<Member> members(const LaunchArguments& args) {
   const bool fused = is_fused(args);
   const auto results = args.output_tensors();
@@ -258,7 +237,7 @@ std::vector<Step> member_steps(const LaunchArguments& args, std::size_t member, 
     found->write(e);
     return e.steps();
   }
-  const auto steps = pointwise_steps(args, function_of(args));
+  const auto steps = pointwise_steps(args, function_of(args), member);
   return steps.empty() ? steps_of(act(Activation::copy)) : steps;
 }
 

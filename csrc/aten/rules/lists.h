@@ -3,11 +3,15 @@
 
 #include <cstddef>
 #include <functional>
+#include <string_view>
 #include <vector>
 
 #include "aten/rules/common.h"
 
 namespace trn::aten::rules {
+
+// "_foreach_add" -> "add"; other operators keep their name.
+std::string_view function_of(const LaunchArguments& args);
 
 // What the launch does to the tensors at one place of its lists; arguments that are no lists belong to every member.
 struct Member {

@@ -45,21 +45,6 @@ std::vector<Step> for_complex(std::vector<Step> steps, std::string_view function
   return steps;
 }
 
-Alu mirrored(Alu alu) {
-  switch (alu) {
-    case Alu::less:
-      return Alu::greater;
-    case Alu::less_equal:
-      return Alu::greater_equal;
-    case Alu::greater:
-      return Alu::less;
-    case Alu::greater_equal:
-      return Alu::less_equal;
-    default:
-      return alu;
-  }
-}
-
 // An operand that is no device tensor rides in the instruction: the first tensor_tensor becomes tensor_scalar.
 void use_scalar_operand(const LaunchArguments& args, std::vector<Step>& steps) {
   const bool scalar_self = !is_device(args.tensor("self"));
@@ -144,9 +129,9 @@ bool computes(const LaunchArguments& args) {
          !any_complex(args);
 }
 
-std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function) {
+std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function, std::size_t member) {
   if (has_expression(function) && !any_complex(args)) {
-    return expression(args, function);
+    return expression(args, function, member);
   }
   auto steps = recipe(function);
   if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&

@@ -5,8 +5,9 @@
 
 namespace trn::aten::rules {
 
-// The steps of `function` with this launch's scalars: alpha, exponent, rounding mode, bounds.
-std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function);
+// The steps of `function` with this launch's scalars: alpha, exponent, rounding mode, bounds; of one member of its
+// lists.
+std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function, std::size_t member = 0);
 
 // Whether the steps compute this launch's function, as kernels::Step defines them. The others stand for its cost only.
 bool computes(const LaunchArguments& args);
