@@ -14,6 +14,7 @@
 #include "aten/numerics.h"
 #include "bindings/kernels.h"
 #include "bindings/neuron_core.h"
+#include "bindings/timeline.h"
 #include "emu/neuron_core.h"
 #include "kernels/build.h"
 #include "kernels/executable.h"
@@ -140,6 +141,7 @@ emu::Numerics departures_from(const py::dict& dict) {
 
 void bind_program(py::module_& module) {
   bind_neuron_core(module);
+  bind_timeline(module);
   module.def("set_numerics", [](bool hardware, const py::dict& departures) {
     aten::set_numerics(hardware, departures_from(departures));
   });

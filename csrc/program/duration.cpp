@@ -11,15 +11,13 @@
 // instructions.
 //
 // Work is split over the device's physical cores by the trips of the outermost parallel loop around it; the last round
-// may leave cores idle. What lies outside of parallel loops is done once for all cores. HBM is the device's: the cores
-// of a nest draw on one rate, each limited by its own DMA engines. A descriptor
-// shorter than `saturating` bytes costs like (bytes + saturating) / 2 of them: half the saturating size is spent
-// on its start.
+// may leave cores idle. What lies outside of parallel loops is done once for all cores.
 #include <algorithm>
 #include <cmath>
 
 #include "program/count.h"
 #include "program/instruction_cost.h"
+#include "program/split.h"
 
 namespace trn::program {
 namespace {
@@ -38,26 +36,12 @@ class Costing {
 
   Work of_nest(const Nest& nest) {
     Work work;
-    nest_cores_ = most_cores(nest.body);
+    nest_cores_ = most_cores(nest.body, target_.device);
     add_items(work, nest.body, 1, 1, false);
     return work;
   }
 
-  // Do all SBUF tiles with all their copies fit?
-  bool fits() const {
-    std::int64_t bytes = 0;
-    for (const Buffer& buffer : program_.buffers) {
-      if (buffer.memory == Memory::sbuf) {
-        bytes += buffer.copies * buffer.elements_per_partition * target::itemsize(buffer.dtype);
-      }
-    }
-    return bytes <= target_.core.sbuf_bytes_per_partition;
-  }
-
  private:
-  // The outermost parallel loop on the way to an instruction is split over the cores. Loops of one trip are no loops.
-  static bool is_split_here(const Loop& loop) { return loop.parallel && loop.trips > 1; }
-
   void add_items(Work& work, const std::vector<Item>& items, double times, double cores, bool is_split) {
     for (const Item& item : items) {
       if (const auto* instruction = std::get_if<Instruction>(&item)) {
@@ -66,35 +50,9 @@ class Costing {
       }
       const Loop& loop = *std::get<std::unique_ptr<Loop>>(item);
       const bool splits = !is_split && is_split_here(loop);
-      add_items(work, loop.body, times * static_cast<double>(loop.trips), splits ? speed_up(loop) : cores,
-                is_split || splits);
+      add_items(work, loop.body, times * static_cast<double>(loop.trips),
+                splits ? split(perfectly_nested(loop), target_.device).speed_up() : cores, is_split || splits);
     }
-  }
-
-  double most_cores(const std::vector<Item>& items) const {
-    double most = 1;
-    for (const Item& item : items) {
-      if (const auto* loop = std::get_if<std::unique_ptr<Loop>>(&item)) {
-        most = std::max(most, is_split_here(**loop) ? speed_up(**loop) : most_cores((*loop)->body));
-      }
-    }
-    return most;
-  }
-
-  // Physical cores that a loop keeps busy on average: trips over rounds. Perfectly nested parallel loops are one.
-  double speed_up(const Loop& outer) const {
-    std::int64_t trips = outer.trips;
-    for (const Loop* loop = &outer; loop->body.size() == 1;) {
-      const auto* inner = std::get_if<std::unique_ptr<Loop>>(&loop->body.front());
-      if (inner == nullptr || !(*inner)->parallel) {
-        break;
-      }
-      loop = inner->get();
-      trips *= loop->trips;
-    }
-    const std::int64_t cores = std::max<std::int64_t>(target_.device.num_cores, 1);
-    const std::int64_t rounds = (trips + cores - 1) / cores;
-    return static_cast<double>(trips) / static_cast<double>(std::max<std::int64_t>(rounds, 1));
   }
 
   void add(Work& work, const Instruction& instruction, double times, double cores) {
@@ -103,27 +61,17 @@ class Costing {
       return;
     }
     const auto busy = static_cast<double>(cycles(program_, instruction, target_.core));
-    const double clock = clock_hz(instruction.engine);
+    const double clock = clock_hz(instruction.engine, target_);
     work.seconds[static_cast<std::size_t>(instruction.engine)] += times * busy / clock / cores;
     work.latency_seconds += static_cast<double>(target_.core.access_overhead_cycles) / clock;
   }
 
   void add_dma(Work& work, const Instruction& instruction, double times, double cores) {
-    const Transfer moved = transfer(program_, instruction);
-    if (moved.descriptors == 0) {
+    const double seconds = times * dma_seconds(program_, instruction, target_, std::ceil(nest_cores_));
+    if (seconds == 0) {
       return;
     }
-    const auto saturating = static_cast<double>(target_.core.dma_saturating_bytes);
-    const double run = static_cast<double>(moved.bytes) / static_cast<double>(moved.descriptors);
-    const double charged = static_cast<double>(moved.descriptors) * std::max(run, (run + saturating) / 2);
     const Buffer& dst = program_.buffers[static_cast<std::size_t>(instruction.dst.buffer)];
-    const Buffer& src = program_.buffers[static_cast<std::size_t>(instruction.src.front().buffer)];
-    double rate = std::min(target_.device.hbm_bytes_per_second * target_.device.hbm_efficiency,
-                           std::ceil(nest_cores_) * target_.core.dma_bytes_per_second);
-    if (dst.memory == Memory::host || src.memory == Memory::host) {
-      rate = std::min(rate, target_.device.host_bytes_per_second);
-    }
-    const double seconds = times * std::max(charged / rate, indexing_seconds(instruction));
     if (adds_to_rows(instruction)) {
       work.exposed_seconds += seconds + (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
     }
@@ -139,32 +87,6 @@ class Costing {
     }
   }
 
-  // Rows picked by a 64-bit index come one at a time, however short they are.
-  double indexing_seconds(const Instruction& instruction) const {
-    if (instruction.opcode != Opcode::dma_gather && instruction.opcode != Opcode::dma_scatter) {
-      return 0;
-    }
-    const Tile& index = instruction.src[1];
-    if (target::itemsize(program_.buffers[static_cast<std::size_t>(index.buffer)].dtype) < 8) {
-      return 0;
-    }
-    return static_cast<double>(index.elements()) * target_.device.gather_int64_seconds_per_index;
-  }
-
-  double clock_hz(Engine engine) const {
-    const target::Core& core = target_.core;
-    switch (engine) {
-      case Engine::tensor:
-        return core.tensor_clock_hz * target_.device.tensor_efficiency;
-      case Engine::vector:
-        return core.vector_clock_hz;
-      case Engine::scalar:
-        return core.scalar_clock_hz;
-      default:
-        return core.gpsimd_clock_hz;
-    }
-  }
-
   const Program& program_;
   const target::Target& target_;
   double nest_cores_ = 1;
@@ -175,7 +97,7 @@ class Costing {
 Duration duration(const Program& program, const target::Target& target) {
   Duration result;
   Costing costing(program, target);
-  const bool overlaps = costing.fits();
+  const bool overlaps = copies_fit(program, target.core);
   bool is_first = true;
   for (const Nest& nest : program.nests) {
     const Work work = costing.of_nest(nest);

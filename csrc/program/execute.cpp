@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 
+#include "program/hazards.h"
 #include "program/instruction_cost.h"
 #include "program/opcode.h"
 #include "program/prepared.h"
@@ -140,14 +141,6 @@ class Worker {
     return hash;
   }
 
-  bool accumulates(const Instruction& instruction) const {
-    if (instruction.accumulate_depth < 0) {
-      return instruction.accumulate_depth == kAccumulate;
-    }
-    const auto first = indices_.begin() + instruction.accumulate_depth;
-    return std::any_of(first, first + instruction.accumulate_loops, [](std::int64_t index) { return index > 0; });
-  }
-
   void run(const PreparedInstruction& item) {
     const Instruction& i = *item.instruction;
     emu::NeuronCore& core = *core_;
@@ -182,7 +175,7 @@ class Worker {
         break;
       }
       case Opcode::nc_matmul:
-        core.tensor.nc_matmul(dst, src(0), src(1), accumulates(i));
+        core.tensor.nc_matmul(dst, src(0), src(1), accumulates(i, indices_));
         break;
       case Opcode::nc_transpose:
         if (i.engine == Engine::vector) {

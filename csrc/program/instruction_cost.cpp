@@ -242,7 +242,7 @@ void add_bytes(std::int64_t Counts::* hbm, std::int64_t Counts::* sbuf, std::int
 }  // namespace
 
 std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
-  if (instruction.engine == Engine::dma || instruction.engine == Engine::sync) {
+  if (instruction.engine == Engine::dma || traits(instruction.opcode).engine == Engine::sync) {
     return 0;
   }
   if (instruction.engine == Engine::tensor) {
@@ -264,12 +264,29 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
   return rule == CycleRule::plus_reduce ? busy + core.min_instruction_cycles : busy;
 }
 
+double clock_hz(Engine engine, const target::Target& target) {
+  const target::Core& core = target.core;
+  switch (engine) {
+    case Engine::tensor:
+      return core.tensor_clock_hz * target.device.tensor_efficiency;
+    case Engine::vector:
+      return core.vector_clock_hz;
+    case Engine::scalar:
+      return core.scalar_clock_hz;
+    default:
+      return core.gpsimd_clock_hz;
+  }
+}
+
 bool adds_to_rows(const Instruction& instruction) {
   return instruction.opcode == Opcode::dma_scatter && instruction.alu0 == Alu::add;
 }
 
 Transfer transfer(const Program& program, const Instruction& instruction) {
   Transfer result;
+  if (instruction.dst.buffer < 0) {
+    return result;
+  }
   auto add = [&](const Tile& tile) {
     if (tile.buffer >= 0 && buffer_of(program, tile).memory == Memory::hbm) {
       const std::int64_t elements = is_indexed(instruction.opcode) ? picked_elements(instruction) : tile.elements();
@@ -288,6 +305,37 @@ Transfer transfer(const Program& program, const Instruction& instruction) {
   return result;
 }
 
+namespace {
+
+// Rows picked by a 64-bit index come one at a time, however short they are.
+double indexing_seconds(const Program& program, const Instruction& instruction, const target::Target& target) {
+  if (!is_indexed(instruction.opcode) || target::itemsize(buffer_of(program, instruction.src[1]).dtype) < 8) {
+    return 0;
+  }
+  return static_cast<double>(instruction.src[1].elements()) * target.device.gather_int64_seconds_per_index;
+}
+
+}  // namespace
+
+double dma_seconds(const Program& program, const Instruction& instruction, const target::Target& target,
+                   double num_cores) {
+  const Transfer moved = transfer(program, instruction);
+  if (moved.descriptors == 0) {
+    return 0;
+  }
+  const auto saturating = static_cast<double>(target.core.dma_saturating_bytes);
+  const double run = static_cast<double>(moved.bytes) / static_cast<double>(moved.descriptors);
+  const double charged = static_cast<double>(moved.descriptors) * std::max(run, (run + saturating) / 2);
+  double rate = std::min(target.device.hbm_bytes_per_second * target.device.hbm_efficiency,
+                         num_cores * target.core.dma_bytes_per_second);
+  for (const Tile* tile : {&instruction.dst, &instruction.src.front()}) {
+    if (buffer_of(program, *tile).memory == Memory::host) {
+      rate = std::min(rate, target.device.host_bytes_per_second);
+    }
+  }
+  return std::max(charged / rate, indexing_seconds(program, instruction, target));
+}
+
 void add_instruction(Counts& counts, const Program& program, const Instruction& instruction, const target::Core& core,
                      std::int64_t times) {
   const auto engine = static_cast<std::size_t>(instruction.engine);
@@ -304,7 +352,7 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
   if (adds_to_rows(instruction)) {
     counts.hbm_read_bytes += times * hbm_bytes(program, instruction, instruction.dst);
   }
-  if (instruction.engine == Engine::dma) {
+  if (instruction.engine == Engine::dma && instruction.dst.buffer >= 0) {
     counts.dma_transfers += times;
     counts.dma_descriptors += times * transfer(program, instruction).descriptors;
   }

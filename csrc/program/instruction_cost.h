@@ -9,8 +9,10 @@
 
 namespace trn::program {
 
-// Engine cycles by the opcode's rule (facts 3.1); 0 for DMA.
+// Engine cycles by the opcode's rule (facts 3.1); 0 for DMA, registers and semaphores.
 std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core);
+// What an engine's cycles take: its clock, and of TensorE's the part that the best kernels reach.
+double clock_hz(Engine engine, const target::Target& target);
 
 // A transfer's descriptors: one per contiguous run of HBM within one partition. `run_bytes` in HBM's dtype; the last
 // run of a row may be shorter.
@@ -21,6 +23,11 @@ struct Transfer {
 Transfer transfer(const Program& program, const Instruction& instruction);
 // A scatter that adds reads the rows that it writes.
 bool adds_to_rows(const Instruction& instruction);
+// The time of a transfer on the DMA engines of `num_cores` cores together, from its start on; a scatter that adds takes
+// it twice. HBM is the device's: the cores draw on one rate, each limited by its own DMA engines. A descriptor shorter
+// than `saturating` bytes costs like (bytes + saturating) / 2 of them: half the saturating size is spent on its start.
+double dma_seconds(const Program& program, const Instruction& instruction, const target::Target& target,
+                   double num_cores);
 
 // Adds `times` executions of the instruction to `counts`.
 void add_instruction(Counts& counts, const Program& program, const Instruction& instruction, const target::Core& core,

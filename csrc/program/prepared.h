@@ -15,18 +15,18 @@ namespace trn::program {
 
 struct PreparedOperand {
   std::int16_t buffer = -1;  // -1: an index pattern, whose offset is in elements
-  emu::View view;            // all but its address
+  emu::View view = {};       // all but its address
   std::int64_t partition_stride = 0;
   std::int64_t offset = 0;
-  std::vector<std::int64_t> strides;  // by loop, outermost first; bytes, or elements of a pattern
+  std::vector<std::int64_t> strides = {};  // by loop, outermost first; bytes, or elements of a pattern
 };
 
 struct PreparedInstruction {
   const Instruction* instruction = nullptr;
   std::int64_t ordinal = 0;
-  PreparedOperand dst;
-  std::vector<PreparedOperand> src;
-  PreparedOperand res;  // of no buffer where the instruction has no second result
+  PreparedOperand dst = {};
+  std::vector<PreparedOperand> src = {};
+  PreparedOperand res = {};  // of no buffer where the instruction has no second result
 };
 
 struct PreparedLoop;
@@ -50,9 +50,9 @@ struct PreparedLoop {
 
 struct PreparedProgram {
   const Program* program = nullptr;
-  std::vector<PreparedItem> items;
+  std::vector<PreparedItem> items = {};
   std::size_t max_depth = 0;
-  std::vector<std::vector<std::byte*>> bases;  // by core, by buffer: where it begins; nullptr in HBM
+  std::vector<std::vector<std::byte*>> bases = {};  // by core, by buffer: where it begins; nullptr in HBM
 };
 
 // Empties the cores, allocates the on-chip buffers on each, and checks that every address lies within its buffer.

@@ -94,6 +94,9 @@ struct Instruction {
   // accumulate_loops of them nested, the first trip of all.
   std::int16_t accumulate_depth = kOverwrite;
   std::int16_t accumulate_loops = 1;
+  std::int8_t queue = -1;      // DMA: the queue; -1: one of the on-chip tile's own
+  std::int32_t semaphore = 0;  // semaphore_increment, semaphore_wait: on `engine`, in the order of its instructions
+  std::int64_t value = 0;
 };
 
 struct Loop;

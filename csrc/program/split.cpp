@@ -1,0 +1,52 @@
+// Splits of parallel loops.
+#include "program/split.h"
+
+#include <algorithm>
+
+namespace trn::program {
+
+std::vector<const Loop*> perfectly_nested(const Loop& outer) {
+  std::vector<const Loop*> loops = {&outer};
+  while (loops.back()->body.size() == 1) {
+    const auto* inner = std::get_if<std::unique_ptr<Loop>>(&loops.back()->body.front());
+    if (inner == nullptr || !(*inner)->parallel) {
+      break;
+    }
+    loops.push_back(inner->get());
+  }
+  return loops;
+}
+
+Split split(const std::vector<const Loop*>& loops, const target::Device& device) {
+  Split result;
+  for (const Loop* loop : loops) {
+    result.trips *= loop->trips;
+  }
+  const std::int64_t cores = std::max<std::int64_t>(device.num_cores, 1);
+  result.rounds = std::max<std::int64_t>((result.trips + cores - 1) / cores, 1);
+  return result;
+}
+
+double most_cores(const std::vector<Item>& items, const target::Device& device) {
+  double most = 1;
+  for (const Item& item : items) {
+    if (const auto* found = std::get_if<std::unique_ptr<Loop>>(&item)) {
+      const Loop& loop = **found;
+      most = std::max(
+          most, is_split_here(loop) ? split(perfectly_nested(loop), device).speed_up() : most_cores(loop.body, device));
+    }
+  }
+  return most;
+}
+
+bool copies_fit(const Program& program, const target::Core& core) {
+  std::int64_t bytes = 0;
+  for (const Buffer& buffer : program.buffers) {
+    if (buffer.memory == Memory::sbuf) {
+      bytes += buffer.copies * buffer.elements_per_partition * target::itemsize(buffer.dtype);
+    }
+  }
+  return bytes <= core.sbuf_bytes_per_partition;
+}
+
+}  // namespace trn::program
