@@ -8,7 +8,10 @@
 #include <string>
 #include <string_view>
 
+#include "bindings/kernels.h"
+#include "bindings/recorded_core.h"
 #include "bindings/tile.h"
+#include "bindings/timeline.h"
 #include "program/opcode.h"
 #include "target/error.h"
 #include "target/isa.h"
@@ -18,9 +21,10 @@ namespace py = pybind11;
 namespace trn::bindings {
 namespace {
 
-using emu::NeuronCore;
 using target::Activation;
 using target::Alu;
+using target::Engine;
+using target::Opcode;
 
 Alu alu(const std::string& name) {
   return target::from_name<Alu>(name);
@@ -44,15 +48,27 @@ bool is_add(const std::string& where, const std::optional<std::string>& op) {
   return op.has_value();
 }
 
-// A dense array as HBM rows of a tile's shape.
-emu::View rows(const py::buffer_info& info, const Tile& tile) {
-  const std::int64_t columns = tile.view.free_elements();
-  const std::int64_t bytes = info.size * info.itemsize;
-  const emu::HbmTensor tensor{info.ptr, bytes / target::itemsize(tile.view.dtype), tile.view.dtype};
-  return tensor.view(tile.view.partitions, columns, 0, {{columns, 1}}, "array");
+Engine engine_of(const std::string& name) {
+  return target::from_name<Engine>(name);
 }
 
-using Class = py::class_<NeuronCore, Core>;
+std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
+  std::vector<const Tile*> result;
+  for (const Tile& tile : tiles) {
+    result.push_back(&tile);
+  }
+  return result;
+}
+
+const py::array& dense(const py::array& array) {
+  if ((array.flags() & py::array::c_style) == 0 || !array.writeable()) {
+    throw Error(Category::invalid_argument,
+                "[dma_copy] the array is dense, in C order and writable; got another one. Copy it first.");
+  }
+  return array;
+}
+
+using Class = py::class_<RecordedCore, Core>;
 
 void bind_memory(Class& core) {
   for (const auto memory : {target::Memory::sbuf, target::Memory::psum}) {
@@ -69,14 +85,16 @@ void bind_memory(Class& core) {
            "An array as a tensor in HBM: its rows are partitions. Not copied.")
       .def(
           "load",
-          [](NeuronCore& core, const Tile& tile, const py::buffer& array) {
-            core.dma.copy(tile.view, rows(array.request(), tile));
+          [](RecordedCore& core, const Tile& tile, const py::array& array) {
+            const Tile src = Tile::rows(tile.core, dense(array), tile);
+            issue(core, Opcode::dma_copy, &tile, {&src}, {}, [&] { core.dma.copy(tile.view, src.view); });
           },
           py::arg("tile"), py::arg("array"), "DMA from a dense array of the tile's dtype.")
       .def(
           "store",
-          [](NeuronCore& core, const py::buffer& array, const Tile& tile) {
-            core.dma.copy(rows(array.request(true), tile), tile.view);
+          [](RecordedCore& core, const py::array& array, const Tile& tile) {
+            const Tile dst = Tile::rows(tile.core, dense(array), tile);
+            issue(core, Opcode::dma_copy, &dst, {&tile}, {}, [&] { core.dma.copy(dst.view, tile.view); });
           },
           py::arg("array"), py::arg("tile"), "DMA to a dense array of the tile's dtype.");
 }
@@ -84,84 +102,106 @@ void bind_memory(Class& core) {
 void bind_dma(Class& core) {
   core.def(
           "dma_copy",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::optional<std::string>& dst_rmw_op) {
-            is_add("dma_copy", dst_rmw_op) ? core.dma.accumulate(dst.view, src.view)
-                                           : core.dma.copy(dst.view, src.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::optional<std::string>& dst_rmw_op,
+             std::optional<int> queue) {
+            issue(core, Opcode::dma_copy, &dst, {&src}, {.queue = queue}, [&] {
+              is_add("dma_copy", dst_rmw_op) ? core.dma.accumulate(dst.view, src.view)
+                                             : core.dma.copy(dst.view, src.view);
+            });
           },
-          py::arg("dst"), py::arg("src"), py::arg("dst_rmw_op") = py::none())
+          py::arg("dst"), py::arg("src"), py::arg("dst_rmw_op") = py::none(), py::arg("queue") = py::none())
       .def(
           "dma_compute",
-          [](NeuronCore& core, const Tile& dst, const std::vector<Tile>& srcs, const std::vector<float>& scales,
-             const std::string& reduce_op) {
-            is_add("dma_compute", reduce_op);
-            std::vector<emu::View> views;
-            for (const Tile& src : srcs) {
-              views.push_back(src.view);
-            }
-            for (const float scale : scales) {
-              if (scale != 1) {
-                throw Error(Category::hardware_constraint,
-                            "[dma_compute] scales are 1; got " + std::to_string(scale) + ". Scale on an engine.");
+          [](RecordedCore& core, const Tile& dst, const std::vector<Tile>& srcs, const std::vector<float>& scales,
+             const std::string& reduce_op, std::optional<int> queue) {
+            issue(core, Opcode::dma_compute, &dst, pointers(srcs), {.queue = queue}, [&] {
+              is_add("dma_compute", reduce_op);
+              std::vector<emu::View> views;
+              for (const Tile& src : srcs) {
+                views.push_back(src.view);
               }
-            }
-            core.dma.compute(dst.view, views);
+              for (const float scale : scales) {
+                if (scale != 1) {
+                  throw Error(Category::hardware_constraint,
+                              "[dma_compute] scales are 1; got " + std::to_string(scale) + ". Scale on an engine.");
+                }
+              }
+              core.dma.compute(dst.view, views);
+            });
           },
-          py::arg("dst"), py::arg("srcs"), py::arg("scales"), py::arg("reduce_op"))
+          py::arg("dst"), py::arg("srcs"), py::arg("scales"), py::arg("reduce_op"), py::arg("queue") = py::none())
       .def(
           "dma_transpose",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::optional<std::vector<int>>& axes) {
-            static const std::vector<int> kDefaults[] = {{}, {}, {1, 0}, {2, 1, 0}, {3, 1, 2, 0}};
-            const std::size_t rank = std::min<std::size_t>(src.view.free.size() + 1, 4);
-            core.dma.transpose(dst.view, src.view, axes ? *axes : kDefaults[rank]);
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::optional<std::vector<int>>& axes,
+             std::optional<int> queue) {
+            issue(core, Opcode::dma_transpose, &dst, {&src}, {.queue = queue}, [&] {
+              static const std::vector<int> kDefaults[] = {{}, {}, {1, 0}, {2, 1, 0}, {3, 1, 2, 0}};
+              const std::size_t rank = std::min<std::size_t>(src.view.free.size() + 1, 4);
+              core.dma.transpose(dst.view, src.view, axes ? *axes : kDefaults[rank]);
+            });
           },
-          py::arg("dst"), py::arg("src"), py::arg("axes") = py::none())
+          py::arg("dst"), py::arg("src"), py::arg("axes") = py::none(), py::arg("queue") = py::none())
       .def(
           "dma_gather",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode) {
-            core.dma.gather(dst.view, src.view, index.view, chooses("oob_mode", oob_mode, "skip", "error"));
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode,
+             std::optional<int> queue) {
+            issue(core, Opcode::dma_gather, &dst, {&src, &index}, {.queue = queue}, [&] {
+              core.dma.gather(dst.view, src.view, index.view, chooses("oob_mode", oob_mode, "skip", "error"));
+            });
           },
-          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("oob_mode") = "error")
+          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("oob_mode") = "error",
+          py::arg("queue") = py::none())
       .def(
           "dma_scatter",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& index,
-             const std::optional<std::string>& dst_rmw_op, const std::string& oob_mode) {
-            core.dma.scatter(dst.view, src.view, index.view, is_add("dma_scatter", dst_rmw_op),
-                             chooses("oob_mode", oob_mode, "skip", "error"));
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index,
+             const std::optional<std::string>& dst_rmw_op, const std::string& oob_mode, std::optional<int> queue) {
+            issue(core, Opcode::dma_scatter, &dst, {&src, &index},
+                  {.alu0 = dst_rmw_op ? Alu::add : Alu::none, .queue = queue}, [&] {
+                    core.dma.scatter(dst.view, src.view, index.view, is_add("dma_scatter", dst_rmw_op),
+                                     chooses("oob_mode", oob_mode, "skip", "error"));
+                  });
           },
           py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("dst_rmw_op") = py::none(),
-          py::arg("oob_mode") = "error");
+          py::arg("oob_mode") = "error", py::arg("queue") = py::none());
 }
 
 void bind_tensor(Class& core) {
   using Pair = std::pair<std::int64_t, std::int64_t>;
   core.def(
           "nc_matmul",
-          [](NeuronCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate,
+          [](RecordedCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate,
              const std::string& perf_mode, Pair tile_position, Pair tile_size) {
-            if (chooses("perf_mode", perf_mode, "double_row", "none")) {
-              core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, accumulate);
-            } else {
-              core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate,
-                                    {tile_position.first, tile_position.second, tile_size.first, tile_size.second});
-            }
+            issue(core, Opcode::nc_matmul, &dst, {&stationary, &moving}, {.accumulate = accumulate}, [&] {
+              if (chooses("perf_mode", perf_mode, "double_row", "none")) {
+                core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, accumulate);
+              } else {
+                core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate,
+                                      {tile_position.first, tile_position.second, tile_size.first, tile_size.second});
+              }
+            });
           },
           py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("accumulate") = false,
           py::arg("perf_mode") = "none", py::arg("tile_position") = Pair{0, 0}, py::arg("tile_size") = Pair{0, 0},
           "dst[M, N] (+)= stationary[K, M]^T @ moving[K, N], in PSUM.")
       .def(
           "nc_matmul_mx",
-          [](NeuronCore& core, const Tile& dst, const Tile& stationary, const Tile& moving,
+          [](RecordedCore& core, const Tile& dst, const Tile& stationary, const Tile& moving,
              const Tile& stationary_scale, const Tile& moving_scale, bool accumulate) {
-            core.tensor.nc_matmul_mx(dst.view, stationary.view, moving.view, stationary_scale.view, moving_scale.view,
-                                     accumulate);
+            issue(core, Opcode::nc_matmul_mx, &dst, {&stationary, &moving, &stationary_scale, &moving_scale},
+                  {.accumulate = accumulate}, [&] {
+                    core.tensor.nc_matmul_mx(dst.view, stationary.view, moving.view, stationary_scale.view,
+                                             moving_scale.view, accumulate);
+                  });
           },
           py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("stationary_scale"),
           py::arg("moving_scale"), py::arg("accumulate") = false)
       .def(
           "nc_transpose",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& engine) {
-            chooses("nc_transpose", engine, "vector", "tensor") ? core.vector.nc_transpose(dst.view, data.view)
-                                                                : core.tensor.nc_transpose(dst.view, data.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& engine) {
+            issue(core, Opcode::nc_transpose, &dst, {&data}, {.engine = engine_of(engine)}, [&] {
+              chooses("nc_transpose", engine, "vector", "tensor") ? core.vector.nc_transpose(dst.view, data.view)
+                                                                  : core.tensor.nc_transpose(dst.view, data.view);
+            });
           },
           py::arg("dst"), py::arg("data"), py::arg("engine") = "tensor", "dst[F, P] = data[P, F]^T");
 }
@@ -169,93 +209,118 @@ void bind_tensor(Class& core) {
 void bind_elementwise(Class& core) {
   core.def(
           "tensor_tensor",
-          [](NeuronCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op) {
-            core.vector.tensor_tensor(dst.view, data1.view, data2.view, alu(op));
+          [](RecordedCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op) {
+            issue(core, Opcode::tensor_tensor, &dst, {&data1, &data2}, {.alu0 = alu(op)},
+                  [&] { core.vector.tensor_tensor(dst.view, data1.view, data2.view, alu(op)); });
           },
           py::arg("dst"), py::arg("data1"), py::arg("data2"), py::arg("op"))
       .def(
           "tensor_scalar",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
              bool reverse0, const std::optional<std::string>& op1, const std::optional<Operand>& operand1,
              bool reverse1, const std::string& engine) {
-            const emu::ScalarOperand second = operand1 ? scalar(*operand1) : emu::ScalarOperand(0.0F);
-            if (chooses("tensor_scalar", engine, "scalar", "vector")) {
-              core.scalar.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second);
-            } else {
-              core.vector.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second, reverse0,
-                                        reverse1);
-            }
+            issue(core, Opcode::tensor_scalar, &dst, {&data, tile_of(operand0), tile_of(operand1)},
+                  {.engine = engine_of(engine), .alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
+                    const emu::ScalarOperand second = operand1 ? scalar(*operand1) : emu::ScalarOperand(0.0F);
+                    if (chooses("tensor_scalar", engine, "scalar", "vector")) {
+                      core.scalar.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second);
+                    } else {
+                      core.vector.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second,
+                                                reverse0, reverse1);
+                    }
+                  });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reverse0") = false,
           py::arg("op1") = py::none(), py::arg("operand1") = py::none(), py::arg("reverse1") = false,
           py::arg("engine") = "vector", "op1(op0(data, operand0), operand1)")
       .def(
           "scalar_tensor_tensor",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
              const std::string& op1, const Tile& operand1, bool reverse0, bool reverse1) {
-            core.vector.scalar_tensor_tensor(dst.view, data.view, operand1.view, alu(op0), scalar(operand0), alu(op1),
-                                             reverse0, reverse1);
+            issue(core, Opcode::scalar_tensor_tensor, &dst, {&data, tile_of(operand0), &operand1},
+                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
+                    core.vector.scalar_tensor_tensor(dst.view, data.view, operand1.view, alu(op0), scalar(operand0),
+                                                     alu(op1), reverse0, reverse1);
+                  });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("op1"), py::arg("operand1"),
           py::arg("reverse0") = false, py::arg("reverse1") = false, "op1(op0(data, operand0), operand1)")
       .def(
           "tensor_copy",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
-            chooses("tensor_copy", engine, "scalar", "vector") ? core.scalar.tensor_copy(dst.view, src.view)
-                                                               : core.vector.tensor_copy(dst.view, src.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
+            issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of(engine)}, [&] {
+              chooses("tensor_copy", engine, "scalar", "vector") ? core.scalar.tensor_copy(dst.view, src.view)
+                                                                 : core.vector.tensor_copy(dst.view, src.view);
+            });
           },
           py::arg("dst"), py::arg("src"), py::arg("engine") = "vector", "A copy with the cast to dst's dtype.")
       .def(
           "tensor_copy_predicated",
-          [](NeuronCore& core, const Tile& dst, const Operand& src, const Tile& predicate, bool reverse_pred) {
-            const auto* tile = std::get_if<Tile>(&src);
-            core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
-                                               tile ? 0.0F : std::get<float>(src), predicate.view, reverse_pred);
+          [](RecordedCore& core, const Tile& dst, const Operand& src, const Tile& predicate, bool reverse_pred) {
+            issue(core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {}, [&] {
+              const auto* tile = std::get_if<Tile>(&src);
+              core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
+                                                 tile ? 0.0F : std::get<float>(src), predicate.view, reverse_pred);
+            });
           },
           py::arg("dst"), py::arg("src"), py::arg("predicate"), py::arg("reverse_pred") = false)
       .def(
           "select",
-          [](NeuronCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false) {
-            if (const auto* tile = std::get_if<Tile>(&on_false)) {
-              core.vector.select(dst.view, predicate.view, on_true.view, tile->view);
-            } else {
-              core.vector.select(dst.view, predicate.view, on_true.view, std::get<float>(on_false));
-            }
+          [](RecordedCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false) {
+            issue(core, Opcode::select, &dst, {&predicate, &on_true, tile_of(on_false)}, {}, [&] {
+              if (const auto* tile = std::get_if<Tile>(&on_false)) {
+                core.vector.select(dst.view, predicate.view, on_true.view, tile->view);
+              } else {
+                core.vector.select(dst.view, predicate.view, on_true.view, std::get<float>(on_false));
+              }
+            });
           },
           py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"))
       .def(
           "reciprocal",
-          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.reciprocal(dst.view, data.view); },
+          [](RecordedCore& core, const Tile& dst, const Tile& data) {
+            issue(core, Opcode::reciprocal, &dst, {&data}, {}, [&] { core.vector.reciprocal(dst.view, data.view); });
+          },
           py::arg("dst"), py::arg("data"))
       .def(
-          "memset", [](NeuronCore& core, const Tile& dst, float value) { core.vector.memset(dst.view, value); },
+          "memset",
+          [](RecordedCore& core, const Tile& dst, float value) {
+            issue(core, Opcode::memset, &dst, {}, {.scalar0 = value}, [&] { core.vector.memset(dst.view, value); });
+          },
           py::arg("dst"), py::arg("value"))
       .def(
           "dropout",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const Operand& prob) {
-            core.vector.dropout(dst.view, data.view, scalar(prob));
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const Operand& prob) {
+            issue(core, Opcode::dropout, &dst, {&data, tile_of(prob)}, {},
+                  [&] { core.vector.dropout(dst.view, data.view, scalar(prob)); });
           },
           py::arg("dst"), py::arg("data"), py::arg("prob"))
       .def(
           "activation",
-          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data,
+          [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
              const std::optional<Tile>& reduce_res, const std::string& cmd) {
-            is_add("activation", reduce_op);
-            core.scalar.activation(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
-                                   bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_cmd(cmd),
-                                   view_of(reduce_res));
+            issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
+                  {.function = target::from_name<Activation>(op), .res = tile_of(reduce_res)}, [&] {
+                    is_add("activation", reduce_op);
+                    core.scalar.activation(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                                           bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_cmd(cmd),
+                                           view_of(reduce_res));
+                  });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("bias") = py::none(), py::arg("scale") = 1.0F,
           py::arg("reduce_op") = py::none(), py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle",
           "op(data * scale + bias)")
       .def(
           "activation_reduce",
-          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
+          [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
              const Tile& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
-            is_add("activation_reduce", reduce_op);
-            core.scalar.activation_reduce(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
-                                          bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
+            issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
+                  {.function = target::from_name<Activation>(op), .res = &reduce_res}, [&] {
+                    is_add("activation_reduce", reduce_op);
+                    core.scalar.activation_reduce(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                                                  bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
+                  });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("reduce_op"), py::arg("reduce_res"),
           py::arg("bias") = py::none(), py::arg("scale") = 1.0F);
@@ -279,23 +344,37 @@ void bind_neuron_core(py::module_& module) {
   Class core(module, "NeuronCore");
   core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict, bool stochastic_rounding,
                        bool activation_domains, bool relu_nan_is_zero, bool rsqrt_zero_is_nan, bool sign_nan_is_nan,
-                       bool flush_denormals) {
+                       bool flush_denormals, const std::string& synchronization) {
              const emu::Numerics numerics{
                  stochastic_rounding, seed,           activation_domains, relu_nan_is_zero, rsqrt_zero_is_nan,
                  sign_nan_is_nan,     flush_denormals};
-             auto made = std::make_shared<NeuronCore>(target.core, seed, emu::plain_tile_gemm, numerics);
+             using program::Synchronization;
+             const bool is_manual = chooses("synchronization", synchronization, "semaphores", "automatic");
+             auto made = std::make_shared<RecordedCore>(
+                 target, seed, numerics, is_manual ? Synchronization::semaphores : Synchronization::automatic);
              made->set_checks(true, strict);
              return made;
            }),
            py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
            py::arg("stochastic_rounding") = false, py::arg("activation_domains") = true,
            py::arg("relu_nan_is_zero") = true, py::arg("rsqrt_zero_is_nan") = true, py::arg("sign_nan_is_nan") = true,
-           py::arg("flush_denormals") = false);
+           py::arg("flush_denormals") = false, py::arg("synchronization") = "automatic");
   bind_memory(core);
   bind_dma(core);
   bind_tensor(core);
   bind_elementwise(core);
   bind_reductions(core);
+  core.def(
+      "_timeline",
+      [](const RecordedCore& core) {
+        return timeline_to_dict(
+            program::timeline(core.recorder.program(), core.target, core.recorder.synchronization()));
+      },
+      "Every instruction so far on the simulated clock, as columns.");
+  core.def(
+      "counts",
+      [](const RecordedCore& core) { return counts_to_dict(program::count(core.recorder.program(), core.core)); },
+      "What the instructions so far have moved and computed.");
   module.def(
       "instructions",
       [] {

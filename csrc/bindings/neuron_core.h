@@ -6,13 +6,13 @@
 #include <memory>
 #include <string>
 
-#include "emu/neuron_core.h"
+#include "bindings/recorded_core.h"
 
 namespace trn::bindings {
 
 void bind_neuron_core(pybind11::module_& module);
 // Reductions, searches, gathers, formats and synchronisation: neuron_core_reductions.cpp.
-void bind_reductions(pybind11::class_<emu::NeuronCore, std::shared_ptr<emu::NeuronCore>>& core);
+void bind_reductions(pybind11::class_<RecordedCore, Core>& core);
 emu::ReduceCmd reduce_cmd(const std::string& name);
 
 }  // namespace trn::bindings

@@ -12,14 +12,14 @@ namespace py = pybind11;
 namespace trn::bindings {
 namespace {
 
-using emu::NeuronCore;
 using target::Alu;
+using target::Opcode;
 
 Alu alu(const std::string& name) {
   return target::from_name<Alu>(name);
 }
 
-using Class = py::class_<NeuronCore, Core>;
+using Class = py::class_<RecordedCore, Core>;
 
 // The reduced axes are the innermost ones: the result has the elements of the others.
 void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std::vector<int>>& axis) {
@@ -47,94 +47,124 @@ void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std
 void bind_vector(Class& core) {
   core.def(
           "tensor_reduce",
-          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data,
+          [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::variant<int, std::vector<int>>& axis, bool negate, bool) {
-            require_axes(dst, data, axis);
-            core.vector.tensor_reduce(dst.view, alu(op), data.view, negate);
+            issue(core, Opcode::tensor_reduce, &dst, {&data}, {.alu0 = alu(op)}, [&] {
+              require_axes(dst, data, axis);
+              core.vector.tensor_reduce(dst.view, alu(op), data.view, negate);
+            });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("axis"), py::arg("negate") = false,
           py::arg("keepdims") = false)
       .def(
           "tensor_scalar_reduce",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
              const std::string& reduce_op, const Tile& reduce_res) {
-            core.vector.tensor_scalar_reduce(dst.view, data.view, alu(op0), scalar(operand0), alu(reduce_op),
-                                             reduce_res.view);
+            issue(core, Opcode::tensor_scalar_reduce, &dst, {&data, tile_of(operand0)},
+                  {.alu0 = alu(op0), .res = &reduce_res}, [&] {
+                    core.vector.tensor_scalar_reduce(dst.view, data.view, alu(op0), scalar(operand0), alu(reduce_op),
+                                                     reduce_res.view);
+                  });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reduce_op"),
           py::arg("reduce_res"))
       .def(
           "tensor_scalar_cumulative",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
              const Operand& imm0, const std::optional<Operand>& imm1, const std::string& cmd) {
-            core.vector.tensor_scalar_cumulative(dst.view, src.view, alu(op0), alu(op1), scalar(imm0),
-                                                 imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F), reduce_cmd(cmd));
+            issue(core, Opcode::tensor_scalar_cumulative, &dst, {&src, tile_of(imm0), tile_of(imm1)},
+                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
+                    core.vector.tensor_scalar_cumulative(dst.view, src.view, alu(op0), alu(op1), scalar(imm0),
+                                                         imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F),
+                                                         reduce_cmd(cmd));
+                  });
           },
           py::arg("dst"), py::arg("src"), py::arg("op0"), py::arg("op1"), py::arg("imm0"), py::arg("imm1") = py::none(),
           py::arg("reduce_cmd") = "reset_reduce")
       .def(
           "tensor_tensor_scan",
-          [](NeuronCore& core, const Tile& dst, const Tile& data0, const Tile& data1, const Operand& initial,
+          [](RecordedCore& core, const Tile& dst, const Tile& data0, const Tile& data1, const Operand& initial,
              const std::string& op0, const std::string& op1, bool reverse0, bool reverse1) {
-            core.vector.tensor_tensor_scan(dst.view, data0.view, data1.view, scalar(initial), alu(op0), alu(op1),
-                                           reverse0, reverse1);
+            issue(core, Opcode::tensor_tensor_scan, &dst, {&data0, &data1, tile_of(initial)},
+                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
+                    core.vector.tensor_tensor_scan(dst.view, data0.view, data1.view, scalar(initial), alu(op0),
+                                                   alu(op1), reverse0, reverse1);
+                  });
           },
           py::arg("dst"), py::arg("data0"), py::arg("data1"), py::arg("initial"), py::arg("op0"), py::arg("op1"),
           py::arg("reverse0") = false, py::arg("reverse1") = false)
       .def(
           "bn_stats",
-          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.bn_stats(dst.view, data.view); },
+          [](RecordedCore& core, const Tile& dst, const Tile& data) {
+            issue(core, Opcode::bn_stats, &dst, {&data}, {}, [&] { core.vector.bn_stats(dst.view, data.view); });
+          },
           py::arg("dst"), py::arg("data"))
       .def(
           "bn_aggr",
-          [](NeuronCore& core, const Tile& dst, const Tile& data) { core.vector.bn_aggr(dst.view, data.view); },
+          [](RecordedCore& core, const Tile& dst, const Tile& data) {
+            issue(core, Opcode::bn_aggr, &dst, {&data}, {}, [&] { core.vector.bn_aggr(dst.view, data.view); });
+          },
           py::arg("dst"), py::arg("data"))
       .def(
           "select_reduce",
-          [](NeuronCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false,
+          [](RecordedCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false,
              const std::optional<Tile>& reduce_res, const std::string& cmd, bool reverse_pred) {
-            core.vector.select_reduce(dst.view, predicate.view, on_true.view, scalar(on_false), view_of(reduce_res),
-                                      reduce_cmd(cmd), reverse_pred);
+            issue(core, Opcode::select_reduce, &dst, {&predicate, &on_true, tile_of(on_false)},
+                  {.res = tile_of(reduce_res)}, [&] {
+                    core.vector.select_reduce(dst.view, predicate.view, on_true.view, scalar(on_false),
+                                              view_of(reduce_res), reduce_cmd(cmd), reverse_pred);
+                  });
           },
           py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"),
           py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle", py::arg("reverse_pred") = false)
       .def(
           "range_select",
-          [](NeuronCore& core, const Tile& dst, const Tile& on_true_tile, const std::string& comp_op0,
+          [](RecordedCore& core, const Tile& dst, const Tile& on_true_tile, const std::string& comp_op0,
              const std::string& comp_op1, const Tile& bound0, const Tile& bound1, const std::string& cmd,
              const std::optional<Tile>& reduce_res, float range_start, float on_false_value) {
-            core.vector.range_select(dst.view, on_true_tile.view, alu(comp_op0), alu(comp_op1), bound0.view,
-                                     bound1.view, view_of(reduce_res), reduce_cmd(cmd), range_start, on_false_value);
+            issue(core, Opcode::range_select, &dst, {&on_true_tile, &bound0, &bound1},
+                  {.alu0 = alu(comp_op0), .alu1 = alu(comp_op1), .res = tile_of(reduce_res)}, [&] {
+                    core.vector.range_select(dst.view, on_true_tile.view, alu(comp_op0), alu(comp_op1), bound0.view,
+                                             bound1.view, view_of(reduce_res), reduce_cmd(cmd), range_start,
+                                             on_false_value);
+                  });
           },
           py::arg("dst"), py::arg("on_true_tile"), py::arg("comp_op0"), py::arg("comp_op1"), py::arg("bound0"),
           py::arg("bound1"), py::arg("reduce_cmd") = "idle", py::arg("reduce_res") = py::none(),
           py::arg("range_start") = 0.0F, py::arg("on_false_value") = std::numeric_limits<float>::lowest())
       .def(
-          "max8", [](NeuronCore& core, const Tile& dst, const Tile& src) { core.vector.max8(dst.view, src.view); },
+          "max8",
+          [](RecordedCore& core, const Tile& dst, const Tile& src) {
+            issue(core, Opcode::max8, &dst, {&src}, {}, [&] { core.vector.max8(dst.view, src.view); });
+          },
           py::arg("dst"), py::arg("src"))
       .def(
           "nc_find_index8",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& vals) {
-            core.vector.nc_find_index8(dst.view, data.view, vals.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const Tile& vals) {
+            issue(core, Opcode::nc_find_index8, &dst, {&data, &vals}, {},
+                  [&] { core.vector.nc_find_index8(dst.view, data.view, vals.view); });
           },
           py::arg("dst"), py::arg("data"), py::arg("vals"))
       .def(
           "nc_match_replace8",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& vals, float imm,
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const Tile& vals, float imm,
              const std::optional<Tile>& dst_idx) {
-            core.vector.nc_match_replace8(dst.view, data.view, vals.view, imm, view_of(dst_idx));
+            issue(core, Opcode::nc_match_replace8, &dst, {&data, &vals}, {.res = tile_of(dst_idx)},
+                  [&] { core.vector.nc_match_replace8(dst.view, data.view, vals.view, imm, view_of(dst_idx)); });
           },
           py::arg("dst"), py::arg("data"), py::arg("vals"), py::arg("imm"), py::arg("dst_idx") = py::none())
       .def(
           "nc_stream_shuffle",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const std::array<int, 32>& shuffle_mask) {
-            core.vector.nc_stream_shuffle(dst.view, src.view, shuffle_mask);
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::array<int, 32>& shuffle_mask) {
+            issue(core, Opcode::nc_stream_shuffle, &dst, {&src}, {},
+                  [&] { core.vector.nc_stream_shuffle(dst.view, src.view, shuffle_mask); });
           },
           py::arg("dst"), py::arg("src"), py::arg("shuffle_mask"))
       .def(
           "quantize_mx",
-          [](NeuronCore& core, const Tile& dst, const Tile& src, const Tile& dst_scale) {
-            core.vector.quantize_mx(dst.view, src.view, dst_scale.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& dst_scale) {
+            issue(core, Opcode::quantize_mx, &dst, {&src}, {.res = &dst_scale},
+                  [&] { core.vector.quantize_mx(dst.view, src.view, dst_scale.view); });
           },
           py::arg("dst"), py::arg("src"), py::arg("dst_scale"));
 }
@@ -142,79 +172,112 @@ void bind_vector(Class& core) {
 void bind_gpsimd(Class& core) {
   core.def(
           "iota",
-          [](NeuronCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
+          [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
              std::int64_t channel_multiplier) {
-            core.gpsimd.iota(dst.view, {offset, channel_multiplier, extents(pattern)}, 0);
+            issue(core, Opcode::iota, &dst, {}, {},
+                  [&] { core.gpsimd.iota(dst.view, {offset, channel_multiplier, extents(pattern)}, 0); });
           },
           py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier") = 0)
       .def(
           "affine_select",
-          [](NeuronCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
+          [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
              std::int64_t channel_multiplier, const Tile& on_true_tile, float on_false_value,
              const std::string& cmp_op) {
-            core.gpsimd.affine_select(dst.view, {offset, channel_multiplier, extents(pattern)}, on_true_tile.view,
-                                      on_false_value, alu(cmp_op));
+            issue(core, Opcode::affine_select, &dst, {&on_true_tile}, {.alu0 = alu(cmp_op)}, [&] {
+              core.gpsimd.affine_select(dst.view, {offset, channel_multiplier, extents(pattern)}, on_true_tile.view,
+                                        on_false_value, alu(cmp_op));
+            });
           },
           py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier"), py::arg("on_true_tile"),
           py::arg("on_false_value"), py::arg("cmp_op") = "equal")
       .def(
-          "rng", [](NeuronCore& core, const Tile& dst) { core.gpsimd.rng(dst.view); }, py::arg("dst"))
+          "rng",
+          [](RecordedCore& core, const Tile& dst) {
+            issue(core, Opcode::rng, &dst, {}, {}, [&] { core.gpsimd.rng(dst.view); });
+          },
+          py::arg("dst"))
       .def(
-          "set_rng_seed", [](NeuronCore& core, const Tile& src_seeds) { core.gpsimd.set_rng_seed(src_seeds.view); },
+          "set_rng_seed",
+          [](RecordedCore& core, const Tile& src_seeds) {
+            issue(core, Opcode::set_rng_seed, nullptr, {&src_seeds}, {},
+                  [&] { core.gpsimd.set_rng_seed(src_seeds.view); });
+          },
           py::arg("src_seeds"))
       .def(
           "local_gather",
-          [](NeuronCore& core, const Tile& dst, const Tile& src_buffer, const Tile& index,
+          [](RecordedCore& core, const Tile& dst, const Tile& src_buffer, const Tile& index,
              std::int64_t num_elem_per_idx, const std::optional<std::int64_t>& num_valid_indices) {
-            core.gpsimd.local_gather(dst.view, src_buffer.view, index.view, num_elem_per_idx,
-                                     num_valid_indices.value_or(0));
+            issue(core, Opcode::local_gather, &dst, {&src_buffer, &index}, {}, [&] {
+              core.gpsimd.local_gather(dst.view, src_buffer.view, index.view, num_elem_per_idx,
+                                       num_valid_indices.value_or(0));
+            });
           },
           py::arg("dst"), py::arg("src_buffer"), py::arg("index"), py::arg("num_elem_per_idx") = 1,
           py::arg("num_valid_indices") = py::none())
       .def(
           "nc_n_gather",
-          [](NeuronCore& core, const Tile& dst, const Tile& data, const Tile& indices) {
-            core.gpsimd.nc_n_gather(dst.view, data.view, indices.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const Tile& indices) {
+            issue(core, Opcode::nc_n_gather, &dst, {&data, &indices}, {},
+                  [&] { core.gpsimd.nc_n_gather(dst.view, data.view, indices.view); });
           },
           py::arg("dst"), py::arg("data"), py::arg("indices"))
       .def(
           "tensor_partition_reduce",
-          [](NeuronCore& core, const Tile& dst, const std::string& op, const Tile& data) {
-            core.gpsimd.tensor_partition_reduce(dst.view, alu(op), data.view);
+          [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data) {
+            issue(core, Opcode::tensor_partition_reduce, &dst, {&data}, {.alu0 = alu(op)},
+                  [&] { core.gpsimd.tensor_partition_reduce(dst.view, alu(op), data.view); });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"))
       .def(
           "sequence_bounds",
-          [](NeuronCore& core, const Tile& dst, const Tile& segment_ids) {
-            core.gpsimd.sequence_bounds(dst.view, segment_ids.view);
+          [](RecordedCore& core, const Tile& dst, const Tile& segment_ids) {
+            issue(core, Opcode::sequence_bounds, &dst, {&segment_ids}, {},
+                  [&] { core.gpsimd.sequence_bounds(dst.view, segment_ids.view); });
           },
           py::arg("dst"), py::arg("segment_ids"));
+}
+
+Also at(const std::string& engine, std::optional<int> queue, std::int64_t semaphore, std::int64_t value) {
+  return {.engine = target::from_name<target::Engine>(engine),
+          .queue = engine == "dma" ? std::optional(queue.value_or(0)) : std::nullopt,
+          .semaphore = static_cast<std::int32_t>(semaphore),
+          .value = value};
 }
 
 void bind_sync(Class& core) {
   core.def(
           "register_load",
-          [](NeuronCore& core, std::int64_t dst, const Tile& src) { core.sync.register_load(dst, src.view); },
+          [](RecordedCore& core, std::int64_t dst, const Tile& src) {
+            issue(core, Opcode::register_load, nullptr, {&src}, {}, [&] { core.sync.register_load(dst, src.view); });
+          },
           py::arg("dst"), py::arg("src"))
       .def(
           "register_store",
-          [](NeuronCore& core, const Tile& dst, std::int64_t src) { core.sync.register_store(dst.view, src); },
+          [](RecordedCore& core, const Tile& dst, std::int64_t src) {
+            issue(core, Opcode::register_store, &dst, {}, {}, [&] { core.sync.register_store(dst.view, src); });
+          },
           py::arg("dst"), py::arg("src"))
       .def(
-          "register_value", [](NeuronCore& core, std::int64_t index) { return core.sync.register_value(index); },
+          "register_value", [](RecordedCore& core, std::int64_t index) { return core.sync.register_value(index); },
           py::arg("index"))
       .def(
           "semaphore_increment",
-          [](NeuronCore& core, std::int64_t semaphore, std::int64_t value) {
-            core.sync.semaphore_increment(semaphore, value);
+          [](RecordedCore& core, std::int64_t semaphore, std::int64_t value, const std::string& engine,
+             std::optional<int> queue) {
+            issue(core, Opcode::semaphore_increment, nullptr, {}, at(engine, queue, semaphore, value),
+                  [&] { core.sync.semaphore_increment(semaphore, value); });
           },
-          py::arg("semaphore"), py::arg("value") = 1)
+          py::arg("semaphore"), py::arg("value") = 1, py::arg("engine") = "sync", py::arg("queue") = py::none(),
+          "After all that the engine, or the DMA queue, was given before.")
       .def(
           "semaphore_wait",
-          [](NeuronCore& core, std::int64_t semaphore, std::int64_t value) {
-            core.sync.semaphore_wait(semaphore, value);
+          [](RecordedCore& core, std::int64_t semaphore, std::int64_t value, const std::string& engine,
+             std::optional<int> queue) {
+            issue(core, Opcode::semaphore_wait, nullptr, {}, at(engine, queue, semaphore, value),
+                  [&] { core.sync.semaphore_wait(semaphore, value); });
           },
-          py::arg("semaphore"), py::arg("value"));
+          py::arg("semaphore"), py::arg("value"), py::arg("engine") = "sync", py::arg("queue") = py::none(),
+          "Holds all that the engine, or the DMA queue, is given from here on.");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Tiles: allocation, parts, values.
 #include "bindings/tile.h"
 
+#include "bindings/recorded_core.h"
 #include "emu/convert.h"
 #include "emu/lanes.h"
 #include "target/error.h"
@@ -19,16 +20,49 @@ emu::Extents extents(const Pattern& pattern) {
 
 Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& dtype, std::int64_t partitions,
                     std::int64_t elements, const std::string& name, std::int64_t start_partition) {
-  Tile tile{core, {}, {}, name, 0, elements};
+  Tile tile{.core = core, .array = {}, .view = {}, .name = name, .elements = elements};
   tile.view.memory = memory;
   tile.view.dtype = target::dtype_from_name(dtype);
   const std::int64_t bytes = elements * target::itemsize(tile.view.dtype);
   tile.offset = memory == target::Memory::sbuf ? core->sbuf.allocate(bytes, name) : core->psum.allocate(bytes, name);
+  tile.buffer = core->recorder.add({.memory = memory,
+                                    .dtype = tile.view.dtype,
+                                    .name = name,
+                                    .partitions = core->core.num_partitions,
+                                    .elements_per_partition = elements});
   return tile.part(partitions, 0, elements, start_partition);
 }
 
+namespace {
+
+// What owns an array's bytes, and where they begin.
+py::array owner(py::array array) {
+  while (py::isinstance<py::array>(array.base())) {
+    array = py::reinterpret_borrow<py::array>(array.base());
+  }
+  return array;
+}
+
+}  // namespace
+
+program::Tile Tile::operand() const {
+  program::Tile tile;
+  tile.buffer = buffer;
+  tile.partitions = view.partitions;
+  tile.offset = start;
+  if (view.memory == target::Memory::hbm) {
+    tile.partition_stride = view.partition_bytes / target::itemsize(view.dtype);
+  } else {
+    tile.start_partition = view.start_partition;
+  }
+  for (const emu::Extent& extent : view.free) {
+    tile.free.push_back({extent.size, extent.stride});
+  }
+  return tile;
+}
+
 Tile Tile::in_hbm(const Core& core, const py::array& array, const std::string& dtype) {
-  Tile tile{core, array, {}, "array", 0, static_cast<std::int64_t>(array.size())};
+  Tile tile{.core = core, .array = array, .view = {}, .name = "array", .elements = array.size()};
   tile.view.memory = target::Memory::hbm;
   tile.view.dtype = target::dtype_from_name(dtype);
   const auto size = target::itemsize(tile.view.dtype);
@@ -43,7 +77,33 @@ Tile Tile::in_hbm(const Core& core, const py::array& array, const std::string& d
   for (py::ssize_t d = 1; d < array.ndim(); ++d) {
     tile.view.free.push_back({array.shape(d), array.strides(d) / size});
   }
+  tile.place(array);
   return tile;
+}
+
+Tile Tile::rows(const Core& core, const py::array& array, const Tile& like) {
+  const std::int64_t columns = like.view.free_elements();
+  const emu::HbmTensor tensor{const_cast<void*>(array.data()),
+                              static_cast<std::int64_t>(array.nbytes()) / target::itemsize(like.view.dtype),
+                              like.view.dtype};
+  Tile tile{.core = core, .array = array, .view = {}, .name = "array", .elements = array.size()};
+  tile.view = tensor.view(like.view.partitions, columns, 0, {{columns, 1}}, "array");
+  tile.place(array);
+  return tile;
+}
+
+void Tile::place(const py::array& in) {
+  const py::array whole = owner(in);
+  const std::int64_t size = target::itemsize(view.dtype);
+  const auto [found, is_new] = core->tensors.try_emplace({whole.data(), view.dtype}, std::int16_t{-1});
+  if (is_new) {
+    found->second = core->recorder.add({.memory = target::Memory::hbm,
+                                        .dtype = view.dtype,
+                                        .name = name,
+                                        .elements = static_cast<std::int64_t>(whole.nbytes()) / size});
+  }
+  buffer = found->second;
+  start = (view.data - static_cast<const std::byte*>(whole.data())) / size;
 }
 
 Tile Tile::part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const {
@@ -60,6 +120,7 @@ Tile Tile::pattern(std::int64_t partitions, std::int64_t start, const Pattern& f
     return memory.view(offset, elements, view.dtype, partitions, start, extents(free), name, start_partition);
   };
   tile.view = view.memory == target::Memory::sbuf ? part_of(core->sbuf) : part_of(core->psum);
+  tile.start = start;
   return tile;
 }
 

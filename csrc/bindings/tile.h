@@ -14,10 +14,12 @@
 #include <vector>
 
 #include "emu/neuron_core.h"
+#include "program/program.h"
 
 namespace trn::bindings {
 
-using Core = std::shared_ptr<emu::NeuronCore>;
+class RecordedCore;
+using Core = std::shared_ptr<RecordedCore>;
 // nki's access pattern: [step, num] pairs, outermost first.
 using Pattern = std::vector<std::pair<std::int64_t, std::int64_t>>;
 
@@ -27,11 +29,19 @@ struct Tile {
   emu::View view;
   std::string name;
   std::int64_t offset = 0, elements = 0;
+  std::int16_t buffer = -1;  // of the recorded program
+  std::int64_t start = 0;    // element of the buffer's row; in HBM of the buffer
+
+  // The same tile as an operand of the recorded program.
+  program::Tile operand() const;
 
   static Tile allocate(const Core& core, target::Memory memory, const std::string& dtype, std::int64_t partitions,
                        std::int64_t elements, const std::string& name, std::int64_t start_partition);
   // An array's rows as partitions, its other dimensions as free ones.
   static Tile in_hbm(const Core& core, const pybind11::array& array, const std::string& dtype);
+
+  // A dense array of any shape as rows of another tile's.
+  static Tile rows(const Core& core, const pybind11::array& array, const Tile& like);
 
   // [partitions, size] from element `start` of partition `start_partition` on.
   Tile part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const;
@@ -39,6 +49,10 @@ struct Tile {
   // Values as float32, or as int64 of integers; shape [partitions, elements].
   pybind11::array read() const;
   void write(const pybind11::array& values) const;
+
+ private:
+  // Finds the recorded program's tensor that holds the view.
+  void place(const pybind11::array& in);
 };
 
 emu::Extents extents(const Pattern& pattern);

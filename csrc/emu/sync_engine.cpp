@@ -17,6 +17,12 @@ void require_element(std::string_view where, const View& view) {
                  view.memory == Memory::hbm || view.memory == Memory::sbuf, "Copy it to SBUF first.");
 }
 
+void require_semaphore(std::string_view where, std::int64_t semaphore) {
+  const std::int64_t last = SyncEngine::kNumSemaphores - 1;
+  require_at_most(where, "semaphores are numbered from 0", semaphore < 0 ? last + 1 : semaphore, last,
+                  "Use another semaphore.");
+}
+
 }  // namespace
 
 std::int32_t& SyncEngine::at(std::int64_t index) {
@@ -44,6 +50,10 @@ void SyncEngine::register_store(const View& dst, std::int64_t index) const {
 }
 
 void SyncEngine::semaphore_increment(std::int64_t semaphore, std::int64_t value) {
+  require_semaphore("semaphore_increment", semaphore);
+  if (value < 1) {
+    refuse("semaphore_increment", "an increment is at least 1", std::to_string(value), "Count upwards.");
+  }
   if (semaphores_.size() <= static_cast<std::size_t>(semaphore)) {
     semaphores_.resize(static_cast<std::size_t>(semaphore) + 1);
   }
@@ -56,6 +66,7 @@ std::int64_t SyncEngine::semaphore_value(std::int64_t semaphore) const {
 }
 
 void SyncEngine::semaphore_wait(std::int64_t semaphore, std::int64_t value) const {
+  require_semaphore("semaphore_wait", semaphore);
   require_at_most("semaphore_wait", "an earlier instruction brings the semaphore to its value", value,
                   semaphore_value(semaphore), "Increment it before; the core would wait forever.");
 }

@@ -12,6 +12,7 @@ namespace trn::emu {
 class SyncEngine {
  public:
   static constexpr std::int64_t kNumRegisters = 64;  // 32-bit, per engine (nki.isa.register_alloc)
+  static constexpr std::int64_t kNumSemaphores = 65536;  // ours: no document gives a number
 
   // One element of HBM or SBUF, at most 32 bits.
   void register_load(std::int64_t index, const View& src);
@@ -19,7 +20,8 @@ class SyncEngine {
   void register_move(std::int64_t index, std::int64_t value) { at(index) = static_cast<std::int32_t>(value); }
   std::int64_t register_value(std::int64_t index) const { return at(index); }
 
-  // Instructions run in program order, so that what a wait waits for has been counted before it, or never is.
+  // Instructions run in program order, so that what a wait waits for has been counted before it, or never is. On which
+  // queue they stand, program/races.h and program/timeline.h know.
   void semaphore_increment(std::int64_t semaphore, std::int64_t value = 1);
   void semaphore_wait(std::int64_t semaphore, std::int64_t value) const;
   std::int64_t semaphore_value(std::int64_t semaphore) const;

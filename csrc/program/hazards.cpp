@@ -44,44 +44,52 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
   return result;
 }
 
-void Hazards::enter(Users& users, std::int32_t queue, std::int32_t operation) {
-  const auto found = std::ranges::find(users, queue, &Users::value_type::first);
+void Hazards::enter(Users& users, const User& user) {
+  const auto found = std::ranges::find_if(
+      users, [&](const User& other) { return other.queue == user.queue && other.part == user.part; });
   if (found == users.end()) {
-    users.emplace_back(queue, operation);
+    users.push_back(user);
   } else {
-    found->second = operation;
+    *found = user;
   }
 }
 
 void Hazards::add(const Access& access, std::int64_t copies, std::int32_t queue, std::int32_t operation,
                   std::vector<emu::Dependency>& dependencies) {
+  auto& own = regions_.at(access.buffer, access.footprint);
+  auto& parts = regions_.parts(access.buffer);
+  const std::uint64_t mark = ++num_accesses_;
+  marks_.resize(std::max(marks_.size(), parts.size()));
+  for (const std::size_t number : own.overlapping) {
+    marks_[number] = mark;
+  }
   auto wait = [&](const Users& users, bool sees_result) {
-    for (const auto& [from, other] : users) {
-      const bool keeps_up = access.touch == Touch::accumulate && from == queue;
-      if (other != operation && !keeps_up) {
-        dependencies.push_back({other, sees_result});
+    for (const User& user : users) {
+      const bool keeps_up = access.touch == Touch::accumulate && user.queue == queue;
+      if (user.operation != operation && marks_[user.part] == mark && !keeps_up) {
+        dependencies.push_back({user.operation, sees_result});
       }
     }
   };
-  auto& own = regions_.at(access.buffer, access.footprint);
-  auto& parts = regions_.parts(access.buffer);
+  const auto age = static_cast<std::size_t>(copies - 1);
   for (const std::size_t number : own.overlapping) {
     State& state = parts[number].state;
-    const auto age = static_cast<std::size_t>(copies - 1);
-    if (access.touch != Touch::write || state.last().readers.empty()) {
+    const bool is_read = !state.last().readers.empty();
+    if (access.touch != Touch::write || !is_read) {
       wait(state.last().writers, true);
     }
     if (access.touch == Touch::update || access.touch == Touch::accumulate) {
       wait(state.last().readers, false);
-    } else if (access.touch == Touch::write && !state.last().readers.empty() && state.generations.size() > age) {
+    } else if (access.touch == Touch::write && is_read && state.generations.size() > age) {
       const Generation& displaced = state.generations[state.generations.size() - 1 - age];
       wait(displaced.writers, true);
       wait(displaced.readers, false);
     }
   }
+  const User user{queue, operation, own.overlapping.front()};
   if (access.touch == Touch::read) {
     for (const std::size_t number : own.overlapping) {
-      enter(parts[number].state.last().readers, queue, operation);
+      enter(parts[number].state.last().readers, user);
     }
     return;
   }
@@ -92,7 +100,7 @@ void Hazards::add(const Access& access, std::int64_t copies, std::int32_t queue,
       state.generations.erase(state.generations.begin());
     }
   }
-  enter(state.last().writers, queue, operation);
+  enter(state.last().writers, user);
 }
 
 }  // namespace trn::program

@@ -41,7 +41,12 @@ class Hazards {
            std::vector<emu::Dependency>& dependencies);
 
  private:
-  using Users = std::vector<std::pair<std::int32_t, std::int32_t>>;  // queue, its last operation
+  // The last operation of a queue on a part. A part keeps those of all parts that it shares bytes with.
+  struct User {
+    std::int32_t queue = 0, operation = 0;
+    std::size_t part = 0;
+  };
+  using Users = std::vector<User>;
   // One content of one part, from its first write to the next content's.
   struct Generation {
     Users writers, readers;
@@ -50,9 +55,11 @@ class Hazards {
     std::vector<Generation> generations{1};  // oldest first, at most as many as there are copies
     Generation& last() { return generations.back(); }
   };
-  static void enter(Users& users, std::int32_t queue, std::int32_t operation);
+  static void enter(Users& users, const User& user);
 
   Regions<State> regions_;
+  std::vector<std::uint64_t> marks_;  // by part: the last access that shares bytes with it
+  std::uint64_t num_accesses_ = 0;
 };
 
 }  // namespace trn::program

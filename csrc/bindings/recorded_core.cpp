@@ -1,0 +1,61 @@
+// Instructions as a Program holds them.
+#include "bindings/recorded_core.h"
+
+#include <string>
+
+#include "target/error.h"
+
+namespace trn::bindings {
+namespace {
+
+constexpr int kMostQueues = 16;
+
+target::Target one_core(target::Target target) {
+  target.device.num_cores = 1;
+  return target;
+}
+
+}  // namespace
+
+RecordedCore::RecordedCore(const target::Target& target, std::uint64_t seed, const emu::Numerics& numerics,
+                           program::Synchronization synchronization)
+    : emu::NeuronCore(target.core, seed, emu::plain_tile_gemm, numerics),
+      target(one_core(target)),
+      recorder(synchronization) {}
+
+program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,
+                                 const std::vector<const Tile*>& srcs, const Also& also) {
+  program::Instruction result{.opcode = opcode};
+  result.engine = also.engine.value_or(program::traits(opcode).engine);
+  if (dst != nullptr) {
+    result.dst = dst->operand();
+  }
+  for (const Tile* tile : srcs) {
+    if (tile != nullptr) {
+      result.src.push_back(tile->operand());
+    }
+  }
+  if (also.res != nullptr) {
+    result.res = also.res->operand();
+  }
+  result.alu0 = also.alu0;
+  result.alu1 = also.alu1;
+  result.function = also.function;
+  result.scalar0 = also.scalar0;
+  result.accumulate_depth = also.accumulate ? program::kAccumulate : program::kOverwrite;
+  result.semaphore = also.semaphore;
+  result.value = also.value;
+  if (result.engine == target::Engine::dma) {
+    const bool is_automatic = core.recorder.synchronization() == program::Synchronization::automatic;
+    const int queue = also.queue.value_or(is_automatic ? -1 : 0);
+    if (also.queue && (queue < 0 || queue >= kMostQueues)) {
+      throw Error(Category::invalid_argument, "[" + std::string(target::name(opcode)) +
+                                                  "] a core has DMA queues; got " + std::to_string(queue) + ", limit " +
+                                                  std::to_string(kMostQueues - 1) + ". Use another one.");
+    }
+    result.queue = static_cast<std::int8_t>(queue);
+  }
+  return result;
+}
+
+}  // namespace trn::bindings

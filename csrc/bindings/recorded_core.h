@@ -1,0 +1,61 @@
+// A NeuronCore that keeps what it ran, as Python drives it.
+#pragma once
+
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "bindings/tile.h"
+#include "emu/neuron_core.h"
+#include "program/opcode.h"
+#include "program/recorder.h"
+#include "target/target.h"
+
+namespace trn::bindings {
+
+class RecordedCore : public emu::NeuronCore {
+ public:
+  RecordedCore(const target::Target& target, std::uint64_t seed, const emu::Numerics& numerics,
+               program::Synchronization synchronization);
+
+  // One core has the whole of the device's HBM to itself.
+  const target::Target target;
+  program::Recorder recorder;
+  std::map<std::pair<const void*, target::Dtype>, std::int16_t> tensors;  // arrays of HBM, by what owns their bytes
+};
+
+inline const Tile* tile_of(const Operand& operand) {
+  return std::get_if<Tile>(&operand);
+}
+inline const Tile* tile_of(const std::optional<Tile>& tile) {
+  return tile ? &*tile : nullptr;
+}
+inline const Tile* tile_of(const std::optional<Operand>& operand) {
+  return operand ? tile_of(*operand) : nullptr;
+}
+
+// What an instruction's cost and order need beside its tiles.
+struct Also {
+  std::optional<target::Engine> engine = {};
+  target::Alu alu0 = target::Alu::none, alu1 = target::Alu::none;
+  target::Activation function = target::Activation::copy;
+  float scalar0 = 0;
+  bool accumulate = false;
+  const Tile* res = nullptr;
+  std::optional<int> queue = {};
+  std::int32_t semaphore = 0;
+  std::int64_t value = 0;
+};
+program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,
+                                 const std::vector<const Tile*>& srcs, const Also& also);
+
+template <class Run>
+void issue(RecordedCore& core, target::Opcode opcode, const Tile* dst, const std::vector<const Tile*>& srcs,
+           const Also& also, Run run) {
+  core.recorder.issue(instruction(core, opcode, dst, srcs, also), run);
+}
+
+}  // namespace trn::bindings
