@@ -64,6 +64,9 @@ std::vector<Scheduled> Clock::run() const {
       successors.list[next[static_cast<std::size_t>(dependencies_[d].operation)]++] = static_cast<std::int32_t>(i);
     }
     waits_for[i] = static_cast<std::int32_t>(first_dependency_[i + 1] - first_dependency_[i]);
+    if (operations_[i].queue < 0) {
+      continue;
+    }
     std::int32_t& last = last_of_queue[static_cast<std::size_t>(operations_[i].queue)];
     if (last >= 0) {
       follower[static_cast<std::size_t>(last)] = static_cast<std::int32_t>(i);
@@ -84,7 +87,7 @@ std::vector<Scheduled> Clock::run() const {
       bound.raise(schedule[o].end_seconds + (sees_result ? operations_[o].latency_seconds : 0), other);
     }
     bound.seconds += operations_[i].startup_seconds;
-    const Bound& queue = queues[static_cast<std::size_t>(operations_[i].queue)];
+    const Bound queue = operations_[i].queue < 0 ? Bound{} : queues[static_cast<std::size_t>(operations_[i].queue)];
     bound.raise(queue.seconds, queue.by);
     schedule[i] = {bound.seconds, bound.seconds, bound.by};
     candidates.push({bound.seconds, queue.seconds, operation});
@@ -111,7 +114,9 @@ std::vector<Scheduled> Clock::run() const {
       resource = {candidate.start_seconds + operation.busy_seconds, candidate.operation};
     }
     scheduled.end_seconds = scheduled.start_seconds + operation.busy_seconds;
-    queues[static_cast<std::size_t>(operation.queue)] = {scheduled.end_seconds, candidate.operation};
+    if (operation.queue >= 0) {
+      queues[static_cast<std::size_t>(operation.queue)] = {scheduled.end_seconds, candidate.operation};
+    }
     auto release = [&](std::int32_t other) {
       if (other >= 0 && --waits_for[static_cast<std::size_t>(other)] == 0) {
         offer(other);

@@ -44,63 +44,99 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
   return result;
 }
 
-void Hazards::enter(Users& users, const User& user) {
-  const auto found = std::ranges::find_if(
-      users, [&](const User& other) { return other.queue == user.queue && other.part == user.part; });
+const Hazards::Content* Hazards::State::newest() const {
+  const auto found = std::ranges::max_element(copies, {}, &Content::last_write);
+  return found == copies.end() || found->writers.empty() ? nullptr : &*found;
+}
+
+std::size_t Hazards::Turns::root(std::size_t part) {
+  while (parents[part] != part) {
+    part = parents[part] = parents[parents[part]];
+  }
+  return part;
+}
+
+std::int64_t& Hazards::Turns::generation(const Part& part) {
+  while (parents.size() <= *std::ranges::max_element(part.overlapping)) {
+    parents.push_back(parents.size());
+    generations.push_back(0);
+  }
+  const std::size_t own = root(part.overlapping.front());
+  for (const std::size_t number : part.overlapping) {
+    const std::size_t other = root(number);
+    parents[other] = own;
+    generations[own] = std::max(generations[own], generations[other]);
+  }
+  return generations[own];
+}
+
+void Hazards::enter(Users& users, std::int32_t queue, std::int32_t operation) const {
+  const auto found = in_order_ ? std::ranges::find(users, queue, &Users::value_type::first) : users.end();
   if (found == users.end()) {
-    users.push_back(user);
+    users.emplace_back(queue, operation);
   } else {
-    *found = user;
+    found->second = operation;
   }
 }
 
 void Hazards::add(const Access& access, std::int64_t copies, std::int32_t queue, std::int32_t operation,
                   std::vector<emu::Dependency>& dependencies) {
-  auto& own = regions_.at(access.buffer, access.footprint);
-  auto& parts = regions_.parts(access.buffer);
-  const std::uint64_t mark = ++num_accesses_;
-  marks_.resize(std::max(marks_.size(), parts.size()));
+  Part& own = regions_.at(access.buffer, access.footprint);
+  std::vector<Part>& parts = regions_.parts(access.buffer);
   for (const std::size_t number : own.overlapping) {
-    marks_[number] = mark;
+    parts[number].state.copies.resize(static_cast<std::size_t>(copies));
   }
   auto wait = [&](const Users& users, bool sees_result) {
-    for (const User& user : users) {
-      const bool keeps_up = access.touch == Touch::accumulate && user.queue == queue;
-      if (user.operation != operation && marks_[user.part] == mark && !keeps_up) {
-        dependencies.push_back({user.operation, sees_result});
+    for (const auto& [from, other] : users) {
+      if (other != operation) {
+        const bool keeps_up = access.touch == Touch::accumulate && from == queue;
+        dependencies.push_back({other, sees_result && !keeps_up});
       }
     }
   };
-  const auto age = static_cast<std::size_t>(copies - 1);
-  for (const std::size_t number : own.overlapping) {
-    State& state = parts[number].state;
-    const bool is_read = !state.last().readers.empty();
-    if (access.touch != Touch::write || !is_read) {
-      wait(state.last().writers, true);
-    }
-    if (access.touch == Touch::update || access.touch == Touch::accumulate) {
-      wait(state.last().readers, false);
-    } else if (access.touch == Touch::write && is_read && state.generations.size() > age) {
-      const Generation& displaced = state.generations[state.generations.size() - 1 - age];
-      wait(displaced.writers, true);
-      wait(displaced.readers, false);
-    }
-  }
-  const User user{queue, operation, own.overlapping.front()};
-  if (access.touch == Touch::read) {
+  std::int64_t& generation = turns_[static_cast<std::size_t>(access.buffer)].generation(own);
+  if (access.touch == Touch::write) {
+    const bool was_read = std::ranges::any_of(own.overlapping, [&](std::size_t number) {
+      const Content& content = parts[number].state.copies[static_cast<std::size_t>(generation % copies)];
+      return content.generation == generation && !content.readers.empty();
+    });
+    generation += was_read ? 1 : 0;
+    const auto copy = static_cast<std::size_t>(generation % copies);
     for (const std::size_t number : own.overlapping) {
-      enter(parts[number].state.last().readers, user);
+      wait(parts[number].state.copies[copy].writers, true);
+      wait(parts[number].state.copies[copy].readers, false);
     }
+    own.state.copies[copy] = {generation, operation, {{queue, operation}}, {}};
     return;
   }
-  State& state = own.state;
-  if (access.touch == Touch::write && !state.last().readers.empty()) {
-    state.generations.emplace_back();
-    if (static_cast<std::int64_t>(state.generations.size()) > copies) {
-      state.generations.erase(state.generations.begin());
+  const Content* newest = nullptr;
+  const Content* const whole = own.state.newest();
+  const std::int32_t covered_by = whole != nullptr ? whole->written_by : -1;
+  for (const std::size_t number : own.overlapping) {
+    const Content* const content = parts[number].state.newest();
+    if (content == nullptr || content->last_write() < covered_by) {
+      continue;
     }
+    wait(content->writers, true);
+    newest = newest == nullptr || newest->last_write() < content->last_write() ? content : newest;
   }
-  enter(state.last().writers, user);
+  const std::int64_t read_generation = newest != nullptr ? newest->generation : generation;
+  const auto copy = static_cast<std::size_t>(read_generation % copies);
+  Content& content = own.state.copies[copy];
+  if (content.generation != read_generation && copies > 1) {
+    content = {};
+  }
+  content.generation = read_generation;
+  if (access.touch == Touch::read) {
+    enter(content.readers, queue, operation);
+    return;
+  }
+  for (const std::size_t number : own.overlapping) {
+    wait(parts[number].state.copies[copy].readers, false);
+  }
+  // It waits for them: whoever waits for it need not.
+  content.writers = {{queue, operation}};
+  content.readers.clear();
 }
 
 }  // namespace trn::program

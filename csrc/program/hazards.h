@@ -30,36 +30,48 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
 // nc_matmul: whether it adds to what PSUM holds.
 bool accumulates(const Instruction& instruction, std::span<const std::int64_t> indices);
 
-// The semaphores that a compiler would set, as dependencies. Copies of a buffer rotate: a new content goes to the copy
-// that was used longest ago, and waits for those who used that one.
+// The semaphores that a compiler would set, as dependencies. A buffer's copies take turns: what is written after its
+// last content was read goes to the next copy, and waits for those who used that one. Parts that overlap, directly or
+// through others, turn together.
 class Hazards {
  public:
-  explicit Hazards(std::size_t num_buffers) : regions_(num_buffers) {}
+  // in_order: operations of one queue start in the order of their numbers, so that its last one stands for all.
+  Hazards(std::size_t num_buffers, bool in_order) : in_order_(in_order), regions_(num_buffers), turns_(num_buffers) {}
 
   // Adds what `operation` on `queue` must wait for, and enters it.
   void add(const Access& access, std::int64_t copies, std::int32_t queue, std::int32_t operation,
            std::vector<emu::Dependency>& dependencies);
 
  private:
-  // The last operation of a queue on a part. A part keeps those of all parts that it shares bytes with.
-  struct User {
-    std::int32_t queue = 0, operation = 0;
-    std::size_t part = 0;
-  };
-  using Users = std::vector<User>;
-  // One content of one part, from its first write to the next content's.
-  struct Generation {
+  using Users = std::vector<std::pair<std::int32_t, std::int32_t>>;  // queue, operation
+  // What a part holds in one of the copies.
+  struct Content {
+    std::int64_t generation = -1;
+    std::int32_t written_by = -1;  // the write that replaced all of the part
     Users writers, readers;
+
+    std::int32_t last_write() const { return writers.empty() ? -1 : writers.back().second; }
   };
   struct State {
-    std::vector<Generation> generations{1};  // oldest first, at most as many as there are copies
-    Generation& last() { return generations.back(); }
-  };
-  static void enter(Users& users, const User& user);
+    std::vector<Content> copies;
 
+    const Content* newest() const;
+  };
+  using Part = Regions<State>::Part;
+  // The parts of a buffer that turn together, as a union-find forest.
+  struct Turns {
+    std::vector<std::size_t> parents;
+    std::vector<std::int64_t> generations;  // of the roots
+
+    std::size_t root(std::size_t part);
+    std::int64_t& generation(const Part& part);
+  };
+
+  void enter(Users& users, std::int32_t queue, std::int32_t operation) const;
+
+  bool in_order_;
   Regions<State> regions_;
-  std::vector<std::uint64_t> marks_;  // by part: the last access that shares bytes with it
-  std::uint64_t num_accesses_ = 0;
+  std::vector<Turns> turns_;
 };
 
 }  // namespace trn::program

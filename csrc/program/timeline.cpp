@@ -24,8 +24,9 @@ class Expansion {
         num_queues_(num_cores_ * kNumEngines),
         copies_fit_(copies_fit(program, target.core)),
         is_tracked_(tracked(program)),
-        hbm_(program.buffers.size()),
-        on_chip_(static_cast<std::size_t>(num_cores_), Hazards(program.buffers.size())) {}
+        hbm_(program.buffers.size(), synchronization != Synchronization::scheduled),
+        on_chip_(static_cast<std::size_t>(num_cores_),
+                 Hazards(program.buffers.size(), synchronization != Synchronization::scheduled)) {}
 
   Timeline run() {
     for (const Nest& nest : program_.nests) {
@@ -136,15 +137,20 @@ class Expansion {
     const auto operation = static_cast<std::int32_t>(clock_.size());
     const std::int16_t core = std::max<std::int16_t>(core_, 0);
     const bool is_dma = instruction.engine == Engine::dma;
-    emu::Operation timed{.queue = queue_of(instruction, core)};
+    const std::int32_t queue = queue_of(instruction, core);
+    emu::Operation timed{.queue = queue};
     dependencies_.clear();
     if (instruction.opcode == Opcode::semaphore_wait) {
-      wait(instruction, timed.queue, operation);
+      wait(instruction, queue, operation);
     } else if (instruction.opcode == Opcode::semaphore_increment) {
-      increment(instruction, timed.queue, operation);
+      increment(instruction, queue, operation);
     } else {
-      if (synchronization_ == Synchronization::automatic) {
-        wait_for_tiles(instruction, timed.queue, operation);
+      if (synchronization_ != Synchronization::semaphores) {
+        wait_for_tiles(instruction, queue, operation);
+      }
+      if (synchronization_ == Synchronization::scheduled && !is_dma) {
+        timed.queue = -1;
+        timed.resource = 1 + queue;
       }
       if (is_dma) {
         time_transfer(instruction, timed);
@@ -155,8 +161,8 @@ class Expansion {
       }
     }
     clock_.add(timed, dependencies_);
-    last_of_queue_[timed.queue] = operation;
-    timeline_.events.push_back({.instruction = &instruction, .core = core, .queue = timed.queue});
+    last_of_queue_[queue] = operation;
+    timeline_.events.push_back({.instruction = &instruction, .core = core, .queue = queue});
   }
 
   void time_transfer(const Instruction& instruction, emu::Operation& timed) {

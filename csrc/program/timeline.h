@@ -26,8 +26,10 @@ struct Timeline {
 };
 
 enum class Synchronization : std::uint8_t {
-  automatic,   // as a compiler's: whoever needs a tile waits for whoever made it
-  semaphores,  // only the program's own waits
+  scheduled,   // a compiler's: whoever needs a tile waits for whoever made it, and each engine's instructions are put
+               // into an order in which it waits least; copies of tiles limit how far it runs ahead
+  automatic,   // the same waits, in program order
+  semaphores,  // program order, and only the program's own waits
 };
 
 // Walks the loops: for looking into one program, not for counting. The outermost parallel loops are split over the
@@ -35,6 +37,6 @@ enum class Synchronization : std::uint8_t {
 // Throws `unimplemented` past kMostEvents.
 inline constexpr std::int64_t kMostEvents = 4'000'000;
 Timeline timeline(const Program& program, const target::Target& target,
-                  Synchronization synchronization = Synchronization::automatic);
+                  Synchronization synchronization = Synchronization::scheduled);
 
 }  // namespace trn::program
