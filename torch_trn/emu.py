@@ -33,8 +33,8 @@ class NeuronCore(_C.NeuronCore):
         seed: of random numbers and of stochastic rounding.
         strict: whether reading elements that nothing wrote raises. They are NaN in any case.
         synchronization: "automatic": an instruction waits for those whose tiles it uses, as a compiler arranges it.
-            "semaphores": only `semaphore_increment` and `semaphore_wait` order engines and DMA queues, and an instruction
-            that races with an earlier one raises.
+            "semaphores": only `semaphore_increment` and `semaphore_wait` order engines and DMA queues, and an
+            instruction that races with an earlier one raises.
         departures: switches of the arithmetic, as in `torch_trn.set_numerics`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A program on the simulated clock: when each instruction starts and ends, what it waited for, how busy each engine is."""
+"""A program on the simulated clock: each instruction's start and end, what it waited for, how busy engines are."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ class Timeline:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers: seconds, busy, critical, critical_path and the events as columns."""
-        columns = {
-            name: value.tolist() for name, value in self._columns.items() if isinstance(value, np.ndarray)
-        }
+        columns = {name: value.tolist() for name, value in self._columns.items() if isinstance(value, np.ndarray)}
         columns["instruction"] = [self._columns["opcodes"][opcode] for opcode in columns.pop("opcode")]
         columns["engine"] = [self._columns["engines"][engine] for engine in columns["engine"]]
         return {"seconds": self.seconds, "busy": self.busy, "critical": self.critical, **columns}

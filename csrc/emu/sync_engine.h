@@ -11,7 +11,7 @@ namespace trn::emu {
 
 class SyncEngine {
  public:
-  static constexpr std::int64_t kNumRegisters = 64;  // 32-bit, per engine (nki.isa.register_alloc)
+  static constexpr std::int64_t kNumRegisters = 64;      // 32-bit, per engine (nki.isa.register_alloc)
   static constexpr std::int64_t kNumSemaphores = 65536;  // ours: no document gives a number
 
   // One element of HBM or SBUF, at most 32 bits.

@@ -74,7 +74,9 @@ class AttentionForward : AttentionTiles {
     probabilities_ = b_.sbuf("probabilities", plan_.dtype, partitions, plan_.block);
     p_t_ = b_.sbuf("probabilities_transposed", plan_.dtype, partitions, partitions);
     product_ = b_.psum("product", Dtype::float32, partitions, s_.value_dim);
-    give_score_tiles();
+    // Of its own, so that the next head's query need not wait for this head's probabilities.
+    turned_p_ = b_.psum("probabilities_turned", plan_.dtype, partitions, partitions);
+    give_score_tiles(1);
   }
 
   void emit_group(const Index& batch, const Index& head, std::int64_t heads, std::int64_t first, std::int64_t length) {
@@ -215,7 +217,7 @@ class AttentionForward : AttentionTiles {
       const int depth = b_.depth();
       b_.loop(piece.trips, [&](const Index& i) {
         const std::int64_t skipped = piece.start / plan_.partitions;
-        const Tile turned = on_chip_tile(turned_, piece.size, rows), p_t = on_chip_tile(p_t_, piece.size, rows);
+        const Tile turned = on_chip_tile(turned_p_, piece.size, rows), p_t = on_chip_tile(p_t_, piece.size, rows);
         b_.transpose(turned, on_chip_tile(probabilities_, rows, piece.size, i * plan_.partitions + piece.start));
         // ScalarE copies, as VectorE is the busier of the two here.
         b_.tensor_copy(p_t, turned, program::Engine::scalar);
@@ -251,7 +253,8 @@ class AttentionForward : AttentionTiles {
 
   std::int16_t q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
   std::int16_t partial_out_ = -1, partial_stats_ = -1;
-  std::int16_t k_stage_ = -1, v_ = -1, q_ = -1, out_ = -1, sum_out_ = -1, probabilities_ = -1, p_t_ = -1, product_ = -1;
+  std::int16_t k_stage_ = -1, v_ = -1, q_ = -1, out_ = -1, sum_out_ = -1, probabilities_ = -1, p_t_ = -1, product_ = -1,
+               turned_p_ = -1;
   std::int16_t shift_ = -1, next_shift_ = -1, total_ = -1, lse_ = -1, sees_none_ = -1, part_ = -1, part_total_ = -1,
                factor_ = -1;
 };

@@ -80,7 +80,7 @@ class AttentionBackward : AttentionTiles {
     dp_psum_ = b_.psum("grad_probabilities", Dtype::float32, partitions, plan_.block, 1);
     sum_psum_ = b_.psum("grad_keys_and_values", Dtype::float32, partitions, std::max(s_.head_dim, s_.value_dim), 1);
     dq_psum_ = b_.psum("grad_query_sum", Dtype::float32, partitions, s_.head_dim, 1);
-    give_score_tiles();
+    give_score_tiles(2);
   }
 
   void emit_group(const Index& batch, const Index& head, std::int64_t heads, std::int64_t first, std::int64_t length) {

@@ -143,7 +143,7 @@ void AttentionTiles::give_mask() {
   }
 }
 
-void AttentionTiles::give_score_tiles() {
+void AttentionTiles::give_score_tiles(std::int64_t turned_copies) {
   const std::int64_t partitions = plan_.partitions;
   if (!s_.mask.empty()) {
     mask_ = b_.sbuf("mask_tile", tiling::sbuf_dtype(s_.mask_dtype), partitions, plan_.kv_span);
@@ -158,7 +158,7 @@ void AttentionTiles::give_score_tiles() {
   line_ = b_.sbuf("line", Dtype::float32, partitions, partitions);
   turned_line_ = b_.psum("turned_line", Dtype::float32, partitions, partitions, 1);
   score_ = b_.psum("scores", Dtype::float32, partitions, plan_.block);
-  turned_ = b_.psum("turned", plan_.dtype, partitions, partitions);
+  turned_ = b_.psum("turned", plan_.dtype, partitions, partitions, turned_copies);
 }
 
 void AttentionTiles::transpose_into(std::int16_t dst, const Index& to, std::int64_t piece_stride, std::int16_t src,

@@ -135,7 +135,7 @@ class AttentionTiles {
   std::int16_t zeros_ = -1;
 
   void give_mask();  // in HBM
-  void give_score_tiles();
+  void give_score_tiles(std::int64_t turned_copies);
   // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way, and multiplied
   // by a factor on the way in.
   void store_columns(std::int16_t hbm, std::int16_t columns, const Index& batch, const Index& head, std::int64_t heads,

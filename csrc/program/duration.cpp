@@ -1,19 +1,22 @@
 // Device time of a Program.
 //
-// A nest is a pipeline: load, engines and store of successive tiles overlap, so with n tiles per core
-//   seconds = exposed + longest stage + (all other stages) / n
-// where the last term is the fill and drain of the pipeline (n = 1: everything in turn). A stage's time is its total
-// over the nest. A load into a buffer with one copy cannot run ahead, and is `exposed`. A program whose SBUF tiles do
-// not fit together overlaps nothing. Two DMA latencies are added, the first load's and the last store's; a nest that
-// waits for a temporary of an earlier nest pays them again. An exposed load pays one each time. A scatter that
-// adds fetches rows that the trip before may have written: that half of it is exposed, and pays two each time. Each
-// instruction of a nest adds its tensor access overhead once: the first tile runs down the chain of dependent
-// instructions.
+// A nest is a pipeline: load, engines and store of successive tiles overlap, so that
+//   seconds = exposed + longest stage + every instruction of the other stages once + latencies
+// where the third term is the fill and drain of the pipeline: the first tile's way to the longest stage, and the last
+// one's from there. A stage's time is its total over the nest. A load starts when a copy of its buffer is free, and
+// takes a DMA latency besides its transfer: the copies' turns are a stage too. A load into a buffer with one copy
+// cannot run ahead, and is `exposed`. A program whose tiles do not fit together overlaps nothing.
+//
+// Two DMA latencies are added, the first load's and the last store's; a nest that waits for a temporary of an earlier
+// nest pays them again. Rows picked by an index pay one more, the index's. An exposed load pays one each time. A
+// scatter that adds fetches rows that the trip before may have written: that half of it is exposed, and pays two each
+// time. Each instruction of a nest adds its tensor access overhead once.
 //
 // Work is split over the device's physical cores by the trips of the outermost parallel loop around it; the last round
 // may leave cores idle. What lies outside of parallel loops is done once for all cores.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "program/count.h"
 #include "program/instruction_cost.h"
@@ -26,8 +29,9 @@ struct Work {
   std::array<double, kNumEngines> seconds{};  // dma: what overlaps
   double exposed_seconds = 0;
   double latency_seconds = 0;
-  double num_tiles = 1;  // of one core
-  bool waits = false;
+  std::map<std::int16_t, double> turn_seconds;           // by on-chip buffer: its copies' turns, one load after another
+  std::array<double, kNumEngines> first_tile_seconds{};  // each instruction once
+  bool waits = false, loads = false, stores = false;
 };
 
 class Costing {
@@ -63,6 +67,7 @@ class Costing {
     const auto busy = static_cast<double>(cycles(program_, instruction, target_.core));
     const double clock = clock_hz(instruction.engine, target_);
     work.seconds[static_cast<std::size_t>(instruction.engine)] += times * busy / clock / cores;
+    work.first_tile_seconds[static_cast<std::size_t>(instruction.engine)] += busy / clock;
     work.latency_seconds += static_cast<double>(target_.core.access_overhead_cycles) / clock;
   }
 
@@ -72,15 +77,26 @@ class Costing {
       return;
     }
     const Buffer& dst = program_.buffers[static_cast<std::size_t>(instruction.dst.buffer)];
+    (dst.memory == Memory::hbm ? work.stores : work.loads) = true;
     if (adds_to_rows(instruction)) {
-      work.exposed_seconds += seconds + (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
+      work.exposed_seconds += seconds;
+      work.latency_seconds += (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
     }
     if ((dst.memory == Memory::sbuf || dst.memory == Memory::psum) && dst.copies < 2) {
-      work.exposed_seconds += seconds + (times - 1) * target_.core.dma_fixed_seconds / cores;
+      work.exposed_seconds += seconds;
+      work.latency_seconds += (times - 1) * target_.core.dma_fixed_seconds / cores;
     } else {
       work.seconds[static_cast<std::size_t>(Engine::dma)] += seconds;
+      if (dst.memory != Memory::hbm) {
+        const auto copies = static_cast<double>(dst.copies);
+        const double num_turns = std::max(times / cores - copies, 0.0) / copies;
+        work.turn_seconds[instruction.dst.buffer] += num_turns * (seconds / times + target_.core.dma_fixed_seconds);
+      }
     }
-    work.num_tiles = std::max(work.num_tiles, times / cores);
+    work.first_tile_seconds[static_cast<std::size_t>(Engine::dma)] += seconds / times;
+    if (is_indexed(instruction.opcode)) {  // the first index comes before the first row
+      work.latency_seconds += target_.core.dma_fixed_seconds;
+    }
     for (const Tile& tile : instruction.src) {
       work.waits =
           work.waits || (tile.buffer >= 0 && program_.buffers[static_cast<std::size_t>(tile.buffer)].is_temporary);
@@ -98,22 +114,29 @@ Duration duration(const Program& program, const target::Target& target) {
   Duration result;
   Costing costing(program, target);
   const bool overlaps = copies_fit(program, target.core);
-  bool is_first = true;
+  bool has_loaded = false, has_stored = false;
   for (const Nest& nest : program.nests) {
     const Work work = costing.of_nest(nest);
-    double sum = 0, longest = 0;
+    double sum = 0, first_tile = 0;
     for (std::size_t e = 0; e < work.seconds.size(); ++e) {
       result.busy_seconds[e] += work.seconds[e];
       sum += work.seconds[e];
-      longest = std::max(longest, work.seconds[e]);
+      first_tile += work.first_tile_seconds[e];
     }
     result.busy_seconds[static_cast<std::size_t>(Engine::dma)] += work.exposed_seconds;
-    const double num_tiles = overlaps ? work.num_tiles : 1;
-    result.seconds += work.latency_seconds + work.exposed_seconds + longest + (sum - longest) / num_tiles;
-    if (sum + work.exposed_seconds > 0 && (is_first || work.waits)) {
-      result.seconds += 2 * target.core.dma_fixed_seconds;
-      is_first = false;
+    const auto slowest = std::ranges::max_element(work.seconds);
+    double longest = *slowest;
+    first_tile -= work.first_tile_seconds[static_cast<std::size_t>(slowest - work.seconds.begin())];
+    for (const auto& [buffer, seconds] : work.turn_seconds) {
+      longest = std::max(longest, seconds);
     }
+    const double pipelined = overlaps ? std::min(longest + first_tile, sum) : sum;
+    result.seconds += work.latency_seconds + work.exposed_seconds + pipelined;
+    const bool pays_load = work.loads && (!has_loaded || work.waits),
+               pays_store = work.stores && (!has_stored || work.waits);
+    result.seconds += (pays_load + pays_store) * target.core.dma_fixed_seconds;
+    has_loaded = has_loaded || work.loads;
+    has_stored = has_stored || work.stores;
   }
   const auto slowest = std::max_element(result.busy_seconds.begin(), result.busy_seconds.end());
   if (*slowest > 0) {

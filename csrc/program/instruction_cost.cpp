@@ -185,9 +185,13 @@ std::int64_t tensor_cycles(const Program& program, const Instruction& instructio
   return static_cast<std::int64_t>(std::ceil(one_pass * passes(program, instruction, core)));
 }
 
+}  // namespace
+
 bool is_indexed(Opcode opcode) {
   return opcode == Opcode::dma_gather || opcode == Opcode::dma_scatter;
 }
+
+namespace {
 
 std::int64_t picked_elements(const Instruction& instruction) {
   return (instruction.opcode == Opcode::dma_gather ? instruction.dst : instruction.src[0]).elements();

@@ -21,6 +21,8 @@ struct Transfer {
   std::int64_t bytes = 0;  // carried by the DMA engines: a broadcast row counts once per partition
 };
 Transfer transfer(const Program& program, const Instruction& instruction);
+// Whether an index tile picks the rows that a transfer moves.
+bool is_indexed(Opcode opcode);
 // A scatter that adds reads the rows that it writes.
 bool adds_to_rows(const Instruction& instruction);
 // The time of a transfer on the DMA engines of `num_cores` cores together, from its start on; a scatter that adds takes

@@ -7,13 +7,13 @@ namespace trn::program {
 namespace {
 
 constexpr OpcodeTraits kTraits[] = {
-    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none, "dst, src, [dst_rmw_op]",
+    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none, "dst, src, [dst_rmw_op], [queue]",
      "HBM or SBUF; casts through fp32; dst_rmw_op is add"},
-    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none, "dst, src, [axes]",
+    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none, "dst, src, [axes], [queue]",
      "axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
-    {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode]",
+    {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode], [queue]",
      "src in HBM, index 32-bit or int64 in SBUF; out of bounds: error or skip"},
-    {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode]",
+    {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode], [queue]",
      "dst in HBM, index 32-bit or int64 in SBUF; indices need not be unique with add"},
     {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul,
      "dst, stationary, moving, [accumulate], [perf_mode], "
@@ -101,15 +101,18 @@ constexpr OpcodeTraits kTraits[] = {
     {Opcode::sequence_bounds, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, segment_ids",
      "SBUF, one partition; fp32 or int32; dst [1, 2 N]", 2, true},
     {Opcode::set_rng_seed, Engine::gpsimd, 1, CycleRule::gpsimd, "src_seeds", "[1, 1] of 32 bits", 2, true},
-    {Opcode::dma_compute, Engine::dma, 1, CycleRule::none, "dst, srcs, scales, reduce_op",
+    {Opcode::dma_compute, Engine::dma, 1, CycleRule::none, "dst, srcs, scales, reduce_op, [queue]",
      "at most 16 sources; scales of 1; add"},
     {Opcode::register_load, Engine::sync, 1, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
     {Opcode::register_store, Engine::sync, 0, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
-    {Opcode::semaphore_increment, Engine::sync, 0, CycleRule::none, "semaphore, [value]", "", 2, true},
-    {Opcode::semaphore_wait, Engine::sync, 0, CycleRule::none, "semaphore, value",
-     "a value that no instruction before it can have reached raises", 2, true},
+    {Opcode::semaphore_increment, Engine::sync, 0, CycleRule::none, "semaphore, [value], [engine], [queue]",
+     "after all that the engine or DMA queue was given before", 2, true},
+    {Opcode::semaphore_wait, Engine::sync, 0, CycleRule::none, "semaphore, value, [engine], [queue]",
+     "holds all that the engine or DMA queue is given after it; a value that no instruction before it can have reached "
+     "raises",
+     2, true},
 };
 
 constexpr bool is_complete() {

@@ -40,13 +40,17 @@ double most_cores(const std::vector<Item>& items, const target::Device& device) 
 }
 
 bool copies_fit(const Program& program, const target::Core& core) {
-  std::int64_t bytes = 0;
+  const std::int64_t bank_bytes = core.psum_bytes_per_partition / std::max<std::int64_t>(core.psum_num_banks, 1);
+  std::int64_t sbuf_bytes = 0, psum_banks = 0;
   for (const Buffer& buffer : program.buffers) {
+    const std::int64_t bytes = buffer.elements_per_partition * target::itemsize(buffer.dtype);
     if (buffer.memory == Memory::sbuf) {
-      bytes += buffer.copies * buffer.elements_per_partition * target::itemsize(buffer.dtype);
+      sbuf_bytes += buffer.copies * bytes;
+    } else if (buffer.memory == Memory::psum) {
+      psum_banks += buffer.copies * ((bytes + bank_bytes - 1) / bank_bytes);
     }
   }
-  return bytes <= core.sbuf_bytes_per_partition;
+  return sbuf_bytes <= core.sbuf_bytes_per_partition && psum_banks <= core.psum_num_banks;
 }
 
 }  // namespace trn::program

@@ -146,7 +146,9 @@ def test_a_race_raises_and_a_semaphore_orders() -> None:
     x = np.ones((128, 8), np.float32)
     a, b = machine.sbuf("float32", 128, 8, "a"), machine.sbuf("float32", 128, 8, "b")
     machine.load(a, x)
-    words = r"\[activation\] a semaphore orders .* share a tile; got scalar reading a, which dma_copy on dma queue 0 may"
+    words = (
+        r"\[activation\] a semaphore orders .* share a tile; got scalar reading a, which dma_copy on dma queue 0 may"
+    )
     with pytest.raises(RuntimeError, match=words):
         machine.activation(b, "exp", a)
     machine.semaphore_increment(3, engine="dma")
@@ -241,9 +243,7 @@ def test_races_against_a_search_of_the_order(seed: int) -> None:
             number = len(nodes) - 1
             ordered = before(number)
             races = any(
-                (w & {source, target}) or ({target} & r)
-                for i, (_, r, w) in enumerate(nodes[:-1])
-                if i not in ordered
+                (w & {source, target}) or ({target} & r) for i, (_, r, w) in enumerate(nodes[:-1]) if i not in ordered
             )
             run = machine.activation if engine == "scalar" else machine.tensor_scalar
             arguments = ("copy", x) if engine == "scalar" else (x, "add", 0.0)
