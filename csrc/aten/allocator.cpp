@@ -194,6 +194,10 @@ int DeviceScope::exchange(int device) noexcept {
   return previous;
 }
 
+int DeviceScope::current() noexcept {
+  return scope_device;
+}
+
 Block* block_of(const c10::StorageImpl& storage) {
   const c10::DataPtr& data = storage.data_ptr();
   void* ptr = data.get();

@@ -27,7 +27,7 @@ constexpr std::array<std::string_view, 9> kDataDependent{
     "aten::nonzero",  "aten::masked_select",     "aten::_unique",
     "aten::_unique2", "aten::unique_dim",        "aten::unique_consecutive",
     "aten::bincount", "aten::repeat_interleave", "aten::unique_dim_consecutive"};
-constexpr std::array<std::string_view, 2> kDrawsWithoutGenerator{"aten::native_dropout", "aten::_fused_dropout"};
+constexpr std::array<std::string_view, 1> kDrawsWithoutGenerator{"aten::native_dropout"};
 constexpr std::array<std::string_view, 6> kTakesCpuTensors{"aten::index",           "aten::index_put",
                                                            "aten::index_put_",      "aten::_index_put_impl_",
                                                            "aten::_index_put_impl", "aten::_pack_padded_sequence"};
