@@ -5,6 +5,7 @@
 #include <c10/core/AutogradState.h>
 #include <torch/library.h>
 
+#include <bit>
 #include <optional>
 
 #include "aten/alias.h"
@@ -83,6 +84,8 @@ class Call {
       for (const std::optional<at::Tensor>& tensor : list) {
         describe(tensor.value_or(at::Tensor()), position);
       }
+    } else if (C10_UNLIKELY(plan_.sized_by_scalars) && value.isDouble()) {
+      key_.push_back(std::bit_cast<std::int64_t>(value.toDouble()));
     } else if (static_cast<int>(position) != plan_.generator_argument && !value.isDevice()) {
       append_key(key_, value);
     }
