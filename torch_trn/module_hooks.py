@@ -29,12 +29,16 @@ class Hooks:
         self._optimizers: dict[int, KnownOptimizer] = {}
         self._gradients = GradientOwners()
         self.stepping: Optimizer | None = None
+        self._begin_step: Callable[..., bool]
+        self._end_step: Callable[[], None]
 
     def install(self, modules: bool, on_step: Callable[[], None]) -> None:
         with self._lock:
             self._listeners.append(on_step)
             self._num_profiles["steps"] += 1
             if self._num_profiles["steps"] == 1:
+                c = native.extension()
+                self._begin_step, self._end_step = c.profiler_begin_step, c.profiler_end_step
                 self._step_handles = [
                     register_optimizer_step_pre_hook(self._before_step),
                     register_optimizer_step_post_hook(self._after_step),
@@ -70,17 +74,18 @@ class Hooks:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.stepping = optimizer
-        begin_step = native.extension().profiler_begin_step
+        begin_step = self._begin_step
         known = self._optimizers.get(id(optimizer))
         if known is None or not begin_step(optimizer.param_groups, known.num_parameters, known.plain):
             known = self._optimizers[id(optimizer)] = KnownOptimizer(optimizer, self._optimizers)
             self._gradients.leave_to_optimizer(known.parameters)
             begin_step(optimizer.param_groups, known.num_parameters, known.plain)
-        known.tag_wrapped_gradients()
+        if known.wrappers:
+            known.tag_wrapped_gradients()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.stepping = None
-        native.extension().profiler_end_step()
+        self._end_step()
         known = self._optimizers.get(id(optimizer))
         if known is not None and known.num_states != len(optimizer.state):
             known.tag_states()
@@ -113,6 +118,8 @@ class ModuleCalls:
         enter, leave = c.profiler_enter_module, c.profiler_leave_module
         is_compiling = torch.compiler.is_compiling
         original = self._original = nn.Module.__call__
+        # What stands behind torch's own __call__, one Python frame further down; a patched one is called itself.
+        is_torchs = original is nn.Module._wrapped_call_impl
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or not self._active:
@@ -120,6 +127,8 @@ class ModuleCalls:
             if not enter(module):
                 return self._call_with_care(module, args, kwargs)
             try:
+                if is_torchs and module._compiled_call_impl is None:
+                    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
                 return original(module, *args, **kwargs)
             finally:
                 leave()
@@ -182,7 +191,7 @@ class KnownOptimizer:
         self.parameters: list[torch.Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.plain = [p for p in self.parameters if not hasattr(p, "_local_tensor")]
         self.num_parameters = len(self.parameters)
-        self._wrappers = [p for p in self.parameters if hasattr(p, "_local_tensor")]
+        self.wrappers = [p for p in self.parameters if hasattr(p, "_local_tensor")]
         self.num_states = 0
         for parameter in self.parameters:
             tag(parameter, "parameters")
@@ -192,7 +201,7 @@ class KnownOptimizer:
             tag_gradient(parameter)
 
     def tag_wrapped_gradients(self) -> None:
-        for parameter in self._wrappers:
+        for parameter in self.wrappers:
             tag_gradient(parameter)
 
     def tag_states(self) -> None:

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "aten/memory_history.h"
 #include "aten/site.h"
 #include "aten/system.h"
 
@@ -33,6 +34,15 @@ void report(const void* ptr, std::int64_t size, runtime::Device& device) {
   }
 }
 
+// A tensor has this memory from here on.
+void begin(const Block& block, runtime::Device& device) {
+  const auto size = static_cast<std::int64_t>(block.size);
+  if (C10_UNLIKELY(records_memory())) {
+    remember_alloc(device.index, block.ptr, size);
+  }
+  report(block.ptr, size, device);
+}
+
 // Deleter of a device storage's memory: its context is the block, so that no address is looked up.
 void release_block(void* context) {
   auto* block = static_cast<Block*>(context);
@@ -50,9 +60,16 @@ void release_block(void* context) {
     system().recorder().freed(block);
   }
   const auto size = static_cast<std::int64_t>(block->size);
+  const bool is_tensor = block->is_tensor;
   runtime::Device& device = system().device(block->device);
+  if (C10_UNLIKELY(is_tensor && records_memory())) {
+    remember_free(device.index, block->ptr, size);  // before the address has a new owner
+  }
+  void* ptr = block->ptr;
   device.memory->free(block);
-  report(block->ptr, -size, device);
+  if (is_tensor) {
+    report(ptr, -size, device);
+  }
 }
 
 // Deleter of what a CPU kernel allocated: its context is the address, as raw allocation asks of CPU allocators.
@@ -67,7 +84,7 @@ Block* allocate_block(int device, std::size_t bytes, bool is_tensor) {
     throw_out_of_memory(device, bytes);
   }
   if (block && is_tensor) {
-    report(block->ptr, static_cast<std::int64_t>(block->size), dev);
+    begin(*block, dev);
   }
   return block;
 }
@@ -194,6 +211,10 @@ int DeviceScope::exchange(int device) noexcept {
   return previous;
 }
 
+int DeviceScope::current() noexcept {
+  return scope_device;
+}
+
 Block* block_of(const c10::StorageImpl& storage) {
   const c10::DataPtr& data = storage.data_ptr();
   void* ptr = data.get();
@@ -263,7 +284,7 @@ void adopt(c10::StorageImpl& storage, int index) {
   if (block && block->device == index) {
     auto& dev = system().device(index);
     dev.memory->adopt(block, storage.nbytes());
-    report(block->ptr, static_cast<std::int64_t>(block->size), dev);
+    begin(*block, dev);
     data.release_context();
     data = {block->ptr, block, &release_block, device(index)};
   } else if (storage.nbytes() == 0) {
@@ -307,6 +328,9 @@ void throw_out_of_memory(int index, std::size_t bytes) {
     owner_tagger();
   }
   auto& memory = *system().device(index).memory;
+  if (records_memory()) {
+    remember_out_of_memory(index, static_cast<std::int64_t>(bytes), static_cast<std::int64_t>(memory.free_bytes()));
+  }
   const auto stats = memory.stats();
   const double gib = 1 << 30;
   C10_THROW_ERROR(

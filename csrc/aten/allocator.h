@@ -23,6 +23,7 @@ class DeviceScope {
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
   static int exchange(int device) noexcept;
+  static int current() noexcept;  // of this thread, or -1
 
  private:
   int previous_;

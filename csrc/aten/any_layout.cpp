@@ -51,8 +51,8 @@ constexpr std::string_view kCountsOnHost[] = {"_coalesce",      "_sparse_sparse_
                                               "_to_sparse_bsc", "_to_sparse_bsr",        "_to_sparse_csc",
                                               "_to_sparse_csr"};
 // Sparse times dense: a row of the dense factor per stored element.
-constexpr std::string_view kProducts[] = {"_sparse_mm", "addmm", "addmv", "baddbmm", "bmm",
-                                          "hspmm",      "mm",    "mv",    "smm",     "sspaddmm"};
+constexpr std::string_view kProducts[] = {
+    "_sparse_mm", "addmm", "addmv", "baddbmm", "bmm", "hspmm", "mm", "mv", "smm", "sparse_sampled_addmm", "sspaddmm"};
 
 template <std::size_t N>
 bool contains(const std::string_view (&names)[N], std::string_view name) {
@@ -201,26 +201,50 @@ std::vector<kernels::Access> accesses(const std::vector<at::Tensor>& members) {
   return out;
 }
 
-// Per stored element: a row of the dense factor is picked, and added to a row of the result.
-void append_product(kernels::Spec& spec, c10::ArrayRef<IValue> inputs, c10::ArrayRef<IValue> outputs) {
-  std::int64_t stored = 0;
-  for (const auto& value : inputs) {
-    if (value.isTensor() && value.toTensor().defined() && is_sparse(value.toTensor())) {
-      stored = std::max(stored, aten::members_of(value.toTensor()).back().numel());
+// Of the dense factor, how many elements meet each stored element of the sparse one; 0 where both are sparse, as then
+// the values of the indices decide.
+std::int64_t row_of_product(const std::vector<at::Tensor>& factors) {
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    if (!is_plain(factors[i])) {
+      continue;
+    }
+    const bool is_second = i > 0;
+    const std::int64_t dim = factors[i].dim();
+    return dim == 1 ? 1 : factors[i].size(is_second ? dim - 1 : dim - 2);
+  }
+  return 0;
+}
+
+// Per stored element: a row of the dense factor is picked, and added to a row of the result. A sampled product picks a
+// row of either dense factor.
+void append_product(kernels::Spec& spec, const OperatorPlan& plan, c10::ArrayRef<IValue> inputs,
+                    c10::ArrayRef<IValue> outputs) {
+  std::vector<at::Tensor> factors;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].isTensor() && inputs[i].toTensor().defined() && !plan.is_written[i]) {
+      factors.push_back(inputs[i].toTensor());
     }
   }
-  if (stored == 0 || outputs.empty() || !outputs[0].isTensor() || !is_plain(outputs[0].toTensor())) {
+  if (factors.size() < 2 || outputs.empty() || !outputs[0].isTensor()) {
     return;
   }
-  const at::Tensor& out = outputs[0].toTensor();
+  const at::Tensor sampled = factors.front(), out = outputs[0].toTensor();
+  factors.erase(factors.begin(), factors.size() > 2 ? factors.end() - 2 : factors.begin());
+  const auto is_stored = std::ranges::find_if(factors, is_sparse);
+  const bool is_sampled = is_stored == factors.end() && is_sparse(sampled);
+  if (is_stored == factors.end() && !is_sampled) {
+    return;  // nested
+  }
   kernels::IndexShape row;
-  row.num_rows = row.num_indices = stored;
-  row.row_elements = out.dim() > 1 ? out.size(-1) : 1;
   row.dtype = dtype_of(out.scalar_type());
-  if (row.row_elements > 0) {
+  row.row_elements = is_sampled ? factors[0].size(-1) : row_of_product(factors);
+  const at::Tensor& stored = is_sampled ? sampled : *is_stored;
+  row.num_rows = row.num_indices = aten::members_of(stored).back().numel();
+  if (row.num_rows > 0 && row.row_elements > 0) {
     row.kind = kernels::IndexKind::gather;
     spec.emplace_back(row);
-    row.kind = kernels::IndexKind::scatter_add;
+    row.kind = is_sampled ? kernels::IndexKind::gather : kernels::IndexKind::scatter_add;
+    row.scales = true;
     spec.emplace_back(row);
   }
 }
@@ -248,7 +272,7 @@ kernels::Spec spec_of(const OperatorPlan& plan, c10::ArrayRef<IValue> inputs, c1
   }
   kernels::Spec spec{std::move(shape)};
   if (contains(kProducts, base_name(plan.op.operator_name().name))) {
-    append_product(spec, inputs, outputs);
+    append_product(spec, plan, inputs, outputs);
   }
   return spec;
 }

@@ -1,13 +1,15 @@
-// The short way for operators that training loops call most: unboxed, once their launch is known.
+// The short way: an operator's call without boxing, once its launch is known. One template for each C++ signature.
 #pragma once
 
 #include <ATen/core/IListRef.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/boxing/impl/boxing.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -17,6 +19,7 @@
 #include "aten/alias.h"
 #include "aten/allocator.h"
 #include "aten/fallback.h"
+#include "aten/generator.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
@@ -24,9 +27,12 @@
 
 namespace trn::aten {
 
+using OptionalTensors = c10::List<std::optional<at::Tensor>>;
+
 template <class T>
 inline constexpr bool is_tensor_list = std::is_same_v<std::remove_cvref_t<T>, at::TensorList> ||
-                                       std::is_same_v<std::remove_cvref_t<T>, at::ITensorListRef>;
+                                       std::is_same_v<std::remove_cvref_t<T>, at::ITensorListRef> ||
+                                       std::is_same_v<std::remove_cvref_t<T>, OptionalTensors>;
 
 // One call: key, device and aliases. Everything out of the ordinary declines, and the boxed way takes the call.
 template <std::size_t N, bool has_lists>
@@ -51,6 +57,13 @@ class DirectCall {
 
   const KeyWords& key() const { return key_; }
   int device() const { return device_; }
+  std::int64_t num_draws() const {
+    std::int64_t draws = 0;
+    for (const at::Tensor* tensor : originals_) {
+      draws = std::max(draws, tensor ? tensor->numel() : 0);
+    }
+    return draws;
+  }
 
   bool describe(std::size_t slot, const at::Tensor& tensor) {
     append_key(key_, tensor);
@@ -93,6 +106,18 @@ class DirectCall {
   }
   bool describe(std::size_t slot, const at::ITensorListRef& tensors) {
     return tensors.isUnboxed() && describe(slot, tensors.toUnboxed());
+  }
+  // Indices: those that are left out, or are the host's, go the boxed way.
+  bool describe(std::size_t slot, const OptionalTensors& tensors) {
+    for (const std::optional<at::Tensor>& tensor : tensors) {
+      indices_.push_back(tensor.value_or(at::Tensor()));
+    }
+    return describe(slot, at::TensorList(indices_));
+  }
+  bool describe(std::size_t, const std::optional<at::Generator>&) { return true; }
+  bool describe(std::size_t, at::ArrayRef<double> values) {
+    key_.push_back(static_cast<std::int64_t>(values.size()));
+    return std::ranges::all_of(values, [&](double value) { return describe(0, value); });
   }
   bool describe(std::size_t, at::ArrayRef<at::Scalar> scalars) {
     key_.push_back(static_cast<std::int64_t>(scalars.size()));
@@ -181,8 +206,18 @@ class DirectCall {
   template <class T>
   decltype(auto) pass(std::size_t slot, T& value) {
     using Plain = std::remove_cvref_t<T>;
-    if constexpr (is_tensor_list<Plain>) {
+    if constexpr (std::is_same_v<Plain, OptionalTensors>) {
+      OptionalTensors aliases;
+      aliases.reserve(alias_lists_[slot].size());
+      for (const at::Tensor& alias : alias_lists_[slot]) {
+        aliases.push_back(alias);
+      }
+      return aliases;
+    } else if constexpr (is_tensor_list<Plain>) {
       return Plain(at::TensorList(alias_lists_[slot]));
+    } else if constexpr (std::is_same_v<Plain, std::optional<at::Generator>>) {
+      return std::optional<at::Generator>(
+          cpu_generator_for(value, static_cast<c10::DeviceIndex>(device_), num_draws()));
     } else if constexpr (std::is_same_v<Plain, at::Tensor>) {
       return originals_[slot] ? static_cast<T&>(aliases_[slot]) : value;
     } else if constexpr (std::is_same_v<Plain, std::optional<at::Tensor>>) {
@@ -192,6 +227,10 @@ class DirectCall {
     }
   }
 
+  template <class T>
+  static T give(T value) {
+    return value;
+  }
   at::Tensor give(at::Tensor result) const {
     if (!result.defined()) {
       return result;
@@ -277,26 +316,47 @@ class DirectCall {
   static constexpr std::size_t kNumLists = has_lists ? N : 0;
   std::array<at::TensorList, kNumLists> lists_{};
   std::array<c10::SmallVector<at::Tensor, 4>, kNumLists> alias_lists_;
+  c10::SmallVector<at::Tensor, has_lists ? 4 : 0> indices_;
 };
 
-template <class Op, class Signature>
-struct Direct;
+template <class Signature>
+class DirectKernel;
 
-template <class Op, class Result, class... Args>
-struct Direct<Op, Result(Args...)> {
-  static Result call(Args... args) {
-    static const OperatorPlan& plan =
-        plan_of(c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, Op::overload_name));
-    return run(plan, std::index_sequence_for<Args...>(), args...);
-  }
+// The kernel of an operator; all operators of one signature share its code.
+template <class Result, class... Args>
+class DirectKernel<Result(Args...)> {
+ public:
+  explicit DirectKernel(const c10::OperatorHandle& op) : op_(op) {}
+
+  Result operator()(Args... args) { return run(target(), std::index_sequence_for<Args...>(), args...); }
 
  private:
+  struct Target {
+    const OperatorPlan& plan;
+    c10::TypedOperatorHandle<Result(Args...)> compute;
+  };
+  static constexpr c10::DispatchKeySet kCpu{c10::DispatchKey::CPU};
+
+  // Made by the first call: while operators are registered, those of our own CPU kernels may not be there yet.
+  const Target& target() {
+    const std::atomic_ref<const Target*> known(target_);
+    const Target* target = known.load(std::memory_order_acquire);
+    if (C10_UNLIKELY(!target)) {
+      const OperatorPlan& plan = plan_of(op_);
+      target = new Target{plan, plan.compute.template typed<Result(Args...)>()};
+      known.store(target, std::memory_order_release);
+    }
+    return *target;
+  }
+
   template <std::size_t... I>
-  static Result run(const OperatorPlan& plan, std::index_sequence<I...>, Args&... args) {
+  static Result run(const Target& target, std::index_sequence<I...>, Args&... args) {
+    const OperatorPlan& plan = target.plan;
     run_backward_on_this_thread();
     check_strict(plan);
     DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
-    const bool ordinary = (call.describe(I, args) && ...) && call.device() >= 0 && !hardware_numerics();
+    const bool ordinary = !plan.result_size_depends_on_data && (call.describe(I, args) && ...) && call.device() >= 0 &&
+                          !hardware_numerics();
     const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
     if (C10_UNLIKELY(!variant)) {
       torch::jit::Stack stack;
@@ -308,46 +368,38 @@ struct Direct<Op, Result(Args...)> {
       return unbox(stack, args...);
     }
     call.alias(plan);
-    if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
-      {
-        at::AutoDispatchBelowADInplaceOrView below_autograd;
-        DeviceScope scope(call.device());
-        Op::redispatch(kCpu, call.pass(I, args)...);
+    auto compute = [&]() -> Result {
+      at::AutoDispatchBelowADInplaceOrView below_autograd;
+      DeviceScope scope(call.device());
+      if (C10_UNLIKELY(plan.draws_without_generator)) {
+        const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());
+        return target.compute.redispatch(kCpu, call.pass(I, args)...);
       }
+      return target.compute.redispatch(kCpu, call.pass(I, args)...);
+    };
+    if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
+      compute();
       call.follow_written(plan);
       finish(plan, *variant, call);
       return written(args...);
-    } else if constexpr (std::is_same_v<Result, std::vector<at::Tensor>>) {
-      Result results = [&] {
-        at::AutoDispatchBelowADInplaceOrView below_autograd;
-        DeviceScope scope(call.device());
-        return Op::redispatch(kCpu, call.pass(I, args)...);
-      }();
-      for (at::Tensor& result : results) {
-        result = call.give(std::move(result));
-      }
-      finish(plan, *variant, call, results);
-      return results;
     } else {
-      auto result = [&] {
-        at::AutoDispatchBelowADInplaceOrView below_autograd;
-        DeviceScope scope(call.device());
-        return Op::redispatch(kCpu, call.pass(I, args)...);
-      }();
+      Result result = compute();
       call.follow_written(plan);
       if constexpr (std::is_same_v<Result, at::Tensor>) {
-        at::Tensor out = call.give(std::move(result));
-        finish(plan, *variant, call, out);
-        return out;
+        result = call.give(std::move(result));
+        finish(plan, *variant, call, result);
+      } else if constexpr (std::is_same_v<Result, std::vector<at::Tensor>>) {
+        for (at::Tensor& item : result) {
+          item = call.give(std::move(item));
+        }
+        finish(plan, *variant, call, result);
       } else {
         std::apply([&](auto&... item) { ((item = call.give(std::move(item))), ...); }, result);
         std::apply([&](auto&... item) { finish(plan, *variant, call, item...); }, result);
-        return result;
       }
+      return result;
     }
   }
-
-  static constexpr c10::DispatchKeySet kCpu{c10::DispatchKey::CPU};
 
   template <class Call, class... Results>
   static void finish(const OperatorPlan& plan, const runtime::LaunchVariant& variant, const Call& call,
@@ -367,6 +419,7 @@ struct Direct<Op, Result(Args...)> {
   static void write(Operands& operands, const std::vector<at::Tensor>& results) {
     std::ranges::for_each(results, [&](const at::Tensor& result) { write(operands, result); });
   }
+  static void write(Operands&, const c10::SymInt&) {}
 
   // The argument that an in-place or out= operator writes and returns.
   template <class First, class... Rest>
@@ -393,8 +446,11 @@ struct Direct<Op, Result(Args...)> {
   }
   template <std::size_t... I>
   static Result unbox_tuple(torch::jit::Stack& stack, std::index_sequence<I...>) {
-    return {std::move(stack[I]).toTensor()...};
+    return {std::move(stack[I]).template to<std::tuple_element_t<I, Result>>()...};
   }
+
+  c10::OperatorHandle op_;
+  const Target* target_ = nullptr;
 };
 
 }  // namespace trn::aten

@@ -1,11 +1,12 @@
-// The operators that go the short way, by ATen's names for them in ATen/ops/*_ops.h.
+// Which operators go the short way: those of a signature that direct_ops.cpp lists.
 #pragma once
 
-#include <string_view>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
 
 namespace trn::aten {
 
-// Their kernels are registered in direct_ops.cpp.
-bool has_direct_kernel(std::string_view full_name);
+// Registers the operator's direct kernel on `m`; false where its signature has none.
+bool take_directly(torch::Library& m, const c10::OperatorHandle& op);
 
 }  // namespace trn::aten

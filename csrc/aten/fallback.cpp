@@ -5,6 +5,7 @@
 #include <c10/core/AutogradState.h>
 #include <torch/library.h>
 
+#include <bit>
 #include <optional>
 
 #include "aten/alias.h"
@@ -83,6 +84,8 @@ class Call {
       for (const std::optional<at::Tensor>& tensor : list) {
         describe(tensor.value_or(at::Tensor()), position);
       }
+    } else if (C10_UNLIKELY(plan_.sized_by_scalars) && value.isDouble()) {
+      key_.push_back(std::bit_cast<std::int64_t>(value.toDouble()));
     } else if (static_cast<int>(position) != plan_.generator_argument && !value.isDevice()) {
       append_key(key_, value);
     }
@@ -125,12 +128,10 @@ class Call {
     value = IValue(cpu_generator_for(generator, static_cast<c10::DeviceIndex>(device_), num_draws));
   }
   static std::int64_t num_draws(c10::ArrayRef<IValue> arguments) {
-    std::int64_t draws = 4;
+    std::int64_t draws = 0;
     for (const auto& value : arguments) {
       if (value.isTensor() && value.toTensor().defined()) {
         draws = std::max(draws, value.toTensor().numel());
-      } else if (value.isInt()) {
-        draws = std::max(draws, std::min<std::int64_t>(value.toInt(), INT32_MAX));
       }
     }
     return draws;
@@ -310,9 +311,9 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     DeviceScope scope(call.device());
-    std::optional<ScopedDefaultCpuGenerator> engine;
+    std::optional<LaunchGenerator> generator;
     if (plan.draws_without_generator) {
-      engine.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
+      generator.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
     }
     plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   }

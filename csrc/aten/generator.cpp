@@ -8,7 +8,10 @@
 
 #include <array>
 #include <cstring>
+#include <mutex>
 #include <utility>
+
+#include "emu/clones.h"
 
 namespace trn::aten {
 namespace {
@@ -21,27 +24,30 @@ std::uint64_t mix(std::uint64_t value) {
   return value ^ (value >> 31);
 }
 
-// Fills all 624 words: at::mt19937's own seeding keeps only 32 bits, so that long runs would repeat a sequence.
-at::mt19937_data_pod engine_words(const GeneratorState& position) {
-  constexpr std::uint64_t kStep = 0x9e3779b97f4a7c15ULL;
-  at::mt19937_data_pod data;
-  data.seed_ = position.seed;
-  data.seeded_ = true;
-  data.left_ = 1;  // the first draw twists the words
-  data.next_ = 0;
-  std::uint64_t state = mix(position.seed + kStep) ^ mix(mix(position.offset + 2 * kStep));
-  for (std::size_t word = 0; word < data.state_.size(); word += 2) {
-    state += kStep;
-    const std::uint64_t bits = mix(state);
-    data.state_[word] = static_cast<std::uint32_t>(bits);
-    data.state_[word + 1] = static_cast<std::uint32_t>(bits >> 32);
+constexpr std::uint64_t kStep = 0x9e3779b97f4a7c15ULL;
+
+// Each word is a keyed hash of its place, so that the engine's first draws need none of its own mixing. (at::mt19937's
+// seeding keeps only 32 bits, so that long runs would repeat a sequence.)
+TRN_CLONES void fill_words(std::uint32_t* words, std::uint64_t key, std::uint32_t last) {
+  const auto first = static_cast<std::uint32_t>(key), second = static_cast<std::uint32_t>(key >> 32);
+  for (std::uint32_t place = 0; place < at::MERSENNE_STATE_N; ++place) {
+    std::uint32_t word = first + place * static_cast<std::uint32_t>(kStep);
+    word = (word ^ (word >> 16)) * 0x7feb352dU ^ second;
+    word = (word ^ (word >> 15)) * 0x846ca68bU + last;
+    words[place] = word ^ (word >> 16);
   }
-  return data;
 }
 
 void place(at::CPUGeneratorImpl& generator, const GeneratorState& position) {
   thread_local at::mt19937 engine;
-  engine.set_data(engine_words(position));
+  thread_local at::mt19937_data_pod data;
+  const std::uint64_t key = mix(position.seed + kStep) ^ mix(mix(position.offset + 2 * kStep));
+  fill_words(data.state_.data(), key, static_cast<std::uint32_t>(mix(key + kStep)));
+  data.seed_ = position.seed;
+  data.seeded_ = true;
+  data.left_ = at::MERSENNE_STATE_N;  // the words are drawn as they are, then the engine goes on from them
+  data.next_ = 0;
+  engine.set_data(data);
   generator.set_engine(engine);
   generator.set_next_float_normal_sample(std::nullopt);
   generator.set_next_double_normal_sample(std::nullopt);
@@ -175,30 +181,21 @@ at::Generator cpu_generator_for(const std::optional<at::Generator>& generator, c
 }
 
 namespace {
-// Recursive: an operator under the scope may draw again on the same thread.
-std::recursive_mutex& default_cpu_generator_mutex() {
-  static std::recursive_mutex mutex;
-  return mutex;
-}
+thread_local const LaunchGenerator* launch_generator = nullptr;
 }  // namespace
 
-ScopedDefaultCpuGenerator::ScopedDefaultCpuGenerator(c10::DeviceIndex device, std::int64_t numel)
-    : lock_(default_cpu_generator_mutex()) {
-  const GeneratorState position = launch_position(std::nullopt, device, numel);
-  auto* cpu = at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>();
-  const std::lock_guard<std::mutex> lock(cpu->mutex_);
-  engine_ = cpu->engine();
-  float_sample_ = cpu->next_float_normal_sample();
-  double_sample_ = cpu->next_double_normal_sample();
-  place(*cpu, position);
+LaunchGenerator::LaunchGenerator(c10::DeviceIndex device, std::int64_t numel)
+    : generator_(cpu_generator_for(std::nullopt, device, numel)), outer_(launch_generator) {
+  launch_generator = this;
 }
 
-ScopedDefaultCpuGenerator::~ScopedDefaultCpuGenerator() {
-  auto* cpu = at::detail::getDefaultCPUGenerator().get<at::CPUGeneratorImpl>();
-  const std::lock_guard<std::mutex> lock(cpu->mutex_);
-  cpu->set_engine(engine_);
-  cpu->set_next_float_normal_sample(float_sample_);
-  cpu->set_next_double_normal_sample(double_sample_);
+LaunchGenerator::~LaunchGenerator() {
+  launch_generator = outer_;
+}
+
+const at::Generator& LaunchGenerator::current() {
+  TORCH_INTERNAL_ASSERT(launch_generator, "[generator] a CPU kernel of the device draws outside of a launch.");
+  return launch_generator->generator_;
 }
 
 }  // namespace trn::aten

@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 
 namespace trn::aten {
@@ -57,20 +56,19 @@ at::Generator make_generator(c10::DeviceIndex device);
 at::Generator cpu_generator_for(const std::optional<at::Generator>& generator, c10::DeviceIndex device,
                                 std::int64_t numel);
 
-// For CPU kernels that draw from the default CPU generator without taking one: it holds a derived engine for the
-// scope and gets its own state back after.
-class ScopedDefaultCpuGenerator {
+// The engine of a launch whose operator takes no generator; our own CPU kernel asks for it while this lives.
+class LaunchGenerator {
  public:
-  ScopedDefaultCpuGenerator(c10::DeviceIndex device, std::int64_t numel);
-  ~ScopedDefaultCpuGenerator();
-  ScopedDefaultCpuGenerator(const ScopedDefaultCpuGenerator&) = delete;
-  ScopedDefaultCpuGenerator& operator=(const ScopedDefaultCpuGenerator&) = delete;
+  LaunchGenerator(c10::DeviceIndex device, std::int64_t numel);
+  ~LaunchGenerator();
+  LaunchGenerator(const LaunchGenerator&) = delete;
+  LaunchGenerator& operator=(const LaunchGenerator&) = delete;
+
+  static const at::Generator& current();  // of this thread
 
  private:
-  std::unique_lock<std::recursive_mutex> lock_;
-  at::mt19937 engine_;
-  std::optional<float> float_sample_;
-  std::optional<double> double_sample_;
+  at::Generator generator_;
+  const LaunchGenerator* outer_;
 };
 
 }  // namespace trn::aten

@@ -27,7 +27,8 @@ constexpr std::array<std::string_view, 9> kDataDependent{
     "aten::nonzero",  "aten::masked_select",     "aten::_unique",
     "aten::_unique2", "aten::unique_dim",        "aten::unique_consecutive",
     "aten::bincount", "aten::repeat_interleave", "aten::unique_dim_consecutive"};
-constexpr std::array<std::string_view, 2> kDrawsWithoutGenerator{"aten::native_dropout", "aten::_fused_dropout"};
+constexpr std::array<std::string_view, 2> kSizedByScalars{"aten::arange", "aten::range"};
+constexpr std::array<std::string_view, 1> kDrawsWithoutGenerator{"aten::native_dropout"};
 constexpr std::array<std::string_view, 6> kTakesCpuTensors{"aten::index",           "aten::index_put",
                                                            "aten::index_put_",      "aten::_index_put_impl_",
                                                            "aten::_index_put_impl", "aten::_pack_padded_sequence"};
@@ -82,6 +83,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
   result_size_depends_on_data = contains(kDataDependent, schema.name());
+  sized_by_scalars = contains(kSizedByScalars, schema.name());
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));
 }
 

@@ -117,7 +117,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     if (!name.name.starts_with("aten::") || contains(kOwnKernel, full_name(name)) ||
-        has_direct_kernel(full_name(name)) || makes_other_layout(full_name(name))) {
+        makes_other_layout(full_name(name))) {
       continue;
     }
     const auto op = dispatcher.findSchema(name);
@@ -128,7 +128,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
     const bool foreach = base.starts_with("_foreach_") && name.overload_name.find("out") == std::string::npos;
     if (op->hasKernelForDispatchKey(DispatchKey::CPU) || foreach || contains(kTakenWhole, name.name) ||
         (contains(kOwnCpuKernel, base) && name.overload_name.empty())) {
-      take(name);
+      if (!take_directly(m, *op)) {
+        take(name);
+      }
     }
   }
 }

@@ -55,40 +55,6 @@ py::object default_generator(int index) {
   return it->second;
 }
 
-py::list memory_snapshot(int index) {
-  py::list segments;
-  for (const auto& segment : aten::system().device(index).memory->snapshot()) {
-    std::size_t allocated = 0, requested = 0;
-    py::list blocks;
-    for (const auto& block : segment.blocks) {
-      py::dict row;
-      row["address"] = block.address;
-      row["size"] = block.size;
-      row["requested_size"] = block.requested;
-      row["state"] = block.is_tensor ? "active_allocated" : "inactive";
-      row["category"] = name(block.category);
-      row["frames"] = py::list();
-      blocks.append(row);
-      allocated += block.is_tensor ? block.size : 0;
-      requested += block.is_tensor ? block.requested : 0;
-    }
-    py::dict row;
-    row["device"] = index;
-    row["address"] = segment.address;
-    row["total_size"] = segment.size;
-    row["allocated_size"] = allocated;
-    row["active_size"] = allocated;
-    row["requested_size"] = requested;
-    row["stream"] = 0;
-    row["segment_type"] = segment.pool == runtime::kSmallPool ? "small" : "large";
-    row["is_expandable"] = false;
-    row["frames"] = py::list();
-    row["blocks"] = blocks;
-    segments.append(row);
-  }
-  return segments;
-}
-
 py::dict memory_by_category(int index) {
   py::dict out;
   const auto stats = aten::system().device(index).memory->stats();
@@ -190,7 +156,6 @@ void bind_device(py::module_& module) {
   module.def("device_count", &aten::device_count);
   module.def("device_properties", &device_properties);
   module.def("default_generator", &default_generator);
-  module.def("memory_snapshot", &memory_snapshot);
   module.def("memory_by_category", &memory_by_category);
   module.def("set_memory_fraction", &set_memory_fraction);
   module.def("get_memory_fraction", &get_memory_fraction);

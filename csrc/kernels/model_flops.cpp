@@ -41,6 +41,12 @@ ModelFlops of(const AttentionShape& s) {
   return {flops, s.causal ? per_pair * causal_pairs(s.q_len, s.kv_len) : flops, s.dtype};
 }
 
+// Sparse products; other gathers and scatters multiply nothing.
+ModelFlops of(const IndexShape& s) {
+  const auto flops = s.scales ? 2 * s.num_rows * s.row_elements : 0;
+  return {flops, flops, s.dtype};
+}
+
 template <class Shape>
 ModelFlops of(const Shape&) {
   return {};

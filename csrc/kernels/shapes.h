@@ -289,7 +289,8 @@ struct IndexShape {
   // not known, the program only counts. One list of indices serves every table; but where `columns` > 0, rows are
   // single elements, `columns` of them side by side, and an index picks from its own column of its own table.
   std::int64_t table_rows = 0, num_tables = 1, columns = 0;
-  bool wraps = false;  // negative indices count from the end
+  bool wraps = false;   // negative indices count from the end
+  bool scales = false;  // a sparse product: each row meets a stored element, one multiply-add per element of the row
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -303,6 +304,7 @@ struct IndexShape {
     v("num_tables", s.num_tables);
     v("columns", s.columns);
     v("wraps", s.wraps);
+    v("scales", s.scales);
   }
 };
 

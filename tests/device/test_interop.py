@@ -1,6 +1,8 @@
 """DLPack, numpy, the array protocols, other processes, host pointers."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 
 import numpy as np
 import pytest
@@ -87,6 +89,17 @@ def test_other_processes_are_refused(make):
         multiprocessing.reduction.ForkingPickler.dumps(make())
 
 
+def answer(process, queue):
+    """What the child put into its queue; fails with its exit code where it ends first, or says nothing for minutes."""
+    ready = multiprocessing.connection.wait([queue._reader, process.sentinel], timeout=180)
+    if queue._reader not in ready:
+        if not ready:
+            process.kill()
+        process.join()
+        pytest.fail(f"the child process gave no answer; exit code {process.exitcode}")
+    return queue.get()
+
+
 def _doubled(receive, send) -> None:
     send.put(receive.get() * 2)
     receive.get()
@@ -98,14 +111,28 @@ def test_cpu_tensors_still_cross_processes():
     process = context.Process(target=_doubled, args=(there, back))
     process.start()
     there.put(torch.arange(3))
-    assert back.get().tolist() == [0, 2, 4]
+    assert answer(process, back).tolist() == [0, 2, 4]
     there.put(None)
-    process.join()
+    process.join(timeout=180)
+    assert process.exitcode == 0
 
 
 def test_share_memory_is_a_no_op_as_on_cuda():
     x = torch.ones(3, device="trn")
     assert x.share_memory_().data_ptr() == x.data_ptr()
+
+
+def _dies(queue) -> None:
+    os._exit(3)
+
+
+def test_a_dead_child_fails_the_wait():
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_dies, args=(queue,))
+    process.start()
+    with pytest.raises(pytest.fail.Exception, match="exit code 3"):
+        answer(process, queue)
 
 
 def _child(queue) -> None:
@@ -117,6 +144,6 @@ def test_spawned_process_has_its_own_device():
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(queue,))
     process.start()
-    assert queue.get() == 3
+    assert answer(process, queue) == 3
     process.join()
     assert process.exitcode == 0

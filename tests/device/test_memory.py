@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import time
 
 import pytest
 import torch
@@ -216,6 +217,70 @@ def test_snapshot_adds_up(tmp_path):
     path = tmp_path / "snapshot.pickle"
     trn.memory._dump_snapshot(str(path))
     assert pickle.loads(path.read_bytes())["segments"]
+
+
+@pytest.fixture
+def history():
+    yield trn.memory._record_memory_history
+    trn.memory._record_memory_history(None)
+
+
+def test_history_tells_what_allocated_and_freed(history):
+    history(stacks="python", clear_history=True)
+    kept = torch.empty(5000, device="trn")
+    address = torch.zeros(7000, device="trn").data_ptr()
+    snapshot = trn.memory._snapshot()
+    events = snapshot["device_traces"][0]
+    of_kept = [e for e in events if e["addr"] == kept.data_ptr()]
+    assert [e["action"] for e in of_kept] == ["alloc"] and of_kept[0]["size"] >= 20000 and of_kept[0]["stream"] == 0
+    assert [e["action"] for e in events if e["addr"] == address] == ["alloc", "free_requested", "free_completed"]
+    times = [e["time_us"] for e in events]
+    assert times == sorted(times) and abs(times[0] / 1e6 - time.time()) < 600
+    here = test_history_tells_what_allocated_and_freed.__name__
+    for event in events:
+        (frame,) = [f for f in event["frames"] if f["name"] == here]
+        assert frame["filename"] == __file__ and frame["line"] > 0
+    blocks = {b["address"]: b for s in snapshot["segments"] for b in s["blocks"]}
+    assert any(f["name"] == here for f in blocks[kept.data_ptr()]["frames"])
+    # The sum of the history is what the statistics say.
+    base = trn.memory_allocated()
+    history(clear_history=True)
+    x = torch.randn(100, 100, device="trn")
+    y = (x @ x).relu().sum(0)
+    sizes = {"alloc": 1, "free_completed": -1, "free_requested": 0}
+    total = sum(sizes[e["action"]] * e["size"] for e in trn.memory._snapshot()["device_traces"][0])
+    assert total == trn.memory_allocated() - base > 0 and y.numel() == 100
+
+
+def test_history_keeps_what_was_asked_for(history):
+    history("all", context="alloc", max_entries=4, clear_history=True, skip_actions=["free_requested"])
+    for _ in range(10):
+        torch.empty(5000, device="trn")
+    events = trn.memory._snapshot()["device_traces"][0]
+    assert [e["action"] for e in events] == ["alloc", "free_completed"] * 2
+    assert [bool(e["frames"]) for e in events] == [True, False] * 2
+    history("state", clear_history=True)
+    kept = torch.empty(5000, device="trn")
+    snapshot = trn.memory._snapshot()
+    assert snapshot["device_traces"][0] == []
+    assert any(b["frames"] for s in snapshot["segments"] for b in s["blocks"] if b["address"] == kept.data_ptr())
+    history(None)
+    torch.empty(5000, device="trn")
+    assert trn.memory._snapshot()["device_traces"][0] == []
+    history(context=None, clear_history=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(2**50, dtype=torch.uint8, device="trn")
+    (event,) = trn.memory._snapshot()["device_traces"][0]
+    assert event["action"] == "oom" and event["size"] == 2**50 and event["frames"] == []
+    assert event["device_free"] <= torch.trn.get_device_properties(0).total_memory
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"enabled": "some"}, {"context": "frees"}, {"stacks": "c"}, {"skip_actions": ["malloc"]}]
+)
+def test_history_refuses_what_it_does_not_know(history, wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be one of"):
+        history(**wrong)
 
 
 def test_summary():

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -100,6 +101,44 @@ def test_distributions_look_right():
     assert abs(many_launches.mean() - 0.5) < 0.03
     assert many_launches.unique().numel() > 3990
     assert abs(torch.corrcoef(torch.stack([many_launches[:-1], many_launches[1:]]))[0, 1]) < 0.06
+
+
+def test_words_of_small_launches_are_random():
+    """Bits of every place, within a launch and from one launch to the next; and past the engine's 624 first words."""
+    trn.manual_seed(1)
+    launches = torch.stack([torch.empty(700, dtype=torch.int64, device="trn").random_(0, 2**31) for _ in range(200)])
+    bits = (launches.cpu().unsqueeze(-1) >> torch.arange(31)) & 1
+    expected_error = 0.5 / len(launches) ** 0.5
+    assert (bits.double().mean(0) - 0.5).abs().max() < 5.5 * expected_error  # 21700 means of 200 bits
+    values = launches.cpu().double() / 2**31
+    for a, b in ((values[:-1], values[1:]), (values[:, :-1], values[:, 1:]), (values[:, :-624], values[:, 624:])):
+        pair = torch.stack([a.flatten(), b.flatten()])
+        assert abs(torch.corrcoef(pair)[0, 1]) < 5 / pair.shape[1] ** 0.5
+    assert launches.unique().numel() > launches.numel() - 30
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_repeated_launches_move_the_offset_alike(name):
+    generator = trn.default_generators[0]
+    trn.manual_seed(0)
+    DRAWS[name]()
+    first = generator.get_offset()
+    DRAWS[name]()
+    assert generator.get_offset() == 2 * first
+
+
+def test_dropout_leaves_the_cpu_alone_from_other_threads():
+    torch.manual_seed(5)
+    expected = [torch.rand(3) for _ in range(3000)]
+    torch.manual_seed(5)
+    drawn: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: drawn.extend(torch.rand(3) for _ in range(3000)))
+    thread.start()
+    x = torch.ones(50, device="trn")
+    while thread.is_alive():
+        F.dropout(x, 0.5)
+    thread.join()
+    assert torch.equal(torch.stack(drawn), torch.stack(expected))
 
 
 def test_state_is_seed_and_offset():
@@ -229,7 +268,6 @@ def test_lstm_dropout_repeats():
 
 
 def test_threads_share_a_generator_safely():
-    import threading
 
     trn.manual_seed(1)
     drawn = []

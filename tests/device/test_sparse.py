@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+import torch_trn
 from torch_trn import _C
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")
@@ -333,6 +334,52 @@ def test_launches_are_charged():
     names = [kernel.name for event in prof.events() for kernel in event.kernels]
     assert any("mm" in name for name in names) and any("to_sparse" in name for name in names)
     assert not any("_values" in name or "_nnz" in name for name in names)
+
+
+def stored(tensor: torch.Tensor) -> int:
+    return members(tensor)[-1].numel()
+
+
+def batches(device: str) -> torch.Tensor:
+    return torch.stack([DENSE, 2 * DENSE]).to(device).to_sparse()
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda s, x: s @ x, lambda s: 2 * stored(s) * 6),
+        (lambda s, x: s @ x[:, 0], lambda s: 2 * stored(s)),
+        (lambda s, x: x.t() @ s, lambda s: 2 * stored(s) * 6),
+        (lambda s, x: torch.addmm(torch.ones_like(x), s, x), lambda s: 2 * stored(s) * 6),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr])
+def test_model_flops_of_products(layout, call, expected):
+    """A multiply-add for each stored element and each element of the dense factor that it meets."""
+    s, x = make(layout, "trn"), torch.randn(4, 6, device="trn")
+    try:
+        call(make(layout), torch.randn(4, 6))
+    except RuntimeError as error:
+        pytest.skip(f"the CPU has no such product: {str(error)[:60]}")
+    with torch_trn.profile() as prof:
+        call(s, x)
+    assert prof.flops == expected(s) > 0
+
+
+def test_model_flops_of_other_products():
+    s, x = make(torch.sparse_csr, "trn"), torch.randn(4, 5, device="trn")
+    with torch_trn.profile() as prof:
+        torch.sparse.sampled_addmm(s, x, x.t())
+    assert prof.flops == 2 * stored(s) * 5
+    with torch_trn.profile() as prof:
+        torch.bmm(batches("trn"), torch.randn(2, 4, 3, device="trn"))
+    assert prof.flops == 2 * stored(batches("cpu")) * 3
+    weight = make(torch.sparse_coo, "trn").requires_grad_()
+    dense = x.clone().requires_grad_()
+    with torch_trn.profile() as prof:
+        torch.sparse.mm(weight, dense).sum().backward()
+    # The dense factor's gradient is a sparse product too; PyTorch takes the sparse one's from a dense product.
+    assert prof.flops == 2 * 2 * stored(weight) * 5 + 2 * 4 * 4 * 5
 
 
 def test_mixed_devices_raise():

@@ -175,3 +175,8 @@ def test_record_stream_keeps_memory_until_the_stream_is_done():
 
 def test_not_capturing():
     assert not trn.is_current_stream_capturing()
+
+
+def test_graphs_are_refused():
+    with pytest.raises(RuntimeError, match="Graph is not supported on device type: trn"):
+        torch.accelerator.Graph()

@@ -20,7 +20,7 @@ from .index import (  # noqa: F401  names that torch itself calls
     _maybe_exchange_device,
 )
 from .memory import *  # noqa: F403
-from .memory import _dump_snapshot, _snapshot  # noqa: F401
+from .memory import _dump_snapshot, _record_memory_history, _snapshot  # noqa: F401
 from .properties import *  # noqa: F403
 from .random import *  # noqa: F403
 from .streams import *  # noqa: F403

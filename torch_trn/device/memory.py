@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import gc
 import pickle
+import sys
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ __all__ = [
 _CUDA_NAMES = {"allocated": "allocation"}
 _NEURON_STATS = ("allocated_bytes", "reserved_bytes", "active_bytes")
 _STAT_FIELDS = ("current", "peak", "allocated", "freed")
+# torch.cuda's; segments and snapshots leave no event here.
+_HISTORY_ACTIONS = ("alloc", "free_requested", "free_completed", "segment_alloc", "segment_free", "oom", "snapshot")
 
 
 def memory_stats_as_nested_dict(device: DeviceLike = None) -> dict[str, Any]:
@@ -207,11 +210,50 @@ def memory_snapshot(device: DeviceLike = None) -> list[dict[str, Any]]:
     return [segment for index in indices for segment in _C.memory_snapshot(index)]
 
 
+def _record_memory_history(
+    enabled: str | bool | None = "all",
+    context: str | None = "all",
+    stacks: str = "all",
+    max_entries: int = sys.maxsize,
+    device: DeviceLike = None,
+    clear_history: bool = False,
+    compile_context: bool = False,
+    global_record_annotations: bool = False,
+    skip_actions: list[str] | None = None,
+) -> None:
+    """Records what allocates and frees device memory, for `_snapshot()`; torch.cuda.memory's arguments.
+
+    enabled: None stops, "state" keeps where held memory was allocated, "all" every allocation and free besides.
+    context: whose Python frames are kept: None, "state", "alloc" (and allocations), "all" (and frees).
+    stacks: "python", or "all" with C++ frames too. max_entries: of each device; the oldest go first.
+    `device`, `compile_context` and `global_record_annotations` change nothing: all devices are recorded, with none.
+    """
+    if isinstance(enabled, bool):
+        enabled = "all" if enabled else None
+    _check_choice("enabled", enabled, (None, "state", "all"))
+    _check_choice("context", context, (None, "state", "alloc", "all"))
+    _check_choice("stacks", stacks, ("python", "all"))
+    for action in skip_actions or ():
+        _check_choice("skip_actions", action, _HISTORY_ACTIONS)
+    if enabled is None:
+        _C.stop_memory_history()
+        return
+    _lazy_init()
+    _C.record_memory_history(
+        enabled == "all", context, stacks == "all", max_entries, clear_history, set(skip_actions or ())
+    )
+
+
+def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"[_record_memory_history] {name} must be one of {choices}; got {value!r}.")
+
+
 def _snapshot(device: DeviceLike = None) -> dict[str, Any]:
     """The dictionary that torch.cuda.memory._snapshot() returns, for tools such as pytorch.org/memory_viz."""
     return {
         "segments": memory_snapshot(device),
-        "device_traces": [[] for _ in range(_C.device_count())],
+        "device_traces": [_C.memory_trace(index) for index in range(_C.device_count())],
         "external_annotations": [],
         "allocator_settings": {},
     }

@@ -1,10 +1,9 @@
 // Fused attention: the device takes SDPA's fused path wherever the CPU does, through the CPU's flash kernels.
-#include <ATen/EmptyTensor.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/native/transformers/attention.h>
-#include <ATen/ops/_fused_sdp_choice_ops.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/_fused_sdp_choice_native.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_native.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -12,7 +11,8 @@
 #include <tuple>
 #include <vector>
 
-#include "aten/alias.h"
+#include "aten/allocator.h"
+#include "aten/system.h"
 
 namespace trn::aten {
 
@@ -21,25 +21,7 @@ namespace {
 using at::Tensor;
 using c10::SymInt;
 
-// A CPU tensor of the same shape: an alias, or a stand-in for a tensor that has no memory (fake, functional).
-Tensor alias_of(const Tensor& tensor) {
-  const bool has_memory = tensor.device().is_privateuseone() && !tensor.key_set().has(c10::DispatchKey::Python) &&
-                          !tensor.key_set().has(c10::DispatchKey::Functionalize);
-  if (has_memory) {
-    return cpu_alias(tensor);
-  }
-  auto concrete = [](c10::SymIntArrayRef values) {
-    std::vector<std::int64_t> out;
-    for (const SymInt& value : values) {
-      out.push_back(value.guard_int(__FILE__, __LINE__));
-    }
-    return out;
-  };
-  return Tensor(at::detail::empty_strided_cpu(concrete(tensor.sym_sizes()), concrete(tensor.sym_strides()),
-                                              tensor.scalar_type()));
-}
-
-// The CPU's own choice, asked about aliases; its flash kernel becomes the device's fused one.
+// The CPU's own choice, which reads shapes and strides alone; its flash kernel becomes the device's fused one.
 std::int64_t fused_sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value,
                               const std::optional<Tensor>& mask, double dropout, bool causal,
                               std::optional<double> scale, bool enable_gqa) {
@@ -48,13 +30,25 @@ std::int64_t fused_sdp_choice(const Tensor& query, const Tensor& key, const Tens
   if (!plain || (mask && mask->defined() && mask->requires_grad())) {
     return kMath;
   }
-  const std::optional<Tensor> host_mask = mask ? std::optional<Tensor>(alias_of(*mask)) : std::nullopt;
-  const std::int64_t choice = at::_ops::_fused_sdp_choice::redispatch(c10::DispatchKeySet(c10::DispatchKey::CPU),
-                                                                      alias_of(query), alias_of(key), alias_of(value),
-                                                                      host_mask, dropout, causal, scale, enable_gqa);
+  const std::int64_t choice =
+      at::native::_fused_sdp_choice_cpp(query, key, value, mask, dropout, causal, scale, enable_gqa);
   return choice == static_cast<std::int64_t>(at::SDPBackend::flash_attention)
              ? static_cast<std::int64_t>(at::SDPBackend::overrideable)
              : choice;
+}
+
+// One empty tensor for all calls: the device's own, or the CPU's outside of a launch.
+const Tensor& empty_on(int device_index) {
+  thread_local std::vector<Tensor> empties;
+  const auto slot = static_cast<std::size_t>(device_index + 1);
+  if (empties.size() <= slot) {
+    empties.resize(slot + 1);
+  }
+  if (!empties[slot].defined()) {
+    const c10::Device place = device_index < 0 ? c10::Device(c10::kCPU) : device(device_index);
+    empties[slot] = at::empty({0}, at::TensorOptions(place).dtype(at::kLong));
+  }
+  return empties[slot];
 }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, SymInt, SymInt, Tensor, Tensor, Tensor>;
@@ -62,11 +56,10 @@ using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, SymInt, SymInt, Tenso
 Forward attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
                   double dropout, bool causal, bool, std::optional<double> scale) {
   auto [output, logsumexp] =
-      at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, bias, scale);
-  // No dropout inside the kernel, so no random state to keep for the backward.
-  auto none = [](at::ScalarType type) { return Tensor(at::detail::empty_cpu({0}, type)); };
-  return {output,           logsumexp,       none(at::kLong), none(at::kLong),          query.sym_size(-2),
-          key.sym_size(-2), none(at::kLong), none(at::kLong), none(query.scalar_type())};
+      at::native::_scaled_dot_product_flash_attention_cpu(query, key, value, dropout, causal, bias, scale);
+  // No dropout inside the kernel, so no random state to keep for the backward; as the meta kernel, no sequence lengths.
+  const Tensor& no_state = empty_on(DeviceScope::current());
+  return {output, logsumexp, Tensor(), Tensor(), query.sym_size(-2), key.sym_size(-2), no_state, no_state, Tensor()};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
@@ -74,7 +67,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     std::array<bool, 4>, const Tensor& output, const Tensor& logsumexp, const Tensor&, const Tensor&, SymInt, SymInt,
     double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
   const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-  auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+  auto [grad_query, grad_key, grad_value] = at::native::_scaled_dot_product_flash_attention_cpu_backward(
       grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
   return {grad_query, grad_key, grad_value, Tensor()};
 }
