@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "bindings/numerics.h"
 #include "bindings/tile.h"
 #include "program/opcode.h"
 #include "target/error.h"
@@ -277,20 +278,14 @@ emu::ReduceCmd reduce_cmd(const std::string& name) {
 void bind_neuron_core(py::module_& module) {
   bind_tile(module);
   Class core(module, "NeuronCore");
-  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict, bool stochastic_rounding,
-                       bool activation_domains, bool relu_nan_is_zero, bool rsqrt_zero_is_nan, bool sign_nan_is_nan,
-                       bool flush_denormals) {
-             const emu::Numerics numerics{
-                 stochastic_rounding, seed,           activation_domains, relu_nan_is_zero, rsqrt_zero_is_nan,
-                 sign_nan_is_nan,     flush_denormals};
+  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict, const py::kwargs& departures) {
+             emu::Numerics numerics = departures_from(departures);
+             numerics.seed = seed;
              auto made = std::make_shared<NeuronCore>(target.core, seed, emu::plain_tile_gemm, numerics);
              made->set_checks(true, strict);
              return made;
            }),
-           py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
-           py::arg("stochastic_rounding") = false, py::arg("activation_domains") = true,
-           py::arg("relu_nan_is_zero") = true, py::arg("rsqrt_zero_is_nan") = true, py::arg("sign_nan_is_nan") = true,
-           py::arg("flush_denormals") = false);
+           py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false);
   bind_memory(core);
   bind_dma(core);
   bind_tensor(core);
