@@ -1,6 +1,6 @@
 """--auto-cast as switches of set_numerics: values of cast operands, counts in both modes, what a profile shows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +13,7 @@ import torch_trn
 Tensor = torch.Tensor
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch_trn.reference_operators(clear=True)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def cast(tensor: Tensor) -> Tensor:

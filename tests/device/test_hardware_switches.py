@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,13 +14,7 @@ from torch_trn.numerics import _compiler_options
 INF, NAN = float("inf"), float("nan")
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        torch_trn.reference_operators(clear=True)
-        torch_trn.narrowed_operators(clear=True)
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def executed() -> bool:
