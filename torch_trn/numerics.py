@@ -109,7 +109,10 @@ def _from_environment() -> dict[str, Any]:
 
 def _compiler_options(flags: str) -> dict[str, Any]:
     """Of neuronx-cc's options those that are switches here; the others say nothing about numerics."""
-    words = [part for word in shlex.split(flags) for part in word.split("=", 1)]
+    try:
+        words = [part for word in shlex.split(flags) for part in word.split("=", 1)]
+    except ValueError as error:
+        raise ValueError(f"[set_numerics] NEURON_CC_FLAGS is a command line; got {flags!r}: {error}.") from None
     found: dict[str, Any] = {}
     for word, value in zip(words, [*words[1:], ""]):
         if word == "--auto-cast":

@@ -256,6 +256,8 @@ def test_compiler_flags() -> None:
         "saturate_infinity": True,
     }
     assert _compiler_options("--auto-cast all --native-int64 enabled") == {"auto_cast": "all", "native_int64": True}
+    with pytest.raises(ValueError, match=r"\[set_numerics\] NEURON_CC_FLAGS is a command line; got .*No closing"):
+        _compiler_options("--auto-cast 'all")
     script = "import torch, torch_trn; x = torch.full((2, 2), 1 + 2**-10, device='trn'); print((x @ x)[0, 0].item())"
     for flags, expected in (("", 2 * (1 + 2**-10) ** 2), ("--auto-cast matmult", 2.0)):
         environment = {**os.environ, "NEURON_CC_FLAGS": flags, "TORCH_TRN_NUMERICS": "hardware"}
