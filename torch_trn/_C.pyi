@@ -24,13 +24,8 @@ class NeuronCore:
         seed: int = 0,
         *,
         strict: bool = False,
-        stochastic_rounding: bool = False,
-        activation_domains: bool = True,
-        relu_nan_is_zero: bool = True,
-        rsqrt_zero_is_nan: bool = True,
-        sign_nan_is_nan: bool = True,
-        flush_denormals: bool = False,
         synchronization: str = "automatic",
+        **departures: Any,
     ) -> None: ...
     def _timeline(self) -> dict[str, Any]: ...
     def counts(self) -> dict[str, Any]: ...

@@ -18,7 +18,7 @@ __path__ = extend_path(__path__, __name__)
 from torch_trn import _C, dynamo, emu, flop_formulas, interop, numerics, target_files
 from torch_trn import device as _device_module
 from torch_trn import strict as _strict
-from torch_trn.numerics import reference_operators, set_numerics
+from torch_trn.numerics import NarrowingWarning, narrowed_operators, reference_operators, set_numerics
 from torch_trn.strict import strict
 from torch_trn.target import current_target, set_target, targets
 
@@ -26,11 +26,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Ledger",
+    "NarrowingWarning",
     "Recording",
     "compare",
     "current_target",
     "device_name",
     "emu",
+    "narrowed_operators",
     "profile",
     "reference_operators",
     "set_numerics",

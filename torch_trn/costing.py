@@ -229,7 +229,7 @@ def peak_flops(dtype: str, device: Mapping[str, Any]) -> tuple[str, float]:
     """The documented peak that products in a dtype are measured against, with its name."""
     if dtype.startswith("float8") and device["peak_fp8_flops_per_second"]:
         return "FP8", float(device["peak_fp8_flops_per_second"])
-    if dtype in ("bfloat16", "float16") or dtype.startswith("float8"):
+    if dtype in ("bfloat16", "float16", "tfloat32") or dtype.startswith("float8"):
         return "BF16", float(device["peak_bf16_flops_per_second"])
     # float64, integers and complex numbers run through TensorE as FP32.
     return "FP32", float(device["peak_fp32_flops_per_second"])
@@ -287,6 +287,8 @@ def narrowed_dtypes(spec: Any) -> set[str]:
                     found.add(value)
             else:
                 found |= narrowed_dtypes(value)
+        if spec.get("family") in ("pointwise", "copy") and spec.get("precision", {}).get("native_int64"):
+            found.discard("int64")
         return found
     if isinstance(spec, list):
         return set().union(*(narrowed_dtypes(item) for item in spec))

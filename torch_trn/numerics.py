@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
+import warnings
 from types import TracebackType
 from typing import Any
 
 from torch_trn import _C
 
-_DEPARTURES: dict[str, Any] = {
-    "stochastic_rounding": False,
-    "seed": 0,
-    "activation_domains": True,
-    "relu_nan_is_zero": True,
-    "rsqrt_zero_is_nan": True,
-    "sign_nan_is_nan": True,
-    "flush_denormals": False,
-}
-_state: dict[str, Any] = {"mode": "reference", "departures": {}}
+_DEPARTURES: dict[str, Any] = dict(_C.default_departures())
+_state: dict[str, Any] = {"mode": "reference", "departures": _DEPARTURES}
+
+
+class NarrowingWarning(UserWarning):
+    """An operator in hardware numerics held 64-bit elements in 32 bits: once per process, operator and dtype."""
 
 
 def _apply(mode: str, departures: dict[str, Any]) -> None:
@@ -32,11 +30,12 @@ class set_numerics:
         mode: "reference": values are CPU PyTorch's. "hardware": an operator's values come from executing its program:
             tiles of 128 over K accumulated in FP32, engine arithmetic in FP32, 64-bit types narrowed to 32 bits. An
             operator without an executable program runs in reference numerics and is listed by `reference_operators()`.
-        departures: switches of hardware numerics, each documented in docs/contract.md: stochastic_rounding, seed,
-            activation_domains, relu_nan_is_zero, rsqrt_zero_is_nan, sign_nan_is_nan, flush_denormals.
+        departures: switches, each documented in docs/numerics.md with its default and source. Those of values act in
+            hardware numerics. The compiler's options auto_cast, auto_cast_type and native_int64 change programs, and so
+            the counts of both modes.
 
     Raises:
-        ValueError: an unknown mode or switch.
+        ValueError: an unknown mode, switch or value; native_int64 on a NeuronCore-v2.
     """
 
     def __init__(self, mode: str, **departures: Any) -> None:
@@ -73,8 +72,25 @@ def reference_operators(clear: bool = False) -> dict[str, int]:
     return launches
 
 
+def narrowed_operators(clear: bool = False) -> dict[str, dict[str, int]]:
+    """Launches in hardware numerics whose programs held 64-bit elements in 32 bits, by operator and dtype."""
+    launches = {op: dict(by_dtype) for op, by_dtype in _C.narrowed_launches().items()}
+    if clear:
+        _C.clear_narrowed_launches()
+    return launches
+
+
+def _warn(op: str, dtype: str) -> None:
+    keep = "Keep integers below 2**31, or set native_int64." if "int" in dtype else "Use float32."
+    warnings.warn(
+        f"[numerics] engines hold 64-bit elements in 32 bits; got {dtype} in aten::{op}. {keep}",
+        NarrowingWarning,
+        stacklevel=2,
+    )
+
+
 def _from_environment() -> dict[str, Any]:
-    """The runtime's own variables."""
+    """The runtime's and the compiler's own variables."""
     found: dict[str, Any] = {}
     enabled = os.environ.get("NEURON_RT_STOCHASTIC_ROUNDING_EN", "").strip()
     if enabled:
@@ -87,11 +103,32 @@ def _from_environment() -> dict[str, Any]:
             raise ValueError(
                 f"[set_numerics] NEURON_RT_STOCHASTIC_ROUNDING_SEED is an integer; got {seed!r}."
             ) from None
+    found.update(_compiler_options(os.environ.get("NEURON_CC_FLAGS", "")))
+    return found
+
+
+def _compiler_options(flags: str) -> dict[str, Any]:
+    """Of neuronx-cc's options those that are switches here; the others say nothing about numerics."""
+    try:
+        words = [part for word in shlex.split(flags) for part in word.split("=", 1)]
+    except ValueError as error:
+        raise ValueError(f"[set_numerics] NEURON_CC_FLAGS is a command line; got {flags!r}: {error}.") from None
+    found: dict[str, Any] = {}
+    for word, value in zip(words, [*words[1:], ""]):
+        if word == "--auto-cast":
+            found["auto_cast"] = value
+        elif word == "--auto-cast-type":
+            found["auto_cast_type"] = value
+        elif word == "--native-int64":
+            found["native_int64"] = value.startswith("enable")
+        elif word == "--enable-saturate-infinity":
+            found["saturate_infinity"] = True
     return found
 
 
 def apply_environment() -> None:
-    """TORCH_TRN_NUMERICS: "reference" or "hardware"."""
+    """TORCH_TRN_NUMERICS: "reference" or "hardware". NEURON_CC_FLAGS changes programs in both."""
+    _C.set_narrowing_handler(_warn)
     mode = os.environ.get("TORCH_TRN_NUMERICS", "").strip()
-    if mode:
-        set_numerics(mode)
+    if mode or _compiler_options(os.environ.get("NEURON_CC_FLAGS", "")):
+        set_numerics(mode or "reference")

@@ -264,7 +264,7 @@ kernels::Spec spec_of(const OperatorPlan& plan, c10::ArrayRef<IValue> inputs, c1
   }
   if (fits_the_rule) {
     const LaunchArguments arguments(plan.op, inputs, outputs);
-    return find_op(plan.op.operator_name()).rule(arguments);
+    return spec_of(arguments);
   }
   kernels::GenericShape shape{accesses(members_of(inputs)), accesses(members_of(outputs))};
   if (shape.inputs.empty() && shape.outputs.empty()) {
@@ -304,7 +304,7 @@ void charge(const OperatorPlan& plan, int device, c10::ArrayRef<IValue> inputs, 
     return;
   }
   KeyWords key;
-  key.push_back(reinterpret_cast<std::int64_t>(&plan));
+  key.push_back(key_of(plan));
   for (const auto values : {inputs, outputs}) {
     for (const auto& value : values) {
       append_to_key(key, value);

@@ -39,7 +39,7 @@ kernels::Spec transfer_spec(const at::Tensor& src, const at::Tensor& dst) {
 
 const runtime::LaunchVariant* copy_variant(const at::Tensor& src, const at::Tensor& dst) {
   KeyWords key;
-  key.push_back(reinterpret_cast<std::int64_t>(&copy_plan()));
+  key.push_back(key_of(copy_plan()));
   append_key(key, src);
   append_key(key, dst);
   const bool same_device = src.device() == dst.device();

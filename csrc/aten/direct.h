@@ -38,7 +38,7 @@ inline constexpr bool is_tensor_list = std::is_same_v<std::remove_cvref_t<T>, at
 template <std::size_t N, bool has_lists>
 class DirectCall {
  public:
-  explicit DirectCall(const OperatorPlan& plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan) | 1); }
+  explicit DirectCall(const OperatorPlan& plan) { key_.push_back(key_of(plan) | 1); }
   ~DirectCall() {
     auto give_back = [](at::Tensor& alias) {
       if (alias.defined()) {

@@ -10,12 +10,15 @@
 #include <utility>
 #include <variant>
 
+#include "aten/launch_seam.h"
+#include "aten/numerics.h"
 #include "aten/op_table.h"
 #include "aten/rules/lists.h"
 #include "aten/system.h"
 #include "aten/workers.h"
 #include "kernels/build.h"
 #include "kernels/executable.h"
+#include "kernels/precision.h"
 #include "kernels/serialize.h"
 
 namespace trn::aten {
@@ -26,9 +29,9 @@ namespace {
 // step makes new ones: the table starts over when it is full.
 class Programs {
  public:
-  std::shared_ptr<const program::Program> get(const target::Target& target, const kernels::Part& part) {
+  std::shared_ptr<const BuiltProgram> get(const target::Target& target, const kernels::Part& part, bool is_exact) {
     constexpr std::size_t kMost = 4096;
-    std::string key;
+    std::string key(1, is_exact ? 'i' : 'f');
     kernels::serialize(part, key);
     std::lock_guard lock(mutex_);
     if (target_ != &target || programs_.size() >= kMost) {
@@ -37,7 +40,12 @@ class Programs {
     }
     auto& slot = programs_[key];
     if (!slot) {
-      slot = std::make_shared<program::Program>(kernels::build(target, part));
+      auto built = std::make_shared<BuiltProgram>(BuiltProgram{kernels::build(target, part), {}});
+      if (is_exact) {
+        kernels::exact_integers(built->program);
+      }
+      built->narrowed = kernels::narrowed_dtypes(built->program);
+      slot = std::move(built);
     }
     return slot;
   }
@@ -45,7 +53,7 @@ class Programs {
  private:
   std::mutex mutex_;
   const target::Target* target_ = nullptr;
-  std::unordered_map<std::string, std::shared_ptr<const program::Program>> programs_;
+  std::unordered_map<std::string, std::shared_ptr<const BuiltProgram>> programs_;
 };
 
 Programs& programs() {
@@ -73,7 +81,7 @@ struct Binder {
 
 template <std::size_t... I>
 bool is_bound(std::string_view family, std::index_sequence<I...>) {
-  return ((Bound<std::variant_alternative_t<I, kernels::Part>> && family == kernels::kFamilyNames[I]) || ...);
+  return ((Bound<std::variant_alternative_t<I, kernels::Shape>> && family == kernels::kFamilyNames[I]) || ...);
 }
 
 // Are these the tensors that the program was built for?
@@ -96,9 +104,11 @@ bool fits(const BoundPart& bound, const program::Program& program) {
   return num_bound == tensors.size();
 }
 
-std::shared_ptr<const program::Program> program_of(const kernels::Part& part) {
+std::shared_ptr<const BuiltProgram> program_of(const kernels::Part& part) {
   kernels::require_executable(part);
-  return programs().get(*system().target(), part);
+  kernels::Part precise = part;
+  precise.precision = precision();
+  return programs().get(*system().target(), precise, !departures().integers_through_fp32);
 }
 
 // The parts of a Spec run one after the other, each on tensors of the operator.
@@ -107,8 +117,8 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
   std::vector<BoundPart> parts;
   for (const kernels::Part& part : spec) {
     const auto program = program_of(part);
-    auto bound = std::visit(Binder{args, *program}, part);
-    if (!bound || !fits(*bound, *program)) {
+    auto bound = std::visit(Binder{args, program->program}, part);
+    if (!bound || !fits(*bound, program->program)) {
       return std::nullopt;
     }
     bound->program = program;
@@ -120,7 +130,7 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
 }  // namespace
 
 bool family_executes(std::string_view family) {
-  return is_bound(family, std::make_index_sequence<std::variant_size_v<kernels::Part>>());
+  return is_bound(family, std::make_index_sequence<std::variant_size_v<kernels::Shape>>());
 }
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
@@ -154,8 +164,9 @@ void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics)
       add(output.buffer);
     }
     try {
-      with_workers(*target, numerics,
-                   [&](const program::Workers& workers) { program::execute(*bound.program, workers, tensors); });
+      with_workers(*target, numerics, [&](const program::Workers& workers) {
+        program::execute(bound.program->program, workers, tensors);
+      });
     } catch (const trn::Error& error) {
       rethrow(error);
     }

@@ -18,6 +18,11 @@
 
 namespace trn::aten {
 
+struct BuiltProgram {
+  program::Program program;
+  std::vector<kernels::Dtype> narrowed;  // 64-bit dtypes that engines see in 32 bits
+};
+
 // One part. Tensors are CPU aliases in the order of the program's buffers: inputs, then outputs. One that lies
 // otherwise in HBM than the program takes it is staged: the same values, laid out for it.
 struct BoundPart {
@@ -26,7 +31,7 @@ struct BoundPart {
     at::Tensor values;    // the result's elements in it, where the buffer has others too
     at::Tensor original;  // the operator's result, copied to after the run unless it is the buffer
   };
-  std::shared_ptr<const program::Program> program;
+  std::shared_ptr<const BuiltProgram> program;
   std::vector<at::Tensor> inputs;
   std::vector<Result> outputs;
 };
@@ -37,7 +42,7 @@ bool family_executes(std::string_view family);
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
 void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
 
-using BuildProgram = std::function<std::shared_ptr<const program::Program>(const kernels::Part&)>;
+using BuildProgram = std::function<std::shared_ptr<const BuiltProgram>(const kernels::Part&)>;
 // A launch over lists: each member's own program.
 std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build);
 

@@ -30,7 +30,7 @@ using torch::jit::Stack;
 // One operator call: its tensors' aliases, its launch key and its device.
 class Call {
  public:
-  explicit Call(const OperatorPlan& plan) : plan_(plan) { key_.push_back(reinterpret_cast<std::int64_t>(&plan)); }
+  explicit Call(const OperatorPlan& plan) : plan_(plan) { key_.push_back(key_of(plan)); }
 
   ~Call() {
     for (auto& pair : pairs_) {
@@ -303,6 +303,9 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   const std::int64_t num_draws = plan.draws() ? Call::num_draws(arguments) : 0;
   for (std::size_t i = 0; i < plan.num_arguments; ++i) {
     call.alias((*stack)[begin + i], i);
+  }
+  if (C10_UNLIKELY(hardware.has_value())) {
+    hardware->bound_index(stack->data() + begin);
   }
   if (plan.generator_argument >= 0) {
     call.take_generator((*stack)[begin + static_cast<std::size_t>(plan.generator_argument)], num_draws);

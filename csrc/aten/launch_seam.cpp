@@ -30,7 +30,37 @@ enum Kind : std::int64_t {
 };
 std::atomic<bool> strict_fallback{false};
 
+// kernels::Precision in seven bits, above the 48 of an address.
+std::atomic<std::int64_t> precision_bits{0};
+constexpr int kPrecisionShift = 48;
+constexpr std::int64_t kCastsAll = 32, kNativeInt64 = 64;
+
 }  // namespace
+
+void set_precision(const kernels::Precision& precision) {
+  precision_bits = static_cast<std::int64_t>(precision.auto_cast) | (precision.casts_all ? kCastsAll : 0) |
+                   (precision.native_int64 ? kNativeInt64 : 0);
+}
+
+kernels::Precision precision() {
+  const std::int64_t bits = precision_bits.load(std::memory_order_relaxed);
+  return {.auto_cast = static_cast<target::Dtype>(bits % kCastsAll),
+          .casts_all = (bits & kCastsAll) != 0,
+          .native_int64 = (bits & kNativeInt64) != 0};
+}
+
+std::int64_t key_of(const OperatorPlan& plan) {
+  return reinterpret_cast<std::int64_t>(&plan) | precision_bits.load(std::memory_order_relaxed) << kPrecisionShift;
+}
+
+kernels::Spec spec_of(const LaunchArguments& arguments) {
+  kernels::Spec spec = find_op(arguments.op().operator_name()).rule(arguments);
+  const kernels::Precision current = precision();
+  for (kernels::Part& part : spec) {
+    part.precision = current;
+  }
+  return spec;
+}
 
 void append_key(KeyWords& key, const at::Tensor& tensor) {
   if (!tensor.defined()) {
@@ -84,7 +114,7 @@ const runtime::LaunchVariant* make_variant(const OperatorPlan& plan, const KeyWo
                                            c10::ArrayRef<c10::IValue> inputs, c10::ArrayRef<c10::IValue> outputs) {
   const LaunchArguments arguments(plan.op, inputs, outputs);
   try {
-    return system().launches().insert(key, plan.name, find_op(plan.op.operator_name()).rule(arguments));
+    return system().launches().insert(key, plan.name, spec_of(arguments));
   } catch (const trn::Error& error) {
     rethrow(error);
   }

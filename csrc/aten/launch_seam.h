@@ -7,12 +7,22 @@
 
 #include <cstdint>
 
+#include "aten/launch_arguments.h"
 #include "aten/operator_plan.h"
+#include "kernels/shapes.h"
 #include "runtime/system.h"
 
 namespace trn::aten {
 
 using KeyWords = c10::SmallVector<std::int64_t, 64>;
+
+// What the compiler's options make of every launch from now on. Kept with each launch, and part of its key.
+void set_precision(const kernels::Precision& precision);
+kernels::Precision precision();
+// The first word of a launch's key: its operator and the precision.
+std::int64_t key_of(const OperatorPlan& plan);
+// The table's rule for a launch, in the precision in force.
+kernels::Spec spec_of(const LaunchArguments& arguments);
 
 void append_key(KeyWords& key, const at::Tensor& tensor);
 void append_key(KeyWords& key, const c10::IValue& value);  // what is no tensor

@@ -1,18 +1,23 @@
 #include "aten/numerics.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/clamp.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/equal.h>
 
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <unordered_map>
+#include <utility>
 
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/op_table.h"
 #include "aten/system.h"
 #include "aten/workers.h"
+#include "emu/limits.h"
 
 namespace trn::aten {
 
@@ -29,6 +34,44 @@ std::map<std::string, std::int64_t>& tally() {
 void list(const OperatorPlan& plan) {
   std::lock_guard lock(mutex);
   ++tally()[plan.name];
+}
+
+struct Narrowing {
+  std::map<std::string, std::map<std::string, std::int64_t>> launches;
+  std::set<std::pair<std::string, std::string>> told;  // operators and dtypes, of the whole process
+  NarrowingHandler handler;
+};
+Narrowing& narrowing() {
+  static auto* instance = new Narrowing();
+  return *instance;
+}
+
+void count_narrowing(const OperatorPlan& plan, const std::vector<BoundPart>& parts) {
+  std::set<std::string> dtypes;
+  for (const BoundPart& part : parts) {
+    for (const kernels::Dtype dtype : part.program->narrowed) {
+      dtypes.emplace(target::name(dtype));
+    }
+  }
+  for (const std::string& dtype : dtypes) {
+    NarrowingHandler handler;
+    {
+      std::lock_guard lock(mutex);
+      Narrowing& state = narrowing();
+      ++state.launches[plan.name][dtype];
+      if (state.told.emplace(plan.name, dtype).second) {
+        handler = state.handler;
+      }
+    }
+    if (handler) {
+      handler(plan.name, dtype);
+    }
+  }
+}
+
+void run(const OperatorPlan& plan, const std::vector<BoundPart>& parts) {
+  count_narrowing(plan, parts);
+  execute(parts, departures());
 }
 
 // How a result of a known launch lies: an argument itself, or memory of its own; or the result itself, where it is an
@@ -61,8 +104,12 @@ emu::Numerics departures() {
   return current_departures;
 }
 
-void set_numerics(bool hardware, const emu::Numerics& departures) {
+void set_numerics(bool hardware, const emu::Numerics& departures, const kernels::Precision& precision) {
+  TORCH_CHECK_VALUE(!precision.native_int64 || emu::generation(configured_target()->core) >= 3,
+                    "[set_numerics] native_int64 exists from NeuronCore-v3 on; got ",
+                    configured_target()->core.generation, ". Choose trn2 or trn3.");
   restart_launches();
+  set_precision(precision);
   std::lock_guard lock(mutex);
   current_departures = departures;
   is_hardware = hardware;
@@ -78,10 +125,25 @@ void clear_reference_launches() {
   tally().clear();
 }
 
+std::map<std::string, std::map<std::string, std::int64_t>> narrowed_launches() {
+  std::lock_guard lock(mutex);
+  return narrowing().launches;
+}
+
+void clear_narrowed_launches() {
+  std::lock_guard lock(mutex);
+  narrowing().launches.clear();
+}
+
+void set_narrowing_handler(NarrowingHandler handler) {
+  std::lock_guard lock(mutex);
+  narrowing().handler = std::move(handler);
+}
+
 bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments,
                      c10::ArrayRef<c10::IValue> results) {
   if (const auto parts = bind(LaunchArguments(plan.op, arguments, results))) {
-    execute(*parts, departures());
+    run(plan, *parts);
     return true;
   }
   list(plan);
@@ -111,6 +173,19 @@ HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> ar
       }
     }
   }
+}
+
+void HardwareRun::bound_index(c10::IValue* aliases) {
+  if (!may_execute_ || plan_.name != "index_select" || !departures().out_of_bounds_is_nan) {
+    return;
+  }
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const at::Tensor &self = aliases[0].toTensor(), &index = aliases[2].toTensor();
+  const std::int64_t dim = aliases[1].toInt();
+  const std::int64_t size = self.dim() == 0 ? 1 : self.size(dim);
+  const at::Tensor bounded = index.clamp(0, std::max<std::int64_t>(size - 1, 0));
+  is_out_of_bounds_ = !bounded.equal(index);
+  aliases[2] = bounded;
 }
 
 void HardwareRun::remember(const KeyWords& key, c10::ArrayRef<c10::IValue> results) const {
@@ -173,7 +248,7 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
     layouts().erase(known);
     return false;
   }
-  execute(*parts, departures());
+  run(plan, *parts);
   for (const at::Tensor& input : launch.input_tensors()) {
     operands.read(input);
   }
@@ -198,10 +273,13 @@ void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results
       }
     }
     if (const auto parts = bind(LaunchArguments(plan_.op, arguments_, results))) {
-      execute(*parts, departures());
+      run(plan_, *parts);
       remember(key, results);
       return;
     }
+    TORCH_CHECK_INDEX(!is_out_of_bounds_, "[", plan_.name,
+                      "] only a program gives NaN for an index out of bounds; got arguments without one. Check the "
+                      "indices.");
     for (std::size_t i = 0; i < written_.size(); ++i) {
       if (after[i].defined()) {
         written_[i].alias.copy_(after[i]);

@@ -8,17 +8,19 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <variant>
 #include <vector>
 
-#include "aten/numerics.h"
 #include "bindings/kernels.h"
 #include "bindings/neuron_core.h"
+#include "bindings/numerics.h"
 #include "bindings/timeline.h"
 #include "emu/neuron_core.h"
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/matmul.h"
+#include "kernels/precision.h"
 #include "program/execute.h"
 #include "program/opcode.h"
 #include "target/error.h"
@@ -76,16 +78,23 @@ std::vector<emu::HbmTensor> bind(const program::Program& program, const std::vec
 }
 
 py::dict execute(const py::dict& dict, const target::Target& target, const std::vector<py::buffer>& inputs,
-                 const std::vector<py::buffer>& outputs, std::uint64_t seed, std::int64_t num_threads) {
+                 const std::vector<py::buffer>& outputs, std::uint64_t seed, std::int64_t num_threads,
+                 const py::dict& departures) {
   const kernels::Part part = part_from_dict(dict);
   kernels::require_executable(part);
-  const program::Program program = kernels::build(target, part);
-  const std::vector<emu::HbmTensor> tensors = bind(program, inputs, outputs);
+  emu::Numerics numerics = departures_from(departures);
+  numerics.seed = seed;
+  numerics.native_int64 = part.precision.native_int64;
+  program::Program program = kernels::build(target, part);
+  if (!numerics.integers_through_fp32) {
+    kernels::exact_integers(program);
+  }
+  const std::vector<emu::HbmTensor> tensors = bind(std::as_const(program), inputs, outputs);
   py::gil_scoped_release release;
   std::vector<std::unique_ptr<emu::NeuronCore>> cores;
   program::Workers workers;
   for (std::int64_t t = 0; t < std::clamp<std::int64_t>(num_threads, 1, kMostThreads); ++t) {
-    cores.push_back(std::make_unique<emu::NeuronCore>(target.core, seed));
+    cores.push_back(std::make_unique<emu::NeuronCore>(target.core, seed, emu::plain_tile_gemm, numerics));
     workers.cores.push_back(cores.back().get());
   }
   workers.run = [](std::int64_t n, const std::function<void(std::int64_t)>& body) {
@@ -107,7 +116,7 @@ py::dict matmul_plan(const py::dict& dict, const target::Target& target) {
     throw Error(Category::invalid_argument, "[matmul_plan] only a matmul has a plan; got " +
                                                 std::string(kernels::kFamilyNames[part.index()]) + ". Pass a matmul.");
   }
-  const kernels::MatmulPlan plan = kernels::matmul_plan(target, kernels::normalised(*shape));
+  const kernels::MatmulPlan plan = kernels::matmul_plan(target, kernels::normalised(*shape), part.precision.auto_cast);
   py::dict result;
   result["m_outer"] = plan.m_outer;
   result["m_block"] = plan.m_block;
@@ -122,33 +131,11 @@ py::dict matmul_plan(const py::dict& dict, const target::Target& target) {
 
 }  // namespace
 
-emu::Numerics departures_from(const py::dict& dict) {
-  emu::Numerics numerics;
-  auto read = [&](const char* name, auto& into) {
-    if (dict.contains(name)) {
-      into = dict[name].cast<std::remove_reference_t<decltype(into)>>();
-    }
-  };
-  read("stochastic_rounding", numerics.stochastic_rounding);
-  read("seed", numerics.seed);
-  read("activation_domains", numerics.activation_domains);
-  read("relu_nan_is_zero", numerics.relu_nan_is_zero);
-  read("rsqrt_zero_is_nan", numerics.rsqrt_zero_is_nan);
-  read("sign_nan_is_nan", numerics.sign_nan_is_nan);
-  read("flush_denormals", numerics.flush_denormals);
-  return numerics;
-}
-
 void bind_program(py::module_& module) {
   bind_neuron_core(module);
   bind_timeline(module);
-  module.def("set_numerics", [](bool hardware, const py::dict& departures) {
-    aten::set_numerics(hardware, departures_from(departures));
-  });
-  module.def("reference_launches", &aten::reference_launches);
-  module.def("clear_reference_launches", &aten::clear_reference_launches);
   module.def("execute", &execute, py::arg("part"), py::arg("target"), py::arg("inputs"), py::arg("outputs"),
-             py::arg("seed") = 0, py::arg("num_threads") = 1,
+             py::arg("seed") = 0, py::arg("num_threads") = 1, py::arg("departures") = py::dict(),
              "Builds the part's program and runs it on an emulated NeuronCore. Arrays are dense and in C order, one "
              "per tensor argument; their bytes are read as the part's dtypes. Returns the counts of what ran.");
   module.def("matmul_plan", &matmul_plan, py::arg("part"), py::arg("target"),

@@ -48,7 +48,7 @@ struct is_vector<std::vector<T>> : std::true_type {};
 
 struct Reader;
 template <class S>
-void read_struct(const std::string& where, py::handle source, S& into, std::string_view extra_key = {});
+void read_struct(const std::string& where, py::handle source, S& into, bool is_part = false);
 
 template <class T>
 void read(const std::string& where, py::handle source, T& into) {
@@ -119,7 +119,7 @@ struct Reader {
 };
 
 template <class S>
-void read_struct(const std::string& where, py::handle source, S& into, std::string_view extra_key) {
+void read_struct(const std::string& where, py::handle source, S& into, bool is_part) {
   if (!py::isinstance<py::dict>(source)) {
     reject(where, "must be a dict of fields", source, "Pass a dict.");
   }
@@ -128,7 +128,7 @@ void read_struct(const std::string& where, py::handle source, S& into, std::stri
   S::visit(reader, into);
   for (const auto& [key, value] : dict) {
     const auto text = py::str(key).cast<std::string>();
-    bool known = text == extra_key;
+    bool known = is_part && (text == "family" || text == "precision");
     for (const auto& field : reader.fields) {
       known = known || text == field;
     }
@@ -145,7 +145,7 @@ void read_struct(const std::string& where, py::handle source, S& into, std::stri
 
 template <std::size_t I = 0>
 Part default_part(std::size_t index) {
-  if constexpr (I + 1 < std::variant_size_v<Part>) {
+  if constexpr (I + 1 < std::variant_size_v<kernels::Shape>) {
     return index == I ? Part(std::in_place_index<I>) : default_part<I + 1>(index);
   } else {
     return Part(std::in_place_index<I>);
@@ -204,7 +204,10 @@ Part part_from_dict(const py::dict& dict) {
   for (const auto* family : kernels::kFamilyNames) {
     if (text == family) {
       Part part = default_part(index);
-      std::visit([&](auto& shape) { read_struct(text, dict, shape, "family"); }, part);
+      std::visit([&](auto& shape) { read_struct(text, dict, shape, true); }, part);
+      if (dict.contains("precision")) {
+        read_struct(text + ".precision", dict["precision"], part.precision);
+      }
       return part;
     }
     choices += (index++ == 0 ? "" : ", ") + std::string(family);
@@ -216,6 +219,9 @@ py::dict part_to_dict(const Part& part) {
   py::dict dict;
   dict["family"] = kernels::kFamilyNames[part.index()];
   std::visit([&](const auto& shape) { write_fields(dict, shape); }, part);
+  if (part.precision != kernels::Precision{}) {
+    dict["precision"] = write(part.precision);
+  }
   return dict;
 }
 

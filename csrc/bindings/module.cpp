@@ -7,6 +7,7 @@
 #include "bindings/kernels.h"
 #include "bindings/memory.h"
 #include "bindings/module_calls.h"
+#include "bindings/numerics.h"
 #include "bindings/profile.h"
 #include "bindings/target.h"
 #include "target/error.h"
@@ -50,6 +51,7 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_target(module);
   trn::bindings::bind_kernels(module);
   trn::bindings::bind_program(module);
+  trn::bindings::bind_numerics(module);
   trn::bindings::bind_device(module);
   trn::bindings::bind_memory(module);
   trn::bindings::bind_profile(module);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "bindings/kernels.h"
+#include "bindings/numerics.h"
 #include "bindings/recorded_core.h"
 #include "bindings/tile.h"
 #include "bindings/timeline.h"
@@ -342,13 +343,11 @@ emu::ReduceCmd reduce_cmd(const std::string& name) {
 void bind_neuron_core(py::module_& module) {
   bind_tile(module);
   Class core(module, "NeuronCore");
-  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict, bool stochastic_rounding,
-                       bool activation_domains, bool relu_nan_is_zero, bool rsqrt_zero_is_nan, bool sign_nan_is_nan,
-                       bool flush_denormals, const std::string& synchronization) {
-             const emu::Numerics numerics{
-                 stochastic_rounding, seed,           activation_domains, relu_nan_is_zero, rsqrt_zero_is_nan,
-                 sign_nan_is_nan,     flush_denormals};
+  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict,
+                       const std::string& synchronization, const py::kwargs& departures) {
              using program::Synchronization;
+             emu::Numerics numerics = departures_from(departures);
+             numerics.seed = seed;
              const bool is_manual = chooses("synchronization", synchronization, "semaphores", "automatic");
              auto made = std::make_shared<RecordedCore>(
                  target, seed, numerics, is_manual ? Synchronization::semaphores : Synchronization::automatic);
@@ -356,9 +355,7 @@ void bind_neuron_core(py::module_& module) {
              return made;
            }),
            py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
-           py::arg("stochastic_rounding") = false, py::arg("activation_domains") = true,
-           py::arg("relu_nan_is_zero") = true, py::arg("rsqrt_zero_is_nan") = true, py::arg("sign_nan_is_nan") = true,
-           py::arg("flush_denormals") = false, py::arg("synchronization") = "automatic");
+           py::arg("synchronization") = "automatic");
   bind_memory(core);
   bind_dma(core);
   bind_tensor(core);

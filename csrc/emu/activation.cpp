@@ -37,6 +37,46 @@ TRN_INLINE float gelu_tanh(float x) {
   return 0.5F * x * (1 + fast_tanh(kSqrt2OverPi * (x + 0.044715F * x * x * x)));
 }
 
+// The documented domain of a function, of the argument's size where it is symmetric.
+struct Domain {
+  float low = 0, high = std::numeric_limits<float>::infinity();
+  bool is_symmetric = false;
+};
+
+bool has_domain(Activation function, Domain& domain) {
+  switch (function) {
+    case Activation::log:
+      domain = {0x1p-64F, 0x1p64F};
+      return true;
+    case Activation::sqrt:
+      domain = {0x1p-116F, 0x1p118F};
+      return true;
+    case Activation::rsqrt:
+      domain = {0x1p-87F, 0x1p97F};
+      return true;
+    case Activation::reciprocal:
+      domain = {0x1p-42F, 0x1p42F, true};
+      return true;
+    case Activation::arctan:
+      domain = {0, kPi / 2, true};
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Arguments past the ends of a domain; a negative one of a function that has none stays what it is, as NaN does.
+void bound(const Domain& domain, OutsideDomain outside, float* x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float size = domain.is_symmetric ? std::fabs(x[i]) : x[i];
+    if (!(size < domain.low || size > domain.high) || size < 0) {
+      continue;
+    }
+    const float end = std::copysign(size < domain.low ? domain.low : domain.high, x[i]);
+    x[i] = outside == OutsideDomain::clamp ? (domain.is_symmetric ? end : std::fabs(end)) : kNan;
+  }
+}
+
 struct ScaleBias {
   float scale, bias;
   TRN_INLINE float operator()(float x, std::int64_t) const { return scale * x + bias; }
@@ -128,10 +168,28 @@ TRN_INLINE void loops(Activation function, const Numerics& numerics, const float
   }
 }
 
+// The same with the arguments brought into the function's domain first.
+template <class Input>
+bool bounded(Activation function, const Numerics& numerics, const float* x, Input input, float* out, std::int64_t n) {
+  Domain domain;
+  if (numerics.outside_domains == OutsideDomain::exact || !has_domain(function, domain)) {
+    return false;
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    out[i] = input(x[i], i);
+  }
+  bound(domain, numerics.outside_domains, out, n);
+  loops(function, numerics, out, Plain{}, out, n);
+  return true;
+}
+
 }  // namespace
 
 TRN_CLONES void evaluate(Activation function, const Numerics& numerics, const float* x, float scale, float bias,
                          float* out, std::int64_t n) {
+  if (bounded(function, numerics, x, ScaleBias{scale, bias}, out, n)) {
+    return;
+  }
   if (scale == 1 && bias == 0) {
     loops(function, numerics, x, Plain{}, out, n);
   } else {
@@ -141,7 +199,9 @@ TRN_CLONES void evaluate(Activation function, const Numerics& numerics, const fl
 
 TRN_CLONES void evaluate(Activation function, const Numerics& numerics, const float* x, const float* scale,
                          const float* bias, float* out, std::int64_t n) {
-  loops(function, numerics, x, EachScaleBias{scale, bias}, out, n);
+  if (!bounded(function, numerics, x, EachScaleBias{scale, bias}, out, n)) {
+    loops(function, numerics, x, EachScaleBias{scale, bias}, out, n);
+  }
 }
 
 }  // namespace trn::emu

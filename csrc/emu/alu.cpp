@@ -105,8 +105,9 @@ TRN_INLINE void arithmetic(Alu alu, A a, B b, float* out, std::int64_t n) {
 }
 
 template <class A, class B>
-TRN_INLINE void bitwise(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
+TRN_INLINE void integer(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
   using Int = std::int64_t;
+  using Bits = std::uint64_t;
   auto run = [&](auto function) __attribute__((always_inline)) {
 #pragma GCC ivdep
     for (Int i = 0; i < n; ++i) {
@@ -126,8 +127,38 @@ TRN_INLINE void bitwise(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
       return run([](Int x, Int y) { return y < 0 || y > 31 ? Int{0} : x << y; });
     case Alu::shift_right:
       return run([](Int x, Int y) { return y < 0 || y > 31 ? (x < 0 ? Int{-1} : Int{0}) : x >> y; });
+    case Alu::none:
+      return run([](Int x, Int) { return x; });
+    case Alu::add:
+      return run([](Int x, Int y) { return static_cast<Int>(static_cast<Bits>(x) + static_cast<Bits>(y)); });
+    case Alu::subtract:
+      return run([](Int x, Int y) { return static_cast<Int>(static_cast<Bits>(x) - static_cast<Bits>(y)); });
+    case Alu::multiply:
+      return run([](Int x, Int y) { return static_cast<Int>(static_cast<Bits>(x) * static_cast<Bits>(y)); });
+    case Alu::maximum:
+      return run([](Int x, Int y) { return x > y ? x : y; });
+    case Alu::minimum:
+      return run([](Int x, Int y) { return x < y ? x : y; });
+    case Alu::logical_and:
+      return run([](Int x, Int y) { return Int{x != 0 && y != 0}; });
+    case Alu::logical_or:
+      return run([](Int x, Int y) { return Int{x != 0 || y != 0}; });
+    case Alu::logical_xor:
+      return run([](Int x, Int y) { return Int{(x != 0) != (y != 0)}; });
+    case Alu::equal:
+      return run([](Int x, Int y) { return Int{x == y}; });
+    case Alu::not_equal:
+      return run([](Int x, Int y) { return Int{x != y}; });
+    case Alu::less:
+      return run([](Int x, Int y) { return Int{x < y}; });
+    case Alu::less_equal:
+      return run([](Int x, Int y) { return Int{x <= y}; });
+    case Alu::greater:
+      return run([](Int x, Int y) { return Int{x > y}; });
+    case Alu::greater_equal:
+      return run([](Int x, Int y) { return Int{x >= y}; });
     default:
-      refuse("arithmetic runs in float32", alu, "integers", "Use the float form.");
+      refuse("this operation runs in float32", alu, "integers", "Use the float form.");
   }
 }
 
@@ -171,6 +202,10 @@ bool is_bitwise(Alu alu) {
   return alu >= Alu::bitwise_and && alu <= Alu::shift_right;
 }
 
+bool has_integer_form(Alu alu) {
+  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max;
+}
+
 TRN_CLONES void apply(Alu alu, const float* a, const float* b, float* out, std::int64_t n) {
   arithmetic(alu, Each<float>{a}, Each<float>{b}, out, n);
 }
@@ -199,11 +234,11 @@ TRN_CLONES void apply(Alu alu, float a, const float* b, float* out, std::int64_t
 }
 
 TRN_CLONES void apply(Alu alu, const std::int64_t* a, const std::int64_t* b, std::int64_t* out, std::int64_t n) {
-  bitwise(alu, Each<std::int64_t>{a}, Each<std::int64_t>{b}, out, n);
+  integer(alu, Each<std::int64_t>{a}, Each<std::int64_t>{b}, out, n);
 }
 
 TRN_CLONES void apply(Alu alu, const std::int64_t* a, std::int64_t b, std::int64_t* out, std::int64_t n) {
-  bitwise(alu, Each<std::int64_t>{a}, Same<std::int64_t>{b}, out, n);
+  integer(alu, Each<std::int64_t>{a}, Same<std::int64_t>{b}, out, n);
 }
 
 TRN_CLONES float fold(Alu alu, const float* values, std::int64_t n) {

@@ -1,4 +1,4 @@
-// The arithmetic of VectorE and GpSimdE: fp32, but for the bitwise operations.
+// The arithmetic of VectorE and GpSimdE: fp32, but for the bitwise operations and where integers compute as such.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,8 @@ namespace trn::emu {
 using target::Alu;
 
 bool is_bitwise(Alu alu);
+// Whether the operation has the integer form below.
+bool has_integer_form(Alu alu);
 // out[i] = alu(a[i], b[i]); `none` gives a. Comparisons and logic give 0 or 1. modulo has the divisor's sign.
 // `out` may be a or b.
 void apply(Alu alu, const float* a, const float* b, float* out, std::int64_t n);

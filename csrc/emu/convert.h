@@ -102,6 +102,17 @@ struct BFloat16 {
   }
 };
 
+// fp32 whose last 13 bits are zero.
+struct TFloat32 {
+  using Bits = std::uint32_t;
+  static TRN_INLINE float decode(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+  static TRN_INLINE Bits encode(float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    const std::uint32_t rounded = (bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFFU;
+    return (bits & 0x7FFFFFFFU) > 0x7F800000U ? bits | 0x400000 : rounded;
+  }
+};
+
 // Towards zero; what does not fit, and NaN, becomes the lowest value of a signed 32-bit integer (facts 2, ceil and
 // trunc of infinity) and the nearest bound of any other type.
 template <class Integer>

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 
 #include "emu/alu.h"
@@ -71,8 +72,13 @@ void Dma::accumulate(const View& dst, const View& src) {
                 "Give both tiles one shape.");
   require_equal("dma", "both ends have the same elements per partition", src.free_elements(), dst.free_elements(),
                 "Give both tiles one shape.");
-  lanes_.run<float, 2>(dst, {&dst, &src},
-                       [](auto in, float* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); });
+  auto add = [](auto in, auto* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); };
+  const bool has_64_bits = target::itemsize(src.dtype) == 8;
+  if (is_integer(dst.dtype) && is_integer(src.dtype) && numerics_.computes_integers(has_64_bits)) {
+    lanes_.run<std::int64_t, 2>(dst, {&dst, &src}, add);
+  } else {
+    lanes_.run<float, 2>(dst, {&dst, &src}, add);
+  }
   count(dst, src);
   hbm_read_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
 }
@@ -137,7 +143,7 @@ void Dma::transpose(const View& dst, const View& src, std::span<const int> axes)
 }
 
 template <class Move>
-void Dma::indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips,
+void Dma::indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, bool fills,
                   Move move) {
   require_memory(where, "rows are picked in HBM", rows, rows.memory == Memory::hbm, "Use local_gather on the chip.");
   require_memory(where, "indices lie in SBUF", index, index.memory == Memory::sbuf, "Load them by DMA first.");
@@ -152,7 +158,7 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
     Walk walk(tile.only(p));
     for (std::int64_t i = 0; i < n; ++i) {
       const bool is_inside = picked[i] >= 0 && picked[i] < rows.partitions;
-      if (!is_inside && !skips) {
+      if (!is_inside && !skips && !fills) {
         require_at_most(where, "an index names a row of the tensor", picked[i] < 0 ? rows.partitions : picked[i],
                         rows.partitions - 1, "Check the indices, or skip them.");
       }
@@ -164,6 +170,10 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
       }
       if (is_inside) {
         move(part, rows.only(picked[i]));
+      } else if (fills) {
+        constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+        lanes_.run<float, 0>(part, {},
+                             [&](auto, float* out, std::int64_t count) { std::fill(out, out + count, kNan); });
       }
       walk.advance(e);
     }
@@ -171,12 +181,12 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
 }
 
 void Dma::gather(const View& dst, const View& src, const View& index, bool skips_out_of_bounds) {
-  indexed("dma_gather", src, dst, index, skips_out_of_bounds,
+  indexed("dma_gather", src, dst, index, skips_out_of_bounds, numerics_.out_of_bounds_is_nan,
           [&](const View& part, const View& row) { copy(part, row); });
 }
 
 void Dma::scatter(const View& dst, const View& src, const View& index, bool accumulates, bool skips_out_of_bounds) {
-  indexed("dma_scatter", dst, src, index, skips_out_of_bounds, [&](const View& part, const View& row) {
+  indexed("dma_scatter", dst, src, index, skips_out_of_bounds, false, [&](const View& part, const View& row) {
     if (accumulates) {
       accumulate(row, part);
     } else {

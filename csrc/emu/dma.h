@@ -24,12 +24,12 @@ struct HbmTensor {
 
 class Dma {
  public:
-  explicit Dma(const target::Core& core) : core_(core) {}
+  explicit Dma(const target::Core& core, const Numerics& numerics = {}) : core_(core), numerics_(numerics) {}
 
   // Both have the same number of partitions and of elements in each; order within a row is kept.
   void copy(const View& dst, const View& src);
 
-  // dst += src, in fp32
+  // dst += src, in fp32 or as integers
   void accumulate(const View& dst, const View& src);
   // dst = the sum of 1 to 16 sources, in fp32
   void compute(const View& dst, std::span<const View> srcs);
@@ -47,9 +47,11 @@ class Dma {
  private:
   void count(const View& dst, const View& src);
   template <class Move>
-  void indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, Move move);
+  void indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, bool fills,
+               Move move);
 
   target::Core core_;
+  Numerics numerics_;
   std::int64_t hbm_read_bytes_ = 0, hbm_write_bytes_ = 0;
   Lanes lanes_;
 };

@@ -46,6 +46,8 @@ TRN_INLINE void decoder(Dtype dtype, Visit visit) {
       return small(Float8E5M2{});
     case Dtype::float8_e3m4:
       return small(Float8E3M4{});
+    case Dtype::tfloat32:
+      return small(TFloat32{});
     case Dtype::int8:
       return number(std::int8_t{});
     case Dtype::int16:
@@ -89,6 +91,8 @@ TRN_INLINE void encoder(Dtype dtype, Visit visit) {
       return small(Float8E5M2{});
     case Dtype::float8_e3m4:
       return small(Float8E3M4{});
+    case Dtype::tfloat32:
+      return small(TFloat32{});
     case Dtype::int8:
       return integer(std::int8_t{});
     case Dtype::int16:

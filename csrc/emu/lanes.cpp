@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "emu/clones.h"
 
@@ -12,6 +13,30 @@ namespace {
 TRN_CLONES void flush_denormals(float* values, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     values[i] = std::fabs(values[i]) < 0x1p-126F ? 0.0F * values[i] : values[i];
+  }
+}
+
+// The largest number of a floating type, in fp32.
+float largest(Dtype dtype) {
+  if (!target::is_small_float(dtype)) {
+    return std::numeric_limits<float>::max();
+  }
+  // Of the codes that are no number, the first is one past the largest.
+  const std::int64_t num_codes = std::int64_t{1} << (8 * target::itemsize(dtype) - 1);
+  float value = 0;
+  for (std::int64_t code = num_codes - 1; code >= 0; --code) {
+    load(dtype, reinterpret_cast<const std::byte*>(&code), 0, &value, 1);
+    if (std::isfinite(value)) {
+      break;
+    }
+  }
+  return value;
+}
+
+TRN_CLONES void saturate(float* values, float limit, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float value = values[i];
+    values[i] = value > limit ? limit : (value < -limit ? -limit : value);
   }
 }
 
@@ -71,16 +96,17 @@ void Walk::carry() {
 
 Lanes::Lanes(const Numerics& numerics) : numerics_(numerics), bits_(numerics.seed) {}
 
-void Lanes::flush(float* values, std::int64_t n) const {
+void Lanes::settle(Dtype dtype, float* values, std::int64_t n) const {
   if (numerics_.flush_denormals) {
     flush_denormals(values, n);
+  }
+  if (numerics_.saturate_infinity) {
+    saturate(values, largest(dtype), n);
   }
 }
 
 void Lanes::put(Walk& to, float* values, std::int64_t n) {
-  if (numerics_.flush_denormals) {
-    flush_denormals(values, n);
-  }
+  settle(to.dtype(), values, n);
   to.take(n, [&](std::byte* at, std::int64_t stride, std::int64_t part) {
     if (numerics_.stochastic_rounding) {
       store_stochastic(to.dtype(), at, stride, values, part, bits_);

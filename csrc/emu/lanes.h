@@ -121,8 +121,9 @@ class Lanes {
   }
   void put(Walk& to, float* values, std::int64_t n);
   void put(Walk& to, const std::int64_t* values, std::int64_t n);
-  void flush(float* values, std::int64_t n) const;
-  void flush(std::int64_t*, std::int64_t) const {}
+  // What the switches make of results on their way out.
+  void settle(Dtype dtype, float* values, std::int64_t n) const;
+  void settle(Dtype, std::int64_t*, std::int64_t) const {}
 
   Numerics numerics_;
   StochasticBits bits_;
@@ -188,7 +189,7 @@ void Lanes::run(const View& dst, const std::array<const View*, S>& sources, Body
     } else if (is_native<T>(to) && to.run() >= n) {
       T* out = reinterpret_cast<T*>(to.at());
       call(out, n, done);
-      flush(out, n);
+      settle(to.dtype(), out, n);
       to.advance(n);
     } else {
       T* out = blocks.data() + static_cast<std::int64_t>(S) * kBlock;

@@ -8,7 +8,7 @@ NeuronCore::NeuronCore(const target::Core& core, std::uint64_t seed, TileGemm ge
       numerics(numerics),
       sbuf(core),
       psum(core),
-      dma(core),
+      dma(core, numerics),
       tensor(core, gemm, numerics),
       vector(core, numerics, seed),
       scalar(core, numerics),

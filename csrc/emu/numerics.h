@@ -5,7 +5,14 @@
 
 namespace trn::emu {
 
-// Sources: facts/trainium.md section 2. What no document states (denormals) is an assumption, off by default.
+// What ScalarE gives for log, sqrt, rsqrt, reciprocal and arctan of an argument outside of the documented domain.
+enum class OutsideDomain : std::uint8_t {
+  exact,  // the function, as AWS's own simulator has it
+  clamp,  // the function of the domain's nearer end
+  nan,
+};
+
+// Sources: docs/numerics.md. What no document states (denormals, arguments outside of a domain) is an assumption.
 struct Numerics {
   bool stochastic_rounding = false;  // NEURON_RT_STOCHASTIC_ROUNDING_EN; round to nearest even otherwise
   std::uint64_t seed = 0;            // NEURON_RT_STOCHASTIC_ROUNDING_SEED
@@ -14,8 +21,18 @@ struct Numerics {
   bool rsqrt_zero_is_nan = true;
   bool sign_nan_is_nan = true;
   bool flush_denormals = false;  // results below 2^-126 become zero
+  OutsideDomain outside_domains = OutsideDomain::exact;
+  bool transpose_spreads_nan = true;   // on TensorE of NeuronCore-v2
+  bool integers_through_fp32 = true;   // integer arithmetic, products and sums; else exact in the tile's bits
+  bool native_int64 = false;           // --native-int64: 64-bit tiles compute in 64 bits
+  bool saturate_infinity = false;      // --enable-saturate-infinity: an engine's infinity becomes the largest number
+  bool rounding_through_int32 = true;  // ceil and trunc of what is not finite
+  bool floor_divide_zero_is_nan = true;
+  bool out_of_bounds_is_nan = false;  // index_select; an error otherwise
 
   bool operator==(const Numerics&) const = default;
+  // Whether integer tiles, some of them of 64 bits, compute as integers.
+  bool computes_integers(bool has_64_bits) const { return !integers_through_fp32 || (native_int64 && has_64_bits); }
 };
 
 // The random bits of stochastic rounding: a function of the seed and the number of roundings so far.

@@ -1,6 +1,7 @@
 // ScalarE's instructions.
 #include "emu/scalar_engine.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -8,6 +9,14 @@
 #include "emu/limits.h"
 
 namespace trn::emu {
+
+bool ScalarEngine::copies_integers(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                                   const ScalarOperand& bias) const {
+  const bool has_64_bits = target::itemsize(dst.dtype) == 8 || target::itemsize(x.dtype) == 8;
+  return lanes_.numerics().computes_integers(has_64_bits) && function == Activation::copy && is_integer(dst.dtype) &&
+         is_integer(x.dtype) && scale.vector == nullptr && bias.vector == nullptr && scale.value == 1 &&
+         bias.value == 0;
+}
 
 void ScalarEngine::run(std::string_view where, const View& dst, const View& x, Activation function,
                        const ScalarOperand& scale, const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res) {
@@ -27,6 +36,11 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
     require_vector(where, core_, *reduce_res, dst.partitions);
   }
   const bool reduces = cmd != ReduceCmd::idle || reduce_res != nullptr;
+  if (!reduces && copies_integers(dst, x, function, scale, bias)) {
+    lanes_.run<std::int64_t, 1>(dst, {&x},
+                                [&](auto in, std::int64_t* out, std::int64_t n) { std::copy(in[0], in[0] + n, out); });
+    return;
+  }
   if (!reduces && scale.vector == nullptr && bias.vector == nullptr) {
     lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n) {
       evaluate(function, lanes_.numerics(), in[0], scale.value, bias.value, out, n);

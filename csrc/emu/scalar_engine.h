@@ -33,6 +33,9 @@ class ScalarEngine {
   StochasticBits& bits() { return lanes_.bits(); }
 
  private:
+  // Whether integers pass unchanged, where they compute as such.
+  bool copies_integers(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
+                       const ScalarOperand& bias) const;
   void run(std::string_view where, const View& dst, const View& x, Activation function, const ScalarOperand& scale,
            const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res);
 

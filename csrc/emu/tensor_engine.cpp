@@ -47,7 +47,8 @@ void TensorEngine::require_result(std::string_view where, const View& dst, std::
                 "Give it the shape [M, N].");
   require_psum(where, dst);
   require_start_partition(where, dst);
-  if (dst.dtype != Dtype::float32 && (generation(core_) < 4 || dst.dtype != Dtype::bfloat16)) {
+  const bool is_exact = dst.dtype == Dtype::int32 && !lanes_.numerics().integers_through_fp32;
+  if (dst.dtype != Dtype::float32 && !is_exact && (generation(core_) < 4 || dst.dtype != Dtype::bfloat16)) {
     refuse(where, "PSUM accumulates in float32", target::name(dst.dtype), "Cast when copying out of PSUM.");
   }
 }
@@ -102,9 +103,11 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
                              const ArrayTile& tile) {
   constexpr std::string_view where = "nc_matmul";
   require_operands(where, stationary, moving);
+  const bool is_exact = multiplies_integers(stationary, moving);
+  auto is_wide = [](const View& view) { return view.dtype == Dtype::float32 || view.dtype == Dtype::tfloat32; };
   for (const View* operand : {&stationary, &moving}) {
     const Dtype dtype = operand->dtype;
-    if (dtype != Dtype::float32 && !target::is_small_float(dtype)) {
+    if (!is_wide(*operand) && !target::is_small_float(dtype) && !is_exact) {
       refuse(where, "TensorE multiplies floating types", target::name(dtype), "Cast to float32 first.");
     }
     if (dtype == Dtype::float8_e4m3fn && generation(core_) < 4) {
@@ -117,8 +120,8 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
   auto both = [&] {
     return std::string(target::name(stationary.dtype)) + " and " + std::string(target::name(moving.dtype));
   };
-  if ((stationary.dtype == Dtype::float32) != (moving.dtype == Dtype::float32)) {
-    refuse(where, "float32 pairs only with float32", both(), "Cast one of them.");
+  if (is_wide(stationary) != is_wide(moving)) {
+    refuse(where, "float32 and tfloat32 pair only with each other", both(), "Cast one of them.");
   }
   if (pairs(Dtype::float8_e4m3, Dtype::float8_e4m3fn)) {
     refuse(where, "the two e4m3 formats do not pair", both(), "Cast one of them.");
@@ -141,7 +144,38 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
                                                    : core_.moving_free_max_elements;
   require_at_most(where, "the moving tile has few columns", n, most, "Split N.");
   require_result(where, dst, m, n);
-  multiply(dst, rows(stationary, 0), rows(moving, 1), stationary.partitions, n, accumulate);
+  if (is_exact) {
+    multiply_integers(dst, stationary, moving, accumulate);
+  } else {
+    multiply(dst, rows(stationary, 0), rows(moving, 1), stationary.partitions, n, accumulate);
+  }
+}
+
+bool TensorEngine::multiplies_integers(const View& stationary, const View& moving) const {
+  return !lanes_.numerics().integers_through_fp32 && stationary.dtype == Dtype::int32 && moving.dtype == Dtype::int32;
+}
+
+void TensorEngine::multiply_integers(const View& dst, const View& stationary, const View& moving, bool accumulate) {
+  const std::int64_t m = dst.partitions, n = moving.free_elements();
+  std::int64_t *weights = lanes_.integer_row(0, m), *inputs = lanes_.integer_row(1, n);
+  std::int64_t* sums = lanes_.integer_row(2, m * n);
+  std::fill(sums, sums + m * n, 0);
+  for (std::int64_t p = 0; accumulate && p < m; ++p) {
+    lanes_.read_row(dst, p, sums + p * n);
+  }
+  for (std::int64_t k = 0; k < stationary.partitions; ++k) {
+    lanes_.read_row(stationary, k, weights);
+    lanes_.read_row(moving, k, inputs);
+    for (std::int64_t p = 0; p < m; ++p) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto sum = static_cast<std::uint64_t>(sums[p * n + i]);
+        sums[p * n + i] = static_cast<std::int64_t>(sum + static_cast<std::uint64_t>(weights[p] * inputs[i]));
+      }
+    }
+  }
+  for (std::int64_t p = 0; p < m; ++p) {
+    lanes_.write_row(dst, p, sums + p * n);
+  }
 }
 
 void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate) {
@@ -237,7 +271,7 @@ void TensorEngine::nc_transpose(const View& dst, const View& src) {
            "Cast when copying out of PSUM.");
   }
   transfer(transposed_view(dst), src);
-  if (generation(core_) >= 3 || is_integer(dst.dtype)) {
+  if (generation(core_) >= 3 || is_integer(dst.dtype) || !lanes_.numerics().transpose_spreads_nan) {
     return;
   }
   const std::int64_t n = dst.free_elements();

@@ -50,6 +50,9 @@ class TensorEngine {
   // dst (+)= sum over k <= 128
   void multiply(const View& dst, const Rows& stationary, const Rows& moving, std::int64_t k, std::int64_t n,
                 bool accumulate);
+  // Without a pass through fp32, where the switch says so.
+  bool multiplies_integers(const View& stationary, const View& moving) const;
+  void multiply_integers(const View& dst, const View& stationary, const View& moving, bool accumulate);
   void dequantize(const View& tile, const View& scale, std::size_t which);
 
   target::Core core_;

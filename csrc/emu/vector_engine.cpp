@@ -2,7 +2,9 @@
 #include "emu/vector_engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -14,25 +16,39 @@
 namespace trn::emu {
 namespace {
 
+template <class T>
+TRN_INLINE T at(const T* values, std::int64_t i) {
+  return values[i];
+}
+template <class T>
+TRN_INLINE T at(T value, std::int64_t) {
+  return value;
+}
+
+template <class T, class X, class Y>
+TRN_INLINE void choose_each(const T* condition, X x, Y y, T* out, std::int64_t n) {
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < n; ++i) {
+    out[i] = condition[i] != 0 ? at(x, i) : at(y, i);
+  }
+}
+
 TRN_CLONES void choose(const float* condition, const float* x, const float* y, float* out, std::int64_t n) {
-#pragma GCC ivdep
-  for (std::int64_t i = 0; i < n; ++i) {
-    out[i] = condition[i] != 0 ? x[i] : y[i];
-  }
+  choose_each(condition, x, y, out, n);
 }
-
 TRN_CLONES void choose(const float* condition, const float* x, float y, float* out, std::int64_t n) {
-#pragma GCC ivdep
-  for (std::int64_t i = 0; i < n; ++i) {
-    out[i] = condition[i] != 0 ? x[i] : y;
-  }
+  choose_each(condition, x, y, out, n);
+}
+TRN_CLONES void choose(const float* condition, float x, const float* y, float* out, std::int64_t n) {
+  choose_each(condition, x, y, out, n);
+}
+template <class X, class Y>
+void choose(const std::int64_t* condition, X x, Y y, std::int64_t* out, std::int64_t n) {
+  choose_each(condition, x, y, out, n);
 }
 
-TRN_CLONES void choose(const float* condition, float x, const float* y, float* out, std::int64_t n) {
-#pragma GCC ivdep
-  for (std::int64_t i = 0; i < n; ++i) {
-    out[i] = condition[i] != 0 ? x : y[i];
-  }
+bool is_whole(float value) {
+  return std::fabs(value) <= 0x1p62F && std::trunc(value) == value;
 }
 
 void apply_ordered(Alu alu, const float* x, float scalar, bool is_reversed, float* out, std::int64_t n) {
@@ -70,6 +86,19 @@ void VectorEngine::check(std::string_view where, const View& dst, const View* co
   }
 }
 
+bool VectorEngine::computes_integers(std::initializer_list<const View*> views, std::initializer_list<Alu> alus,
+                                     std::initializer_list<float> constants) const {
+  const Numerics& numerics = lanes_.numerics();
+  if (numerics.integers_through_fp32 && !numerics.native_int64) {
+    return false;
+  }
+  const bool has_64_bits =
+      std::ranges::any_of(views, [](const View* view) { return target::itemsize(view->dtype) == 8; });
+  return numerics.computes_integers(has_64_bits) &&
+         std::ranges::all_of(views, [](const View* view) { return is_integer(view->dtype); }) &&
+         std::ranges::all_of(alus, has_integer_form) && std::ranges::all_of(constants, is_whole);
+}
+
 void VectorEngine::require_float_alu(std::string_view where, Alu alu) const {
   if (is_bitwise(alu)) {
     refuse(where, "the operation is arithmetic", target::name(alu), "Use tensor_scalar or tensor_tensor for bits.");
@@ -87,6 +116,8 @@ void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, 
   auto body = [&](auto in, auto* out, std::int64_t n) { apply(alu, in[0], in[1], out, n); };
   if (is_bitwise(alu)) {
     require_integers(where, {&dst, &a, &b});
+  }
+  if (is_bitwise(alu) || computes_integers({&dst, &a, &b}, {alu})) {
     run<std::int64_t, 2>(where, dst, {&a, &b}, body);
   } else {
     run<float, 2>(where, dst, {&a, &b}, body);
@@ -117,6 +148,9 @@ void VectorEngine::tensor_scalar(const View& dst, const View& x, Alu alu0, const
   const bool is_constant = scalar0.vector == nullptr && scalar1.vector == nullptr;
   if (is_bitwise(alu0)) {
     require_integers(where, {&dst, &x});
+  }
+  if (is_bitwise(alu0) ||
+      (is_constant && computes_integers({&dst, &x}, {alu0, alu1}, {scalar0.value, scalar1.value}))) {
     run<std::int64_t, 1>(where, dst, {&x}, at);
   } else if (is_constant) {
     run<float, 1>(where, dst, {&x}, everywhere);
@@ -141,7 +175,14 @@ void VectorEngine::scalar_tensor_tensor(const View& dst, const View& a, const Vi
     apply_ordered(alu0, in[0], scalars[p], reverse0, first, n);
     apply(alu1, reverse1 ? in[1] : first, reverse1 ? first : in[1], out, n);
   };
-  if (scalar0.vector == nullptr) {
+  if (scalar0.vector == nullptr && computes_integers({&dst, &a, &b}, {alu0, alu1}, {scalar0.value})) {
+    const auto scalar = static_cast<std::int64_t>(scalar0.value);
+    std::int64_t* whole = lanes_.integer_row(0, Lanes::kBlock);
+    run<std::int64_t, 2>(where, dst, {&a, &b}, [&](auto in, std::int64_t* out, std::int64_t n) {
+      apply_ordered(alu0, in[0], scalar, reverse0, whole, n);
+      apply(alu1, reverse1 ? in[1] : whole, reverse1 ? whole : in[1], out, n);
+    });
+  } else if (scalar0.vector == nullptr) {
     run<float, 2>(where, dst, {&a, &b}, [&](auto in, float* out, std::int64_t n) { at(in, out, n, 0); });
   } else {
     run<float, 2>(where, dst, {&a, &b}, at);
@@ -149,6 +190,11 @@ void VectorEngine::scalar_tensor_tensor(const View& dst, const View& a, const Vi
 }
 
 void VectorEngine::tensor_copy(const View& dst, const View& src) {
+  if (dst.dtype != src.dtype && computes_integers({&dst, &src})) {
+    run<std::int64_t, 1>("tensor_copy", dst, {&src},
+                         [&](auto in, std::int64_t* out, std::int64_t n) { std::copy(in[0], in[0] + n, out); });
+    return;
+  }
   if (dst.dtype != src.dtype) {
     run<float, 1>("tensor_copy", dst, {&src},
                   [&](auto in, float* out, std::int64_t n) { std::copy(in[0], in[0] + n, out); });
@@ -160,8 +206,14 @@ void VectorEngine::tensor_copy(const View& dst, const View& src) {
 }
 
 void VectorEngine::tensor_copy_predicated(const View& dst, const View& x, const View& predicate, float scalar) {
-  run<float, 2>("tensor_copy_predicated", dst, {&x, &predicate},
-                [&](auto in, float* out, std::int64_t n) { choose(in[1], scalar, in[0], out, n); });
+  auto body = [&](auto in, auto* out, std::int64_t n) {
+    choose(in[1], static_cast<std::remove_pointer_t<decltype(out)>>(scalar), in[0], out, n);
+  };
+  if (computes_integers({&dst, &x, &predicate}, {}, {scalar})) {
+    run<std::int64_t, 2>("tensor_copy_predicated", dst, {&x, &predicate}, body);
+  } else {
+    run<float, 2>("tensor_copy_predicated", dst, {&x, &predicate}, body);
+  }
 }
 
 void VectorEngine::tensor_copy_predicated(const View& dst, const View* src, float scalar, const View& predicate,
@@ -185,13 +237,23 @@ void VectorEngine::tensor_copy_predicated(const View& dst, const View* src, floa
 }
 
 void VectorEngine::select(const View& dst, const View& condition, const View& x, const View& y) {
-  run<float, 3>("select", dst, {&condition, &x, &y},
-                [&](auto in, float* out, std::int64_t n) { choose(in[0], in[1], in[2], out, n); });
+  auto body = [&](auto in, auto* out, std::int64_t n) { choose(in[0], in[1], in[2], out, n); };
+  if (computes_integers({&dst, &condition, &x, &y})) {
+    run<std::int64_t, 3>("select", dst, {&condition, &x, &y}, body);
+  } else {
+    run<float, 3>("select", dst, {&condition, &x, &y}, body);
+  }
 }
 
 void VectorEngine::select(const View& dst, const View& condition, const View& x, float y) {
-  run<float, 2>("select", dst, {&condition, &x},
-                [&](auto in, float* out, std::int64_t n) { choose(in[0], in[1], y, out, n); });
+  auto body = [&](auto in, auto* out, std::int64_t n) {
+    choose(in[0], in[1], static_cast<std::remove_pointer_t<decltype(out)>>(y), out, n);
+  };
+  if (computes_integers({&dst, &condition, &x}, {}, {y})) {
+    run<std::int64_t, 2>("select", dst, {&condition, &x}, body);
+  } else {
+    run<float, 2>("select", dst, {&condition, &x}, body);
+  }
 }
 
 void VectorEngine::reciprocal(const View& dst, const View& src) {
@@ -200,6 +262,14 @@ void VectorEngine::reciprocal(const View& dst, const View& src) {
 }
 
 void VectorEngine::memset(const View& dst, float value) {
+  if (value == std::numeric_limits<float>::infinity() && computes_integers({&dst})) {
+    // What a minimum starts from: the largest integer of the tile, whose lowest bits all types share.
+    const std::int64_t bits = 8 * target::itemsize(dst.dtype) - 1;
+    const auto largest = static_cast<std::int64_t>((std::uint64_t{1} << bits) - 1);
+    run<std::int64_t, 0>("memset", dst, {},
+                         [&](auto, std::int64_t* out, std::int64_t n) { std::fill(out, out + n, largest); });
+    return;
+  }
   run<float, 0>("memset", dst, {}, [&](auto, float* out, std::int64_t n) { std::fill(out, out + n, value); });
 }
 

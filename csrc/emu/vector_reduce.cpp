@@ -80,8 +80,9 @@ void VectorEngine::tensor_reduce(const View& dst, Alu alu, const View& data, boo
   require_equal(where, "the result's elements divide the input's", n % std::max<std::int64_t>(kept, 1), 0,
                 "Reduce whole axes.");
   const std::int64_t reduced = n / kept;
-  if (is_bitwise(alu)) {
-    require_dtype(where, "bitwise operations take integers", data, is_integer(data.dtype) && !negate,
+  const bool is_exact = !negate && computes_integers({&dst, &data}, {alu});
+  if (is_bitwise(alu) || is_exact) {
+    require_dtype(where, "bitwise operations take integers", data, is_exact || (is_integer(data.dtype) && !negate),
                   "Use integer tiles.");
     std::int64_t *row = lanes_.integer_row(0, n), *out = lanes_.integer_row(1, kept);
     for (std::int64_t p = 0; p < dst.partitions; ++p) {

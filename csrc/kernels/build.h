@@ -10,7 +10,8 @@
 namespace trn::kernels {
 
 // One function per family, each in its own file.
-program::Program matmul(const target::Target&, const MatmulShape&);
+// auto_cast: what TensorE's fp32 operands become; float32: they stay.
+program::Program matmul(const target::Target&, const MatmulShape&, Dtype auto_cast = Dtype::float32);
 program::Program conv(const target::Target&, const ConvShape&);
 program::Program attention(const target::Target&, const AttentionShape&);
 program::Program pointwise(const target::Target&, const PointwiseShape&);

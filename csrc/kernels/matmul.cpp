@@ -41,13 +41,17 @@ Dtype component(Dtype dtype) {
   }
 }
 
-// What TensorE is fed: integers and 64-bit types as fp32, and fp32 pairs only with fp32.
+// What TensorE is fed: integers and 64-bit types as fp32; fp32 and tf32 pair only with each other.
 Dtype tensor_dtype(Dtype dtype, Dtype other) {
   auto is_native = [](Dtype d) {
     return d == Dtype::bfloat16 || d == Dtype::float16 || d == Dtype::float8_e4m3 || d == Dtype::float8_e4m3fn ||
            d == Dtype::float8_e5m2;
   };
-  return is_native(dtype) && is_native(other) ? dtype : Dtype::float32;
+  auto is_cast = [&](Dtype d) { return is_native(d) || d == Dtype::tfloat32; };
+  if (is_native(dtype) && is_native(other)) {
+    return dtype;
+  }
+  return is_cast(dtype) && is_cast(other) ? Dtype::tfloat32 : Dtype::float32;
 }
 
 }  // namespace
@@ -75,10 +79,12 @@ void require_executable(const MatmulShape& shape) {
   }
 }
 
-MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& shape, const MatmulPlan& plan)
+MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& shape, const MatmulPlan& plan,
+                             Dtype auto_cast)
     : target_(target),
       s_(shape),
       plan_(plan),
+      auto_cast_(auto_cast),
       complex_(is_complex(shape.a_dtype) && is_complex(shape.b_dtype)),
       partitions_(target.core.num_partitions),
       rows_(target.core.stationary_free_max_elements),
@@ -112,7 +118,8 @@ MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& sh
 }
 
 void MatmulEmitter::declare(Operand& operand, const std::string& name, Dtype dtype, Dtype other) {
-  const Dtype on_chip = tensor_dtype(dtype, other);
+  auto cast = [&](Dtype d) { return d == Dtype::float32 || d == Dtype::float64 ? auto_cast_ : d; };
+  const Dtype on_chip = tensor_dtype(cast(dtype), cast(other));
   operand.sbuf = builder_.sbuf(name, on_chip, partitions_, ceil_div(plan_.k_block, partitions_) * operand.block);
   if (!operand.k_major) {
     operand.staged = builder_.sbuf(name + "_rows", on_chip, partitions_, std::min(plan_.k_block, staged_columns_));
@@ -342,10 +349,10 @@ void MatmulEmitter::stream_complex_bias() {
       1, "bias_");
 }
 
-Program matmul(const target::Target& target, const MatmulShape& shape) {
+Program matmul(const target::Target& target, const MatmulShape& shape, Dtype auto_cast) {
   const MatmulShape s = normalised(shape);
   if (s.batch > 0 && s.m > 0 && s.n > 0 && s.k > 0) {
-    return MatmulEmitter(target, s, matmul_plan(target, s)).emit();
+    return MatmulEmitter(target, s, matmul_plan(target, s, auto_cast), auto_cast).emit();
   }
   // An empty sum: the result is its bias, or zero.
   const Access out{shape.out_dtype, shape.batch * shape.m * shape.n, shape.batch * shape.m * shape.n};

@@ -19,6 +19,6 @@ struct MatmulPlan {
 // pairs of real ones.
 MatmulShape normalised(MatmulShape shape);
 // Of a normalised shape with no empty extent.
-MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape);
+MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape, Dtype auto_cast = Dtype::float32);
 
 }  // namespace trn::kernels

@@ -11,7 +11,7 @@ namespace trn::kernels {
 // Of a normalised shape.
 class MatmulEmitter {
  public:
-  MatmulEmitter(const target::Target& target, const MatmulShape& shape, const MatmulPlan& plan);
+  MatmulEmitter(const target::Target& target, const MatmulShape& shape, const MatmulPlan& plan, Dtype auto_cast);
 
   program::Program emit();
   // The buffers alone, to see whether they fit.
@@ -61,6 +61,7 @@ class MatmulEmitter {
   const target::Target& target_;
   const MatmulShape s_;
   const MatmulPlan plan_;
+  const Dtype auto_cast_;
   const bool complex_;
   const std::int64_t partitions_, rows_, columns_;  // of a tile: K, M and N
   const std::int64_t staged_columns_;

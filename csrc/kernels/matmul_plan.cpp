@@ -58,14 +58,16 @@ struct Candidate {
 
 class Search {
  public:
-  Search(const target::Target& target, const MatmulShape& shape) : target_(target), shape_(shape) {}
+  Search(const target::Target& target, const MatmulShape& shape, Dtype auto_cast)
+      : target_(target), shape_(shape), auto_cast_(auto_cast) {}
 
   bool fits(const MatmulPlan& plan) const {
-    return sbuf_bytes(MatmulEmitter(target_, shape_, plan).declare_only()) <= target_.core.sbuf_bytes_per_partition;
+    return sbuf_bytes(MatmulEmitter(target_, shape_, plan, auto_cast_).declare_only()) <=
+           target_.core.sbuf_bytes_per_partition;
   }
 
   void try_plan(const MatmulPlan& plan) {
-    const program::Program program = MatmulEmitter(target_, shape_, plan).emit();
+    const program::Program program = MatmulEmitter(target_, shape_, plan, auto_cast_).emit();
     const program::Counts counts = program::count(program, target_.core);
     const program::Duration duration = program::duration(program, target_);
     const double busy = std::accumulate(duration.busy_seconds.begin(), duration.busy_seconds.end(), 0.0);
@@ -94,14 +96,15 @@ class Search {
  private:
   const target::Target& target_;
   const MatmulShape& shape_;
+  const Dtype auto_cast_;
   std::vector<Candidate> candidates_;
 };
 
 }  // namespace
 
-MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape) {
+MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape, Dtype auto_cast) {
   const std::int64_t partitions = target.core.num_partitions;
-  Search search(target, shape);
+  Search search(target, shape, auto_cast);
   for (const bool m_outer : {true, false}) {
     const MatmulPlan whole = plan_of(shape, m_outer, shape.m, shape.n, shape.k);
     if (search.fits(whole)) {

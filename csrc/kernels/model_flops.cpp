@@ -55,7 +55,11 @@ ModelFlops of(const Shape&) {
 }  // namespace
 
 ModelFlops model_flops(const Part& part) {
-  return std::visit([](const auto& shape) { return of(shape); }, part);
+  ModelFlops model = std::visit([](const auto& shape) { return of(shape); }, part);
+  if (model.dtype == Dtype::float32 || model.dtype == Dtype::float64) {
+    model.dtype = part.precision.auto_cast == Dtype::float32 ? model.dtype : part.precision.auto_cast;
+  }
+  return model;
 }
 
 }  // namespace trn::kernels

@@ -34,6 +34,7 @@ inline void serialize(const Part& part, std::string& out) {
   Serializer serializer{out};
   serializer.write(part.index());
   std::visit([&](const auto& shape) { serializer.write(shape); }, part);
+  serializer.write(part.precision);
 }
 
 inline std::string serialize(const Spec& spec) {

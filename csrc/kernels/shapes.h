@@ -395,12 +395,31 @@ struct GenericShape {
   }
 };
 
-using Part =
+using Shape =
     std::variant<MatmulShape, ConvShape, AttentionShape, PointwiseShape, ReductionShape, SoftmaxShape, NormShape,
                  CopyShape, IndexShape, WindowShape, ScanShape, SortShape, TransferShape, GenericShape>;
 inline constexpr const char* kFamilyNames[] = {"matmul",  "conv", "attention", "pointwise", "reduction",
                                                "softmax", "norm", "copy",      "index",     "window",
                                                "scan",    "sort", "transfer",  "generic"};
+
+// What the compiler's options make of fp32 and of 64-bit integers on the chip (docs/numerics.md).
+struct Precision {
+  Dtype auto_cast = Dtype::float32;  // --auto-cast-type: what TensorE's fp32 operands become; float32: they stay
+  bool casts_all = false;            // --auto-cast all: and the operands of the other families
+  bool native_int64 = false;         // --native-int64
+  bool operator==(const Precision&) const = default;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("auto_cast", s.auto_cast);
+    v("casts_all", s.casts_all);
+    v("native_int64", s.native_int64);
+  }
+};
+
+struct Part : Shape {
+  using Shape::Shape;
+  Precision precision = {};
+};
 
 // One launch: the parts of one operator, in order (a convolution's backward has up to three).
 using Spec = std::vector<Part>;

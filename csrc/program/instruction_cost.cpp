@@ -73,6 +73,7 @@ double passes(const Program& program, const Instruction& instruction, const targ
     const Dtype dtype = buffer_of(program, instruction.src[s]).dtype;
     // A block-scaled tile holds four K-tiles of values.
     const double of_dtype = is_block_scaled(dtype)         ? 4 * core.mx_passes
+                            : dtype == Dtype::tfloat32     ? core.bf16_passes
                             : target::itemsize(dtype) >= 4 ? core.fp32_passes
                             : target::itemsize(dtype) == 2 ? core.bf16_passes
                                                            : core.fp8_passes;

@@ -19,7 +19,8 @@ constexpr OpcodeTraits kTraits[] = {
      "dst, stationary, moving, [accumulate], [perf_mode], "
      "[tile_position], [tile_size]",
      "stationary [K <= 128, M <= 128] and moving [K, N <= 512] in SBUF, dst in one PSUM bank, fp32 (from v4: up to all "
-     "of PSUM, fp32 or bf16); fp32 pairs with fp32; float8_e4m3fn from v4, not with float8_e4m3; double_row: FP8 [K, "
+     "of PSUM, fp32 or bf16); fp32 and tf32 pair with each other; float8_e4m3fn from v4, not with float8_e4m3; "
+     "double_row: FP8 [K, "
      "2, M], [K, 2, N], from v3"},
     {Opcode::nc_transpose, Engine::tensor, 1, CycleRule::transpose, "dst, data, [engine]",
      "TensorE: up to 128x128, SBUF to PSUM (v2 spreads NaN and Inf); VectorE: up to 32x32; one dtype"},

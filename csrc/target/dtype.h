@@ -32,6 +32,7 @@ enum class Dtype : std::uint8_t {
   float8_e5m2_x4,  // four values of one partition that share a microscaling exponent: NeuronCore-v4
   float8_e4m3fn_x4,
   float4_e2m1fn_x4,
+  tfloat32,  // fp32 with a mantissa of 10 bits, for TensorE
 };
 
 struct DtypeTraits {
@@ -64,6 +65,7 @@ inline constexpr DtypeTraits kDtypes[] = {
     {Dtype::float8_e5m2_x4, "float8_e5m2_x4", 4},
     {Dtype::float8_e4m3fn_x4, "float8_e4m3fn_x4", 4},
     {Dtype::float4_e2m1fn_x4, "float4_e2m1fn_x4", 2},
+    {Dtype::tfloat32, "tfloat32", 4},
 };
 
 inline constexpr std::int64_t itemsize(Dtype dtype) {

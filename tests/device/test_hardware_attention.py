@@ -1,7 +1,6 @@
 """Fused attention in hardware numerics: forward and backward through autograd, against float64 on the CPU."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,7 @@ FUSED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        torch_trn.reference_operators(clear=True)
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def executed() -> bool:

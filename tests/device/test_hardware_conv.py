@@ -1,7 +1,7 @@
 """Convolutions under hardware numerics: every operator and layout against float64, forward and through autograd."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,12 +16,7 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 Function = Callable[..., torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        torch_trn.reference_operators(clear=True)
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def executed() -> bool:

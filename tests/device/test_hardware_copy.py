@@ -1,6 +1,6 @@
 """Copies, casts and concatenations by their programs: bits against the CPU in any layout, and nothing left out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,11 +11,7 @@ Tensor = torch.Tensor
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def check(function: Callable[..., Tensor], *arguments: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Gathers, scatters and embeddings by their programs: values against the CPU in any layout, and nothing left out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,11 +11,7 @@ import torch_trn
 Tensor = torch.Tensor
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def check(function: Callable[..., Tensor], *arguments: Tensor, atol: float = 0) -> None:

@@ -1,6 +1,6 @@
 """Norms with hardware numerics: forward and backward of the torch-level operators against float64 on the CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,12 +14,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 DTYPES = list(TOLERANCE)
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        torch_trn.reference_operators(clear=True)
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def executed() -> bool:

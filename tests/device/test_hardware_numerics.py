@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,12 +15,7 @@ import torch_trn
 EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        torch_trn.reference_operators(clear=True)
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def executed() -> bool:

@@ -1,7 +1,5 @@
 """Softmax and reductions in hardware numerics, through torch: layouts, dtypes, backward; against float64 on the CPU."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,11 +10,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float64: 2e-6}
 DTYPES = [*TOLERANCE, torch.int32, torch.bool]
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch_trn.reference_operators(clear=True)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def layouts(x: torch.Tensor) -> list[torch.Tensor]:

@@ -12,11 +12,7 @@ Tensor = torch.Tensor
 EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 def runs(function: Callable[..., Any], *arguments: Tensor) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """Pooling by its programs, forward and backward: values against the CPU in any layout, and nothing left out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,11 +12,7 @@ import torch_trn
 Tensor = torch.Tensor
 
 
-@pytest.fixture(autouse=True)
-def hardware() -> Iterator[None]:
-    torch.manual_seed(0)
-    with torch_trn.set_numerics("hardware"):
-        yield
+pytestmark = pytest.mark.usefixtures("hardware")
 
 
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {

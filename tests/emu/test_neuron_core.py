@@ -81,7 +81,9 @@ def test_limits_of_a_matmul(core: Any) -> None:
 def test_dtypes_of_a_matmul(core: Any) -> None:
     floats, halves, integers = (core.sbuf(d, 8, 8) for d in ("float32", "bfloat16", "int32"))
     psum = core.psum("float32", 8, 8)
-    with pytest.raises(RuntimeError, match=r"float32 pairs only with float32; got float32 and bfloat16\."):
+    with pytest.raises(
+        RuntimeError, match=r"float32 and tfloat32 pair only with each other; got float32 and bfloat16\."
+    ):
         core.nc_matmul(psum, floats, halves)
     with pytest.raises(RuntimeError, match=r"TensorE multiplies floating types; got int32\. Cast to float32 first\."):
         core.nc_matmul(psum, integers, integers)

@@ -146,3 +146,141 @@ def test_integers_pass_through_float32() -> None:
     np.testing.assert_array_equal(got, [[2**24, -(2**31), -(2**31)]])
     kept = result(core, big.shape, lambda d: core.tensor_copy(d, tile(core, big, "int32")), "int32")
     np.testing.assert_array_equal(kept, big)
+
+
+def test_integers_keep_every_bit_where_they_do_not_pass_through_float32() -> None:
+    core = new_core(integers_through_fp32=False)
+    x = np.array([[2**24 + 1, 2**31 - 1, -(2**31), -5]])
+    y = np.array([[2, 3, -1, 7]])
+
+    def of(instruction: Callable[[Any], None], dtype: str = "int32") -> Array:
+        return result(core, x.shape, instruction, dtype)
+
+    a, b = tile(core, x, "int32"), tile(core, y, "int32")
+
+    def wrap(values: Array) -> Array:
+        return values.astype(np.int64).astype(np.int32)
+
+    np.testing.assert_array_equal(of(lambda d: core.tensor_scalar(d, a, "add", 0.0)), x)
+    for alu, expected in (("add", x + y), ("subtract", x - y), ("multiply", x * y)):
+        np.testing.assert_array_equal(of(lambda d, alu=alu: core.tensor_tensor(d, a, b, alu)), wrap(expected))
+    np.testing.assert_array_equal(of(lambda d: core.tensor_tensor(d, a, b, "maximum")), np.maximum(x, y))
+    np.testing.assert_array_equal(of(lambda d: core.tensor_scalar(d, a, "less", float(2**24)), "uint8"), x < 2**24)
+    np.testing.assert_array_equal(
+        of(lambda d: core.scalar_tensor_tensor(d, a, "multiply", 3.0, "add", b)), wrap(3 * x + y)
+    )
+    np.testing.assert_array_equal(of(lambda d: core.activation(d, "copy", a)), x)
+    total = core.sbuf("int32", 1, 1)
+    core.tensor_reduce(total, "add", a, axis=1)
+    assert total.read()[0, 0] == wrap(x.sum())
+    # No integer form: through fp32.
+    np.testing.assert_array_equal(of(lambda d: core.tensor_scalar(d, a, "divide", 1.0))[0, :1], [2**24])
+
+
+def test_products_of_integers_that_do_not_pass_through_float32() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-(2**20), 2**20, (40, 20)), rng.integers(-(2**20), 2**20, (40, 30))
+    core = new_core(integers_through_fp32=False)
+    psum = core.psum("int32", 20, 30)
+    for accumulate, factor in ((False, 1), (True, 2)):
+        core.nc_matmul(psum, tile(core, x, "int32"), tile(core, y, "int32"), accumulate=accumulate)
+        np.testing.assert_array_equal(psum.read(), (factor * (x.T @ y)).astype(np.int32))
+    with pytest.raises(RuntimeError, match=r"\[nc_matmul\] TensorE multiplies floating types; got int32\."):
+        core = new_core()
+        core.nc_matmul(core.psum("int32", 20, 30), tile(core, x, "int32"), tile(core, y, "int32"))
+
+
+def test_native_64_bit_integers() -> None:
+    x, y = np.array([[2**40 + 1, -(2**53) - 1]]), np.array([[3, 5]])
+
+    def total(native: bool) -> Array:
+        core = new_core(native_int64=native)
+        a, b = tile(core, x, "int64"), tile(core, y, "int64")
+        small = result(core, (1, 1), lambda d: core.tensor_scalar(d, tile(core, [[2**24 + 1]], "int32"), "add", 0.0))
+        assert small[0, 0] == 2**24  # 32-bit tiles pass through fp32 as before
+        return result(core, x.shape, lambda d: core.tensor_tensor(d, a, b, "add"), "int64")
+
+    np.testing.assert_array_equal(total(True), x + y)
+    assert not np.array_equal(total(False), x + y)
+
+
+# Low end, high end: AWS's table of activation functions.
+DOMAINS = {
+    "log": (2.0**-64, 2.0**64, np.log),
+    "sqrt": (2.0**-116, 2.0**118, np.sqrt),
+    "rsqrt": (2.0**-87, 2.0**97, lambda x: 1 / np.sqrt(x)),
+    "reciprocal": (2.0**-42, 2.0**42, lambda x: 1 / x),
+    "arctan": (0.0, math.pi / 2, np.arctan),
+}
+
+
+@pytest.mark.parametrize("function", DOMAINS)
+def test_outside_of_activation_domains(function: str) -> None:
+    low, high, oracle = DOMAINS[function]
+    inside = np.array([[low * 1.5 if low else 0.25, math.sqrt(low * high) if low else 1.0, high * 0.75]], np.float32)
+    outside = np.array([[low / 4, high * 4] if low else [high * 1.01, high * 4]], np.float32)
+    for mode in ("exact", "clamp", "nan"):
+        np.testing.assert_allclose(apply(function, inside, outside_domains=mode), oracle(inside), rtol=1e-6)
+    np.testing.assert_allclose(apply(function, outside), oracle(outside), rtol=1e-6)
+    ends = np.array([[low, high] if low else [high, high]], np.float32)
+    np.testing.assert_allclose(apply(function, outside, outside_domains="clamp"), oracle(ends), rtol=1e-6)
+    assert np.isnan(apply(function, outside, outside_domains="nan")).all()
+    if function in ("reciprocal", "arctan"):
+        np.testing.assert_allclose(apply(function, -outside, outside_domains="clamp"), -oracle(ends), rtol=1e-6)
+        assert np.isnan(apply(function, -outside, outside_domains="nan")).all()
+    # With a scale, it is the scaled argument that counts.
+    core = new_core(outside_domains="clamp")
+    scaled = result(core, outside.shape, lambda d: core.activation(d, function, tile(core, outside / 2), scale=2.0))
+    np.testing.assert_allclose(scaled, oracle(ends), rtol=1e-6)
+
+
+def test_infinity_saturates() -> None:
+    x = np.array([[np.inf, -np.inf, np.nan, 3e38, 1.0]], np.float32)
+    largest = {"float32": np.finfo(np.float32).max, "float16": 65504.0, "bfloat16": torch.finfo(torch.bfloat16).max}
+    for dtype, limit in largest.items():
+        core = new_core(saturate_infinity=True)
+        got = result(core, x.shape, lambda d: core.tensor_scalar(d, tile(core, x), "multiply", 2.0), dtype)  # noqa: B023
+        np.testing.assert_array_equal(got, np.array([[limit, -limit, np.nan, limit, 2.0]], np.float32))
+    assert apply("exp", np.array([[100.0]], np.float32), saturate_infinity=True)[0, 0] == largest["float32"]
+    assert apply("exp", np.array([[100.0]], np.float32))[0, 0] == np.inf
+
+
+def test_transposes_spread_nan_by_a_switch() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    x[1, 2] = np.inf
+    for spreads in (True, False):
+        core = new_core("trn1", transpose_spreads_nan=spreads)
+        psum = core.psum("float32", 3, 4)
+        core.nc_transpose(psum, tile(core, x))
+        expected = x.T.copy()
+        if spreads:
+            expected[2] = [np.nan, np.inf, np.nan, np.nan]
+        np.testing.assert_array_equal(psum.read(), expected)
+
+
+def test_tf32_has_a_mantissa_of_ten_bits() -> None:
+    x = (1 + np.arange(16, dtype=np.float32) / 2**12).reshape(1, 16)
+    core = new_core()
+    got = result(core, x.shape, lambda d: core.tensor_copy(d, tile(core, x)), "tfloat32")
+    np.testing.assert_array_equal(got, np.rint(x * 2**10) / 2**10)  # to nearest even, as rint
+    special = np.array([[np.inf, -np.inf, np.nan, np.finfo(np.float32).max]], np.float32)
+    got = result(core, special.shape, lambda d: core.tensor_copy(d, tile(core, special)), "tfloat32")
+    np.testing.assert_array_equal(got, [[np.inf, -np.inf, np.nan, np.inf]])
+    a, b = np.full((8, 4), 1 + 2.0**-9, np.float32), np.ones((8, 5), np.float32)
+    psum = core.psum("float32", 4, 5)
+    core.nc_matmul(psum, tile(core, a, "tfloat32"), tile(core, b, "float32"))
+    np.testing.assert_array_equal(psum.read(), 8 * (1 + 2.0**-9) * np.ones((4, 5)))
+
+
+def test_out_of_bounds_gathers_may_give_nan() -> None:
+    table, picks = np.arange(20, dtype=np.float32).reshape(5, 4), np.array([[3, 9]] * 2)
+    core = new_core(out_of_bounds_is_nan=True)
+    got = result(core, (2, 8), lambda d: core.dma_gather(d, core.hbm(table), tile(core, picks, "int32")))
+    np.testing.assert_array_equal(got, [[*table[3], *[np.nan] * 4]] * 2)
+
+
+def test_switches_are_known() -> None:
+    with pytest.raises(ValueError, match=r"\[numerics\] no such switch; got rounding\."):
+        new_core(rounding=True)
+    with pytest.raises(ValueError, match=r"\[numerics\] outside_domains is one of exact, clamp, nan; got 'wrap'\."):
+        new_core(outside_domains="wrap")

@@ -31,5 +31,5 @@ def test_switches_and_strict_reads() -> None:
     x, y = core.sbuf("float32", 1, 2), core.sbuf("float32", 1, 2)
     with pytest.raises(RuntimeError, match="activation"):
         core.activation(y, "relu", x)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"\[numerics\] no such switch; got no_such_switch"):
         emu.NeuronCore("trn2", no_such_switch=True)

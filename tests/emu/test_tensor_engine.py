@@ -90,7 +90,10 @@ def test_rules() -> None:
         r"the two e4m3 formats do not pair; got float8_e4m3fn and float8_e4m3\.",
         matmul(trn3, "float8_e4m3fn", "float8_e4m3"),
     )
-    rejects(r"float32 pairs only with float32; got float32 and bfloat16\.", matmul(trn2, "float32", "bfloat16"))
+    rejects(
+        r"float32 and tfloat32 pair only with each other; got float32 and bfloat16\.",
+        matmul(trn2, "float32", "bfloat16"),
+    )
     rejects(
         r"\[nc_matmul double_row\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2",
         matmul(trn1, "float8_e5m2", "float8_e5m2", perf_mode="double_row"),

@@ -1,11 +1,14 @@
 // Binds gathers and scatters: the tensor of rows, the indices, and what is picked from it or written to it.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/min.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/numerics.h"
 
 namespace trn::aten {
 
@@ -134,6 +137,24 @@ Picks picks_of(const LaunchArguments& args) {
   return is_any(name, {"gather", "scatter", "scatter_add"}) ? elements(args, name == "gather") : Picks{};
 }
 
+// As the CPU's kernels raise; but where index_select gives NaN instead.
+void require_in_bounds(const LaunchArguments& args, const IndexShape& shape, const at::Tensor& index) {
+  const auto name = args.base_name();
+  if (index.numel() == 0 || (name == "index_select" && departures().out_of_bounds_is_nan)) {
+    return;
+  }
+  const auto lowest = index.min().item<std::int64_t>(), highest = index.max().item<std::int64_t>();
+  const std::int64_t first = shape.wraps ? -shape.table_rows : 0;
+  if (lowest >= first && highest < shape.table_rows) {
+    return;
+  }
+  const auto message =
+      c10::str("[", name, "] an index names a row of the tensor; got ", lowest < first ? lowest : highest, ", limit ",
+               shape.table_rows - 1, ". Check the indices.");
+  TORCH_CHECK(!is_any(name, {"gather", "scatter", "scatter_add"}), message);
+  TORCH_CHECK_INDEX(false, message);
+}
+
 // What a scatter writes to: with the elements that it leaves as they are.
 BoundPart::Result written(const at::Tensor& table, bool has_base) {
   return has_base || table.is_contiguous() ? dense_result(table) : BoundPart::Result{table.contiguous(), {}, table};
@@ -148,6 +169,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape
   if (!picks.table.defined() || !picks.index.defined() || gathers == picks.rows.defined()) {
     return std::nullopt;
   }
+  require_in_bounds(args, shape, picks.index);
   const bool has_base = shape.base_elements > 0;
   BoundPart bound;
   if (gathers) {

@@ -1,4 +1,6 @@
 // Binds the operands of a pointwise launch: all of them in the order in which the first result lies in HBM.
+#include <ATen/ops/any.h>
+#include <ATen/ops/eq.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -58,6 +60,20 @@ bool holds_constant(const LaunchArguments& args, const at::Tensor& result) {
   return result.is_floating_point() || std::abs(args.number("value", args.number("fill_value", 0))) <= 0x1p24;
 }
 
+// Integers by zero: what the hardware gives is not public, so it raises as on the CPU.
+void require_divisor(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  const bool divides =
+      is_any(name, {"floor_divide", "remainder", "fmod"}) || (name == "div" && !args.string("rounding_mode").empty());
+  if (!divides || !c10::isIntegralType(args.output().scalar_type(), false) || args.find("other") < 0 ||
+      !args.inputs()[static_cast<std::size_t>(args.find("other"))].isTensor()) {
+    return;
+  }
+  const at::Tensor other = args.tensor("other");
+  TORCH_CHECK(!is_plain(other) || other.numel() == 0 || !cpu_alias(other).eq(0).any().item<bool>(),
+              "ZeroDivisionError");
+}
+
 std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
                                       const kernels::PointwiseShape& shape, const program::Program& program) {
   if (shape.segments != 1 || outputs.size() != shape.outputs.size() || inputs.size() != shape.inputs.size() ||
@@ -96,6 +112,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
   if (args.base_name() == "embedding_dense_backward") {
     return cleared(args, shape);
   }
+  require_divisor(args);
   // What is filled is not read.
   const bool fills = shape.inputs.empty();
   if (!rules::computes(args) || (fills && !holds_constant(args, args.output()))) {
@@ -117,7 +134,8 @@ std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, 
       continue;  // a tensor of no elements
     }
     const auto program = build(spec.front());
-    auto bound = bind_tensors(member.inputs, member.outputs, std::get<kernels::PointwiseShape>(spec.front()), *program);
+    auto bound =
+        bind_tensors(member.inputs, member.outputs, std::get<kernels::PointwiseShape>(spec.front()), program->program);
     if (!bound) {
       return std::nullopt;
     }

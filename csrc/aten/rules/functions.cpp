@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "aten/rules/expression.h"
+#include "aten/rules/rounding.h"
 
 namespace trn::aten::rules {
 
@@ -16,27 +17,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr auto kSqrtHalf = static_cast<float>(0.5 * std::numbers::sqrt2);
-constexpr float kIntegersFrom = 8388608;  // 2^23: every float from here on is an integer
 
 Value abs(Expression& e, Value x, float scale = 1) {
   return e.activation(Activation::abs, x, scale);
-}
-
-Value floor(Expression& e, Value x) {
-  return e.subtract(x, e.apply(Alu::modulo, x, 1));
-}
-
-// |x| and its sign apart, rounded towards zero.
-Value trunc(Expression& e, Value x) {
-  return e.multiply(floor(e, abs(e, x)), e.activation(Activation::sign, x));
-}
-
-// To nearest even: adding 2^23 leaves no room for a fraction.
-Value round(Expression& e, Value x) {
-  const Value size = abs(e, x);
-  const Value rounded = e.apply(Alu::add, size, kIntegersFrom, Alu::subtract, kIntegersFrom);
-  const Value is_integer = e.apply(Alu::greater_equal, size, kIntegersFrom);
-  return e.multiply(e.select(is_integer, size, rounded), e.activation(Activation::sign, x));
 }
 
 struct ErrorFunction {
@@ -263,11 +246,6 @@ void rsub(Expression& e) {
   }
 }
 
-Value floor_quotient(Expression& e, Value a, Value b) {
-  const Value exact = e.divide(e.subtract(a, e.apply(Alu::modulo, a, b)), b);
-  return floor(e, e.add(exact, 0.5F));
-}
-
 void floor_divide(Expression& e) {
   e.output(0, floor_quotient(e, e.argument("self"), e.argument("other")));
 }
@@ -423,12 +401,14 @@ constexpr Function kFunctions[] = {
     {"_prelu_kernel", prelu},
     {"addcdiv", [](Expression& e) { add_scaled(e, Alu::divide); }},
     {"addcmul", [](Expression& e) { add_scaled(e, Alu::multiply); }},
+    {"ceil", write_ceil},
     {"cosh", cosh},
     {"div", divide},
     {"elu", elu},
     {"elu_backward", elu_backward},
     {"erf", erf},
     {"erfc", erfc},
+    {"floor", write_floor},
     {"floor_divide", floor_divide},
     {"fmax", [](Expression& e) { fextreme(e, Alu::maximum); }},
     {"fmin", [](Expression& e) { fextreme(e, Alu::minimum); }},
@@ -467,7 +447,7 @@ constexpr Function kFunctions[] = {
     {"tanh_backward", tanh_backward},
     {"threshold", threshold},
     {"threshold_backward", threshold_backward},
-    {"trunc", [](Expression& e) { e.output(0, trunc(e, e.input(0))); }},
+    {"trunc", write_trunc},
     {"xlogy", xlogy},
 };
 
