@@ -16,7 +16,7 @@ from rows import Row, arguments, emit
 from torch import nn
 from torch.nn import functional as F
 
-CALLS = 1000
+CALLS = 50  # a round is shorter than a slice of the scheduler's: on a busy machine some round runs undisturbed
 BARS = {"plain": 0.5, "profile": 1.0, "profile, module, line": 2.0}
 
 
@@ -25,6 +25,7 @@ def operators(device: str) -> dict[str, Callable[[], object]]:
     a, b = torch.randn(4, 4).to(device), torch.randn(4, 4).to(device)
     bias, weight, out = torch.randn(4).to(device), torch.ones(4).to(device), torch.empty(4, 4, device=device)
     index, mask = torch.tensor([0, 1, 2, 3]).to(device), (torch.randn(4, 4) > 0).to(device)
+    places = torch.zeros(4, 4, dtype=torch.long).to(device)
     image, kernel = torch.randn(1, 2, 6, 6).to(device), torch.randn(2, 2, 3, 3).to(device)
     heads = torch.randn(1, 2, 4, 8).to(device)
     logs = torch.log_softmax(a, 1)
@@ -53,6 +54,16 @@ def operators(device: str) -> dict[str, Callable[[], object]]:
         "transpose": lambda: a.t(),
         "slice": lambda: a[1:],
         "dropout": lambda: torch.native_dropout(a, 0.5, True),
+        "normal_": lambda: out.normal_(),
+        "bernoulli_": lambda: out.bernoulli_(0.5),
+        "argmax": lambda: a.argmax(1),
+        "cumsum": lambda: a.cumsum(0),
+        "gather": lambda: a.gather(1, places),
+        "index": lambda: a[index],
+        "sort": lambda: a.sort(),
+        "topk": lambda: a.topk(2),
+        "clamp": lambda: a.clamp(0, 1),
+        "var": lambda: a.var(),
         "conv2d": lambda: F.conv2d(image, kernel),
         "attention": lambda: F.scaled_dot_product_attention(heads, heads, heads),
         "_foreach_add_ of 10": lambda: torch._foreach_add_(sums, 0.0),
@@ -113,7 +124,7 @@ def measure(device: str, rounds: int) -> list[Row]:
 
 def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--rounds", type=int, default=40)
+        parser.add_argument("--rounds", type=int, default=500)
 
     options = arguments(__doc__, add)
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <array>
+#include <bit>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -39,16 +40,14 @@ TRN_CLONES void fill_words(std::uint32_t* words, std::uint64_t key, std::uint32_
 }
 
 void place(at::CPUGeneratorImpl& generator, const GeneratorState& position) {
-  thread_local at::mt19937 engine;
-  thread_local at::mt19937_data_pod data;
+  at::mt19937_data_pod data;
   const std::uint64_t key = mix(position.seed + kStep) ^ mix(mix(position.offset + 2 * kStep));
   fill_words(data.state_.data(), key, static_cast<std::uint32_t>(mix(key + kStep)));
   data.seed_ = position.seed;
   data.seeded_ = true;
   data.left_ = at::MERSENNE_STATE_N;  // the words are drawn as they are, then the engine goes on from them
   data.next_ = 0;
-  engine.set_data(data);
-  generator.set_engine(engine);
+  generator.set_engine(std::bit_cast<at::mt19937>(data));  // set_data would copy the words once more
   generator.set_next_float_normal_sample(std::nullopt);
   generator.set_next_double_normal_sample(std::nullopt);
 }
