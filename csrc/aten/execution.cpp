@@ -3,6 +3,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -111,6 +112,16 @@ std::shared_ptr<const BuiltProgram> program_of(const kernels::Part& part) {
   return programs().get(*system().target(), precise, !departures().integers_through_fp32);
 }
 
+// Results without elements need no program, unless the operator gives them some.
+bool writes_nothing(const LaunchArguments& args) {
+  const auto& arguments = args.op().schema().arguments();
+  if (std::ranges::any_of(arguments, [](const c10::Argument& argument) { return argument.is_out(); })) {
+    return false;
+  }
+  const auto outputs = args.output_tensors();
+  return !outputs.empty() && std::ranges::all_of(outputs, [](const at::Tensor& output) { return output.numel() == 0; });
+}
+
 // The parts of a Spec run one after the other, each on tensors of the operator.
 std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
   const kernels::Spec spec = find_op(args.op().operator_name()).rule(args);
@@ -124,7 +135,8 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
     bound->program = program;
     parts.push_back(std::move(*bound));
   }
-  return parts.empty() ? std::nullopt : std::optional(std::move(parts));
+  const bool is_done = !parts.empty() || writes_nothing(args);
+  return is_done ? std::optional(std::move(parts)) : std::nullopt;
 }
 
 }  // namespace
@@ -136,7 +148,8 @@ bool family_executes(std::string_view family) {
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   try {
-    return rules::is_list_launch(args) ? bind_members(args, program_of) : bind_parts(args);
+    return rules::is_list_launch(args) && !rules::is_list_reduction(args) ? bind_members(args, program_of)
+                                                                          : bind_parts(args);
   } catch (const trn::Error& error) {
     if (error.category() != Category::unimplemented) {
       rethrow(error);
@@ -171,7 +184,10 @@ void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics)
       rethrow(error);
     }
     for (const BoundPart::Result& output : bound.outputs) {
-      if (!output.buffer.is_same(output.original)) {
+      for (std::size_t i = 0; i < output.members.size(); ++i) {
+        output.members[i].copy_(output.buffer[static_cast<std::int64_t>(i)]);
+      }
+      if (output.members.empty() && !output.buffer.is_same(output.original)) {
         const at::Tensor& values = output.values.defined() ? output.values : output.buffer;
         output.original.copy_(values.reshape(output.original.sizes()));
       }

@@ -27,9 +27,10 @@ struct BuiltProgram {
 // otherwise in HBM than the program takes it is staged: the same values, laid out for it.
 struct BoundPart {
   struct Result {
-    at::Tensor buffer;    // what the program writes
-    at::Tensor values;    // the result's elements in it, where the buffer has others too
-    at::Tensor original;  // the operator's result, copied to after the run unless it is the buffer
+    at::Tensor buffer;                     // what the program writes
+    at::Tensor values;                     // the result's elements in it, where the buffer has others too
+    at::Tensor original;                   // the operator's result, copied to after the run unless it is the buffer
+    std::vector<at::Tensor> members = {};  // or a result for each of the buffer's elements
   };
   std::shared_ptr<const BuiltProgram> program;
   std::vector<at::Tensor> inputs;
@@ -63,7 +64,11 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::CopyShape& shape,
                                    const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::BoxShape& shape,
+                                   const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::IndexShape& shape,
+                                   const program::Program& program);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::NllLossShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ScanShape& shape,
                                    const program::Program& program);

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "aten/rules/attention.h"
+#include "aten/rules/box.h"
 #include "aten/rules/conv.h"
 #include "aten/rules/copy.h"
 #include "aten/rules/foreach_optimizer.h"

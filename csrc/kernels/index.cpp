@@ -17,6 +17,11 @@ namespace {
 // Index arithmetic runs in fp32, which holds integers up to here.
 constexpr std::int64_t kMostExact = std::int64_t{1} << 24;
 
+// One list of indices, or the first of several.
+std::int64_t num_picks(const IndexShape& shape) {
+  return shape.axes.empty() ? shape.num_indices : shape.num_indices / static_cast<std::int64_t>(shape.axes.size());
+}
+
 class IndexKernel {
  public:
   IndexKernel(const target::Target& target, const IndexShape& shape)
@@ -86,10 +91,11 @@ class IndexKernel {
 
   std::int64_t stream_width() const {
     const std::int64_t itemsize = target::itemsize(value_dtype());
-    const std::int64_t index_bytes = target::itemsize(shape_.index_dtype) * (computes_places() ? 2 : 1);
+    const std::int64_t index_tiles = 1 + (computes_places() ? 1 : 0) + (shape_.axes.empty() ? 0 : 1);
+    const std::int64_t index_bytes = target::itemsize(shape_.index_dtype) * index_tiles;
     return stream_free_elements(target_, num_elements(), target::itemsize(shape_.dtype), 2 * (itemsize + index_bytes));
   }
-  bool computes_places() const { return shape_.wraps || shape_.columns > 0; }
+  bool computes_places() const { return shape_.wraps || shape_.columns > 0 || !shape_.axes.empty(); }
 
   void emit() {
     const std::int64_t width = stream_width();
@@ -99,6 +105,9 @@ class IndexKernel {
     picks_ = builder_.sbuf("indices", shape_.index_dtype, num_partitions_, rows_per_partition);
     if (computes_places()) {
       places_ = builder_.sbuf("places", shape_.index_dtype, num_partitions_, rows_per_partition);
+    }
+    if (!shape_.axes.empty()) {
+      list_ = builder_.sbuf("list", shape_.index_dtype, num_partitions_, rows_per_partition);
     }
     if (is_picked_on_chip()) {
       emit_on_chip(rows_per_partition);
@@ -111,7 +120,7 @@ class IndexKernel {
 
   // ---- Rows
 
-  bool has_index_per_row() const { return shape_.num_indices * shape_.num_tables == shape_.num_rows; }
+  bool has_index_per_row() const { return num_picks(shape_) * shape_.num_tables == shape_.num_rows; }
 
   void emit_rows(std::int64_t rows_per_partition, std::int64_t chunk) {
     if (!has_index_per_row()) {  // positions of another operator: read, and not one for each row
@@ -153,10 +162,32 @@ class IndexKernel {
 
   void load_indices(const StreamTile& tile) {
     const Tile picks = on_chip_tile(picks_, tile.partitions, tile.free);
-    builder_.dma(picks, tile.hbm(index_));
+    if (shape_.axes.empty()) {
+      builder_.dma(picks, tile.hbm(index_));
+      wrap(picks, table_rows());
+      return;
+    }
+    const Tile list = on_chip_tile(list_, tile.partitions, tile.free);
+    for (std::size_t a = 0; a < shape_.axes.size(); ++a) {
+      const Tile& into = a == 0 ? picks : list;
+      const auto first = static_cast<std::int64_t>(a) * num_picks(shape_);
+      builder_.dma(into, StreamTile{tile.partitions, tile.free, tile.first + first}.hbm(index_));
+      wrap(into, shape_.axes[a]);
+      if (a > 0) {
+        builder_.emit({.opcode = Opcode::scalar_tensor_tensor,
+                       .dst = picks,
+                       .src = {picks, list},
+                       .alu0 = Alu::multiply,
+                       .alu1 = Alu::add,
+                       .scalar0 = static_cast<float>(shape_.axes[a])});
+      }
+    }
+  }
+
+  void wrap(const Tile& picks, std::int64_t size) {
     if (shape_.wraps) {
-      const Tile turns = on_chip_tile(places_, tile.partitions, tile.free);
-      builder_.tensor_scalar(turns, picks, Alu::less, 0, Alu::multiply, static_cast<float>(table_rows()));
+      const Tile turns = on_chip_tile(places_, picks.partitions, picks.free_elements());
+      builder_.tensor_scalar(turns, picks, Alu::less, 0, Alu::multiply, static_cast<float>(size));
       builder_.tensor_tensor(picks, picks, turns, Alu::add);
     }
   }
@@ -280,7 +311,8 @@ class IndexKernel {
 
   // Picked within SBUF by a 32-bit index; a 64-bit index has only the DMA's descriptors.
   bool is_picked_on_chip() const {
-    return shape_.row_elements == 1 && shape_.columns == 0 && target::itemsize(shape_.index_dtype) < 8;
+    return shape_.row_elements == 1 && shape_.columns == 0 && shape_.axes.empty() &&
+           target::itemsize(shape_.index_dtype) < 8;
   }
 
   void emit_on_chip(std::int64_t rows_per_partition) {
@@ -325,7 +357,7 @@ class IndexKernel {
   bool adds_, gathers_;
   Builder builder_{"index"};
   std::int16_t base_ = -1, table_ = -1, index_ = -1, rows_ = -1;  // rows_: one for each index
-  std::int16_t values_ = -1, picks_ = -1, places_ = -1;
+  std::int16_t values_ = -1, picks_ = -1, places_ = -1, list_ = -1;
 };
 
 [[noreturn]] void only_counts(const std::string& rule, const std::string& got) {
@@ -346,13 +378,14 @@ void require_executable(const IndexShape& shape) {
   if (shape.index_dtype != Dtype::int64 && shape.index_dtype != Dtype::int32) {
     only_counts("indices of other types than int32 and int64 are", std::string(target::name(shape.index_dtype)));
   }
-  if (shape.row_elements == 1 && shape.columns == 0 && size < 8) {
+  if (shape.row_elements == 1 && shape.columns == 0 && shape.axes.empty() && size < 8) {
     only_counts("single elements by a 32-bit index are", std::string(target::name(shape.index_dtype)));
   }
   if (is_complex(shape.dtype) && shape.kind == IndexKind::scatter_add) {
     only_counts("sums of complex elements are", std::string(target::name(shape.dtype)));
   }
-  const std::int64_t reach = shape.table_rows * std::max<std::int64_t>(shape.columns, shape.wraps ? 1 : 0);
+  const bool computes = shape.wraps || !shape.axes.empty();
+  const std::int64_t reach = shape.table_rows * std::max<std::int64_t>(shape.columns, computes ? 1 : 0);
   if (reach > kMostExact) {
     only_counts("places that fp32 does not hold exactly are", std::to_string(reach));
   }
@@ -361,7 +394,14 @@ void require_executable(const IndexShape& shape) {
   if (shape.base_elements != 0 && shape.base_elements != table) {
     only_counts("copies of another size than what is written to are", std::to_string(shape.base_elements));
   }
-  const std::int64_t picks = shape.columns > 0 ? shape.num_indices : shape.num_indices * shape.num_tables;
+  std::int64_t rows_of_axes = 1;
+  for (const std::int64_t size : shape.axes) {
+    rows_of_axes *= size;
+  }
+  if (!shape.axes.empty() && (shape.columns > 0 || rows_of_axes != shape.table_rows)) {
+    only_counts("lists of indices for axes that are not the table's are", std::to_string(rows_of_axes));
+  }
+  const std::int64_t picks = shape.columns > 0 ? shape.num_indices : num_picks(shape) * shape.num_tables;
   if (picks != shape.num_rows) {
     only_counts("rows without an index of their own are", std::to_string(shape.num_rows));
   }

@@ -23,6 +23,7 @@ using tiling::ceil_div;
 using tiling::Dim;
 using tiling::hbm_tile;
 using tiling::on_chip_tile;
+using tiling::Opcode;
 using tiling::Segment;
 using tiling::split;
 
@@ -307,7 +308,7 @@ void MatmulEmitter::sum_over_k(const Index& row, std::int64_t rows, const Index&
   }
 }
 
-// Bias and cast: from fp32 sums to columns of out_rows.
+// Scales, bias and cast: from fp32 sums to columns of out_rows.
 void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t columns) {
   const std::int64_t rows = sums.partitions;
   if (complex_) {
@@ -320,12 +321,25 @@ void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t c
   }
   const Tile out = on_chip_tile(out_rows_, rows, columns, column);
   if (bias_.elements == 0) {
-    builder_.activation(out, sums, Activation::copy);
+    builder_.activation(out, sums, Activation::copy, s_.alpha);
     return;
   }
   const std::int64_t stride = bias_.column_stride;
-  builder_.tensor_tensor(
-      out, sums, on_chip_tile(bias_rows_, rows, std::vector<Dim>{{columns, stride}}, column * stride), Alu::add);
+  const Tile bias = on_chip_tile(bias_rows_, rows, std::vector<Dim>{{columns, stride}}, column * stride);
+  if (s_.alpha == 1 && s_.beta == 1) {
+    builder_.tensor_tensor(out, sums, bias, Alu::add);
+    return;
+  }
+  const bool scales_bias = s_.beta != 1;
+  if (scales_bias && s_.alpha != 1) {
+    builder_.activation(sums, sums, Activation::copy, s_.alpha);
+  }
+  builder_.emit({.opcode = Opcode::scalar_tensor_tensor,
+                 .dst = out,
+                 .src = scales_bias ? std::vector<Tile>{bias, sums} : std::vector<Tile>{sums, bias},
+                 .alu0 = Alu::multiply,
+                 .alu1 = Alu::add,
+                 .scalar0 = scales_bias ? s_.beta : s_.alpha});
 }
 
 void MatmulEmitter::store(const Block& at, const Index& row, std::int64_t rows) {
@@ -356,7 +370,7 @@ Program matmul(const target::Target& target, const MatmulShape& shape, Dtype aut
   }
   // An empty sum: the result is its bias, or zero.
   const Access out{shape.out_dtype, shape.batch * shape.m * shape.n, shape.batch * shape.m * shape.n};
-  PointwiseShape fill{.elements = out.elements, .inputs = {}, .outputs = {out}, .steps = {}};
+  PointwiseShape fill{.elements = out.elements, .inputs = {}, .outputs = {out}, .steps = {}, .axes = {}, .repeats = {}};
   if (shape.bias_elements > 0) {
     fill.inputs.push_back({shape.out_dtype, shape.bias_elements, shape.bias_elements});
   }

@@ -27,6 +27,11 @@ inline constexpr target::Named<WindowKind> kWindowKinds[] = {
     {WindowKind::average_pool, "average_pool"},
     {WindowKind::upsample, "upsample"},
 };
+inline constexpr target::Named<LossReduction> kLossReductions[] = {
+    {LossReduction::none, "none"},
+    {LossReduction::mean, "mean"},
+    {LossReduction::sum, "sum"},
+};
 
 // The table of an enumeration, reached by type.
 inline constexpr const auto& names(ConvDirection) {
@@ -40,6 +45,9 @@ inline constexpr const auto& names(IndexKind) {
 }
 inline constexpr const auto& names(WindowKind) {
   return kWindowKinds;
+}
+inline constexpr const auto& names(LossReduction) {
+  return kLossReductions;
 }
 
 }  // namespace trn::kernels

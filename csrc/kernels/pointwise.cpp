@@ -10,6 +10,7 @@
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
+#include "kernels/pointwise_broadcast.h"
 #include "kernels/tiling.h"
 #include "program/opcode.h"
 #include "target/error.h"
@@ -341,7 +342,7 @@ bool executes(Opcode opcode) {
 }  // namespace
 
 program::Program pointwise(const target::Target& target, const PointwiseShape& shape) {
-  return Emitter(target, shape).emit();
+  return shape.axes.empty() ? Emitter(target, shape).emit() : pointwise_broadcast(target, shape);
 }
 
 void require_executable(const std::vector<Step>& steps) {
@@ -361,7 +362,7 @@ void require_executable(const PointwiseShape& shape) {
       if (is_complex(access.dtype)) {
         refuse("complex elements are counted, not executed", std::string(target::name(access.dtype)));
       }
-      const bool repeats = !is_output && (access.elements == 1 || access.elements == period);
+      const bool repeats = !is_output && (access.elements == 1 || access.elements == period || !shape.axes.empty());
       if (access.elements != shape.elements && !repeats) {
         refuse("an operand has every element of the iteration space, one element, or one period of it",
                std::to_string(access.elements) + " of " + std::to_string(shape.elements));

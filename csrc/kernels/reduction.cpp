@@ -3,8 +3,8 @@
 #include <limits>
 #include <string>
 
-#include "kernels/build.h"
 #include "kernels/executable.h"
+#include "kernels/reduction.h"
 #include "kernels/rows.h"
 #include "target/error.h"
 
@@ -37,10 +37,6 @@ float identity(Alu alu) {
   }
 }
 
-bool is_index(Dtype dtype) {
-  return dtype == Dtype::int64 || dtype == Dtype::int32;
-}
-
 // What all three layouts share: operands, the prologue, and the reduction of one tile to a column.
 class Reduction {
  public:
@@ -52,11 +48,8 @@ class Reduction {
         k_(target, "reduction", shape.rows, shape.cols, shape.across_partitions),
         b_(k_.builder) {
     const Dtype first = s_.inputs.empty() ? Dtype::float32 : s_.inputs.front().dtype;
-    for (const auto& output : s_.outputs) {
-      indexed_ = indexed_ || (extreme_ && is_index(output.dtype) && !(is_index(first) && s_.outputs.size() == 1));
-    }
     const bool compares = !s_.prologue.empty() && s_.prologue.back().alu >= Alu::equal;
-    propagates_nan_ = extreme_ && is_real_float(first) && !indexed_ && !compares;
+    propagates_nan_ = extreme_ && is_real_float(first) && !compares;
     sums_floats_ = s_.alu == Alu::add && is_real_float(first);
     for (std::size_t i = 0; i < s_.inputs.size(); ++i) {
       const auto& input = s_.inputs[i];
@@ -75,7 +68,7 @@ class Reduction {
       const std::int64_t partitions = target_.core.num_partitions;
       if (sums_floats_ && s_.across_partitions) {
         sum_across();
-      } else if (!s_.across_partitions && s_.rows < partitions / 2 && !indexed_ &&
+      } else if (!s_.across_partitions && s_.rows < partitions / 2 &&
                  s_.cols >= partitions * target_.core.min_instruction_cycles) {
         spread();
       } else {
@@ -173,9 +166,6 @@ class Reduction {
     const auto work = k_.work("value", Dtype::float32, 1), mask = k_.work("nan", Dtype::float32, 1);
     const auto total = k_.column("total"), part = k_.column("part");
     const auto nan_total = k_.column("nan_total"), nan_part = k_.column("nan_part");
-    const auto best = b_.sbuf("best8", Dtype::float32, k_.partitions(), 8);
-    const auto where = b_.sbuf("index8", Dtype::int32, k_.partitions(), 8);
-    const auto found = k_.column("index", Dtype::int32);
     k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
       if (!k_.resident()) {
         b_.memset(on_chip_tile(total, p, g), identity(s_.alu));
@@ -191,19 +181,8 @@ class Reduction {
         const Tile source = value(loaded, work_tile, StreamTile{p, g * width, row}.position());
         const Tile mask_tile = on_chip_tile(mask, p, {{g, k_.chunk()}, {width, 1}});
         const bool once = k_.resident();
-        if (indexed_) {
-          k_.members(g, [&](const Index& j) {
-            Tile member = source;
-            member.free = {{width, 1}};
-            rows::op(b_, Opcode::max8, on_chip_tile(best, p, 8), {member});
-            rows::op(b_, Opcode::nc_find_index8, on_chip_tile(where, p, 8), {member, on_chip_tile(best, p, 8)});
-            b_.tensor_copy(k_.scalar(once ? total : part, p, j), on_chip_tile(best, p, 1));
-            b_.tensor_copy(k_.scalar(found, p, j), on_chip_tile(where, p, 1));
-          });
-        } else {
-          b_.tensor_reduce(on_chip_tile(once ? total : part, p, g), source, s_.alu);
-          mask_nan(mask_tile, source, on_chip_tile(once ? nan_total : nan_part, p, g));
-        }
+        b_.tensor_reduce(on_chip_tile(once ? total : part, p, g), source, s_.alu);
+        mask_nan(mask_tile, source, on_chip_tile(once ? nan_total : nan_part, p, g));
         if (!once) {
           combine(on_chip_tile(total, p, g), on_chip_tile(part, p, g), on_chip_tile(nan_total, p, g),
                   on_chip_tile(nan_part, p, g));
@@ -211,7 +190,7 @@ class Reduction {
       });
       finish_nan(on_chip_tile(total, p, g), on_chip_tile(nan_total, p, g));
       finish(on_chip_tile(total, p, g));
-      store_columns([&](std::int16_t hbm, bool index) { k_.store_column(hbm, index ? found : total, row, p, g); });
+      store_columns([&](std::int16_t hbm) { k_.store_column(hbm, total, row, p, g); });
     });
   }
 
@@ -238,7 +217,7 @@ class Reduction {
   void store_columns(Store store) {
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
       if (is_column(i)) {
-        store(outputs_[i], indexed_ && is_index(s_.outputs[i].dtype));
+        store(outputs_[i]);
       }
     }
   }
@@ -302,7 +281,7 @@ class Reduction {
         }
         b_.tensor_copy(on_chip_tile(out, 1, segment.size), on_chip_tile(sums, 1, segment.size));
         finish(on_chip_tile(out, 1, segment.size));
-        store_columns([&](std::int16_t hbm, bool) {
+        store_columns([&](std::int16_t hbm) {
           b_.dma(hbm_tile(hbm, 1, 0, {{segment.size, 1}}, row), on_chip_tile(out, 1, segment.size));
         });
       });
@@ -374,7 +353,7 @@ class Reduction {
         finish_nan(out, nan);
       }
       this->finish(out);
-      store_columns([&](std::int16_t hbm, bool) { b_.dma(hbm_tile(hbm, 1, 0, {{1, 1}}, row), out); });
+      store_columns([&](std::int16_t hbm) { b_.dma(hbm_tile(hbm, 1, 0, {{1, 1}}, row), out); });
     };
 
     const std::int64_t size = partitions * free, each = s_.cols / size / shares;
@@ -430,12 +409,26 @@ class Reduction {
   const target::Target& target_;
   const std::int64_t size_;
   const bool extreme_;
-  bool indexed_ = false, propagates_nan_ = false, sums_floats_ = false;
+  bool propagates_nan_ = false, sums_floats_ = false;
   RowKernel k_;
   Builder& b_;
   std::vector<rows::RowTensor> tiled_, odd_;
   std::vector<std::int16_t> outputs_;
 };
+
+bool is_special(const ReductionShape& shape) {
+  return shape.places || shape.variance;
+}
+
+// Of one real operand, with all results; and places are counted in fp32.
+bool has_special_program(const ReductionShape& shape) {
+  constexpr std::int64_t kMostExact = std::int64_t{1} << 24;
+  const std::int64_t elements = shape.rows * shape.cols;
+  const auto has_all_rows = [&](const Access& output) { return output.elements == shape.rows; };
+  return elements > 0 && shape.inputs.size() == 1 && shape.inputs.front().elements == elements &&
+         !is_complex(shape.inputs.front().dtype) && shape.prologue.empty() && !shape.outputs.empty() &&
+         std::ranges::all_of(shape.outputs, has_all_rows) && (shape.variance || shape.cols <= kMostExact);
+}
 
 [[noreturn]] void refuse(const std::string& rule, const std::string& got) {
   throw Error(Category::unimplemented, "[reduction] " + rule + "; got " + got + ". Use reference numerics for it.");
@@ -452,8 +445,13 @@ void require_executable(const ReductionShape& shape) {
       refuse("an operand has every element that is reduced", std::to_string(input.elements));
     }
   }
-  if (shape.outputs.size() != 1 || shape.outputs.front().elements != shape.rows) {
+  const std::size_t most = shape.places || shape.variance ? 2 : 1;
+  const auto has_all_rows = [&](const Access& output) { return output.elements == shape.rows; };
+  if (shape.outputs.empty() || shape.outputs.size() > most || !std::ranges::all_of(shape.outputs, has_all_rows)) {
     refuse("one value for each row is computed", std::to_string(shape.outputs.size()) + " results");
+  }
+  if (is_special(shape) && !has_special_program(shape)) {
+    refuse("places and variances are of one operand of few columns", std::to_string(shape.cols) + " columns");
   }
   for (const auto* steps : {&shape.prologue, &shape.epilogue}) {
     require_executable(*steps);
@@ -462,6 +460,9 @@ void require_executable(const ReductionShape& shape) {
 
 // HBM bytes: every input's elements read once, every output's written once.
 program::Program reduction(const target::Target& target, const ReductionShape& shape) {
+  if (is_special(shape) && has_special_program(shape)) {
+    return shape.variance ? variance(target, shape) : extreme_places(target, shape);
+  }
   return Reduction(target, shape).emit();
 }
 

@@ -32,7 +32,7 @@ struct Access {
   }
 };
 
-// out[b, m, n] = sum_k a[b, m, k] b[b, k, n] (+ bias) (+ out).
+// out[b, m, n] = alpha sum_k a[b, m, k] b[b, k, n] (+ beta bias).
 struct MatmulShape {
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   Dtype a_dtype = Dtype::float32, b_dtype = Dtype::float32, out_dtype = Dtype::float32;
@@ -40,6 +40,7 @@ struct MatmulShape {
   bool b_k_major = true;                  // b is laid out [k, n]: no transpose needed for the moving operand
   std::int64_t a_batch = 1, b_batch = 1;  // distinct matrices, 1 when one serves every batch
   std::int64_t bias_elements = 0;         // 0, n, m or m*n elements added to the result
+  float alpha = 1, beta = 1;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("batch", s.batch);
@@ -54,6 +55,8 @@ struct MatmulShape {
     v("a_batch", s.a_batch);
     v("b_batch", s.b_batch);
     v("bias_elements", s.bias_elements);
+    v("alpha", s.alpha);
+    v("beta", s.beta);
   }
 };
 
@@ -172,6 +175,9 @@ struct PointwiseShape {
   std::vector<Access> inputs, outputs;
   std::vector<Step> steps;
   std::int64_t segments = 1;  // tensors of a foreach or fused list: `elements` is their sum
+  // Where inputs repeat otherwise than by whole periods: the axes of the iteration space, outermost first, and for each
+  // input those along which it repeats (bit a for axis a). Empty: by their numbers of elements.
+  std::vector<std::int64_t> axes, repeats;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("elements", s.elements);
@@ -179,6 +185,8 @@ struct PointwiseShape {
     v("outputs", s.outputs);
     v("steps", s.steps);
     v("segments", s.segments);
+    v("axes", s.axes);
+    v("repeats", s.repeats);
   }
 };
 
@@ -190,6 +198,11 @@ struct ReductionShape {
   Alu alu = Alu::add;
   std::vector<Step> prologue;  // per input element (square, abs, compare, ...)
   std::vector<Step> epilogue;  // per result (a mean's division, a root, ...)
+  bool places = false;         // of maximum and minimum: the last output has each extreme's first place
+  // The mean squared deviation from the mean, of which `cols - correction` are taken to be free, in place of alu; a
+  // second output has the mean.
+  bool variance = false;
+  float correction = 0;
   std::vector<Access> inputs, outputs;
   template <class V>
   static void visit(V&& v, auto& s) {
@@ -199,6 +212,9 @@ struct ReductionShape {
     v("alu", s.alu);
     v("prologue", s.prologue);
     v("epilogue", s.epilogue);
+    v("places", s.places);
+    v("variance", s.variance);
+    v("correction", s.correction);
     v("inputs", s.inputs);
     v("outputs", s.outputs);
   }
@@ -291,6 +307,8 @@ struct IndexShape {
   std::int64_t table_rows = 0, num_tables = 1, columns = 0;
   bool wraps = false;   // negative indices count from the end
   bool scales = false;  // a sparse product: each row meets a stored element, one multiply-add per element of the row
+  // Several lists of indices, one for each of these axes of the table, side by side: num_indices counts them all.
+  std::vector<std::int64_t> axes;
   template <class V>
   static void visit(V&& v, auto& s) {
     v("kind", s.kind);
@@ -305,6 +323,7 @@ struct IndexShape {
     v("columns", s.columns);
     v("wraps", s.wraps);
     v("scales", s.scales);
+    v("axes", s.axes);
   }
 };
 
@@ -373,6 +392,60 @@ struct SortShape {
   }
 };
 
+enum class LossReduction : std::uint8_t { none, mean, sum };
+// Negative log likelihood: of [batch, classes, positions] the element that target [batch, positions] names, times -1
+// and its class' weight. A target of `ignored` counts nothing. Forward: the losses or their sum, and the weights' sum.
+struct NllLossShape {
+  std::int64_t batch = 1, classes = 0, positions = 1;
+  Dtype dtype = Dtype::float32, index_dtype = Dtype::int64;
+  bool weight = false, backward = false;
+  LossReduction reduction = LossReduction::mean;
+  float ignored = -100;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("batch", s.batch);
+    v("classes", s.classes);
+    v("positions", s.positions);
+    v("dtype", s.dtype);
+    v("index_dtype", s.index_dtype);
+    v("weight", s.weight);
+    v("backward", s.backward);
+    v("reduction", s.reduction);
+    v("ignored", s.ignored);
+  }
+};
+
+// One axis of a box of elements, with its strides on both sides. Reversed: src is read from the axis' end.
+struct BoxAxis {
+  std::int64_t size = 1, from = 0, to = 0;
+  bool reversed = false;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("size", s.size);
+    v("from", s.from);
+    v("to", s.to);
+    v("reversed", s.reversed);
+  }
+};
+// A box of elements moved between two layouts: flips, rolls, repetitions, shuffles. The offsets are of its first
+// element in dst, and of the one that lies foremost in src.
+struct BoxShape {
+  Dtype src_dtype = Dtype::float32, dst_dtype = Dtype::float32;
+  std::int64_t src_elements = 0, dst_elements = 0;  // of the whole tensors
+  std::int64_t src_offset = 0, dst_offset = 0;
+  std::vector<BoxAxis> axes;
+  template <class V>
+  static void visit(V&& v, auto& s) {
+    v("src_dtype", s.src_dtype);
+    v("dst_dtype", s.dst_dtype);
+    v("src_elements", s.src_elements);
+    v("dst_elements", s.dst_elements);
+    v("src_offset", s.src_offset);
+    v("dst_offset", s.dst_offset);
+    v("axes", s.axes);
+  }
+};
+
 // Host <-> device, or device <-> device: no engine of the core, bytes over the link.
 struct TransferShape {
   std::int64_t bytes = 0;
@@ -395,12 +468,12 @@ struct GenericShape {
   }
 };
 
-using Shape =
-    std::variant<MatmulShape, ConvShape, AttentionShape, PointwiseShape, ReductionShape, SoftmaxShape, NormShape,
-                 CopyShape, IndexShape, WindowShape, ScanShape, SortShape, TransferShape, GenericShape>;
-inline constexpr const char* kFamilyNames[] = {"matmul",  "conv", "attention", "pointwise", "reduction",
-                                               "softmax", "norm", "copy",      "index",     "window",
-                                               "scan",    "sort", "transfer",  "generic"};
+using Shape = std::variant<MatmulShape, ConvShape, AttentionShape, PointwiseShape, ReductionShape, SoftmaxShape,
+                           NormShape, CopyShape, BoxShape, IndexShape, NllLossShape, WindowShape, ScanShape, SortShape,
+                           TransferShape, GenericShape>;
+inline constexpr const char* kFamilyNames[] = {"matmul", "conv", "attention", "pointwise", "reduction", "softmax",
+                                               "norm",   "copy", "box",       "index",     "nll_loss",  "window",
+                                               "scan",   "sort", "transfer",  "generic"};
 
 // What the compiler's options make of fp32 and of 64-bit integers on the chip (docs/numerics.md).
 struct Precision {

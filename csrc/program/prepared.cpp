@@ -87,15 +87,15 @@ class Preparation {
     switch (buffer.memory) {
       case Memory::hbm:
         view.partition_bytes = tile.partition_stride * size;
-        require_within(tile, buffer, (tile.partitions - 1) * tile.partition_stride + view.span(), buffer.elements);
+        require_within(tile, buffer, tile.partition_stride, buffer.elements);
         break;
       case Memory::sbuf:
         view.partition_bytes = emu::Sbuf::pitch(row_bytes);
-        require_on_chip(tile, buffer, view);
+        require_on_chip(tile, buffer);
         break;
       case Memory::psum:
         view.partition_bytes = core_.psum.pitch(row_bytes);
-        require_on_chip(tile, buffer, view);
+        require_on_chip(tile, buffer);
         break;
       case Memory::host:
         throw Error(Category::unimplemented, "[execute] host transfers are counted, not executed; got " + buffer.name +
@@ -108,26 +108,33 @@ class Preparation {
     return operand;
   }
 
-  void require_on_chip(const Tile& tile, const Buffer& buffer, const emu::View& view) const {
+  void require_on_chip(const Tile& tile, const Buffer& buffer) const {
     const std::int64_t last = tile.start_partition + tile.partitions;
     if (last > core_.core.num_partitions) {
       refuse("a tile of " + buffer.name + " has too many partitions", last, core_.core.num_partitions);
     }
-    require_within(tile, buffer, view.span(), buffer.elements_per_partition);
+    require_within(tile, buffer, 0, buffer.elements_per_partition);
   }
 
-  // Addresses are affine, so the first and the last are those of each loop's first or last trip.
-  void require_within(const Tile& tile, const Buffer& buffer, std::int64_t span, std::int64_t limit) const {
+  // Addresses are affine, so the first and the last are those of each loop's and dimension's first or last.
+  void require_within(const Tile& tile, const Buffer& buffer, std::int64_t partition_stride, std::int64_t limit) const {
     std::int64_t lowest = tile.offset, highest = tile.offset;
-    for (std::size_t d = 0; d < std::min(tile.loop_strides.size(), trips_.size()); ++d) {
-      const std::int64_t reach = tile.loop_strides[d] * (trips_[d] - 1);
+    auto extend = [&](std::int64_t size, std::int64_t stride) {
+      const std::int64_t reach = stride * (size - 1);
       (reach < 0 ? lowest : highest) += reach;
+    };
+    extend(tile.partitions, partition_stride);
+    for (const Dim& dim : tile.free) {
+      extend(dim.size, dim.stride);
+    }
+    for (std::size_t d = 0; d < std::min(tile.loop_strides.size(), trips_.size()); ++d) {
+      extend(trips_[d], tile.loop_strides[d]);
     }
     if (lowest < 0) {
       refuse("a tile must start within " + buffer.name, lowest, 0);
     }
-    if (highest + span > limit) {
-      refuse("a tile must end within " + buffer.name, highest + span, limit);
+    if (highest + 1 > limit) {
+      refuse("a tile must end within " + buffer.name, highest + 1, limit);
     }
   }
 

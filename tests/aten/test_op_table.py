@@ -11,8 +11,8 @@ import torch
 import torch_trn
 
 FAMILIES = {
-    "matmul", "conv", "attention", "pointwise", "reduction", "softmax", "norm", "copy", "index", "window", "scan",
-    "sort", "transfer", "generic", "host",
+    "matmul", "conv", "attention", "pointwise", "reduction", "softmax", "norm", "copy", "box", "index",
+    "nll_loss", "window", "scan", "sort", "transfer", "generic", "host",
 }  # fmt: skip
 ENGINES = {"TensorE", "VectorE", "ScalarE", "GpSimdE", "DMA", "host"}
 
@@ -105,7 +105,9 @@ def test_foreach_and_fused_optimizers_have_rows() -> None:
         ("_softmax", "softmax"),
         ("native_layer_norm", "norm"),
         ("copy", "copy"),
+        ("flip", "box"),
         ("embedding_dense_backward", "index"),
+        ("nll_loss_forward", "nll_loss"),
         ("max_pool2d_with_indices", "window"),
         ("cumsum", "scan"),
         ("topk", "sort"),

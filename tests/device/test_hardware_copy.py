@@ -107,3 +107,24 @@ def test_what_has_no_program_is_listed() -> None:
     torch_trn.reference_operators(clear=True)
     assert torch.equal(x.t().contiguous().cpu(), x.cpu().t())
     assert torch_trn.reference_operators(clear=True) == {"_copy_from": 1}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_boxes(dtype: torch.dtype) -> None:
+    """Flips, rolls, repetitions, shuffles and broadcasts along several axes, of strided sources too."""
+    x = torch.randint(0, 100, (6, 20, 9, 8)).to(dtype)
+    for view in (lambda x: x, lambda x: x.transpose(1, 2), lambda x: x[:, ::2]):
+        for dims in ([0], [3], [1, 2], [0, 1, 2, 3]):
+            check(lambda x: view(x).flip(dims), x)  # noqa: B023
+        for shifts, dims in ((3, 0), (-5, 3), ([2, 3], [1, 2]), ([1, -2, 3], [0, 1, 3]), (0, 1), (11, 1)):
+            check(lambda x: view(x).roll(shifts, dims), x)  # noqa: B023
+        check(lambda x: view(x).repeat(2, 1, 3, 1), x)  # noqa: B023
+        check(lambda x: view(x)[0, 0].repeat(3, 2, 2), x)  # noqa: B023
+        check(lambda x: torch.narrow_copy(view(x), 2, 1, 3), x)  # noqa: B023
+    check(lambda x: x.roll(100), x)
+    check(lambda x: x[:, :1, :, :1].expand(6, 5, 9, 4).contiguous(), x)
+    check(lambda x: x[0, 0, 0].expand(3, 8).unsqueeze(1).expand(3, 4, 8).transpose(0, 2).contiguous(), x)
+    check(lambda x: torch.pixel_shuffle(x, 2), x)
+    check(lambda x: torch.pixel_unshuffle(x[:, :, :8], 4), x)
+    if dtype.is_floating_point:
+        check(lambda x: torch.nn.functional.channel_shuffle(x, 5), x)

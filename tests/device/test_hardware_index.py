@@ -45,6 +45,48 @@ def test_reads(dtype: torch.dtype) -> None:
     check(lambda x, i: torch.take_along_dim(x, i, 1), x, torch.randint(0, 70, (60, 1, 8)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_several_lists(dtype: torch.dtype) -> None:
+    x = torch.randint(-100, 100, (20, 33, 5, 4)).to(dtype)
+    i, j, k = torch.randint(-20, 20, (7, 6)), torch.randint(-33, 33, (6,)), torch.randint(0, 5, (7, 1))
+    check(lambda x, i, j: x[i, j], x, i, j)
+    check(lambda x, j, k: x[:, j, k], x, j, k)
+    check(lambda x, i, k: x[i, :, k], x, i, k)
+    check(lambda x, i, j, k: x[i, j, k], x, i, j, k)
+    check(lambda x, i, j: x.transpose(0, 1)[j, i], x, i, j)
+    check(lambda x, i, j: x[i.int(), j.int()], x, i, j)
+    rows, columns, values = torch.randperm(20)[:9], torch.arange(9), torch.randint(-100, 100, (9, 5, 4)).to(dtype)
+    check(lambda x, i, j, v: x.index_put((i, j), v), x, rows, columns, values)
+    check(lambda x, i, j, v: x.index_put_((i, j), v[:1]), x, rows, columns, values)
+    apart = torch.randint(-100, 100, (5, 33, 4)).to(dtype)
+
+    def assigned(x: Tensor, i: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        x[i, :, k] = v
+        return x
+
+    check(assigned, x, rows[:5], columns[:5], apart)
+    check(
+        lambda x, i, k, v: assigned(x.transpose(1, 3), i, k, v),
+        x.transpose(1, 3).contiguous(),
+        rows[:5],
+        columns[:5],
+        apart,
+    )
+    if dtype != torch.bfloat16:
+        check(lambda x, i, j: x.index_put((i, j), x[0, 0], accumulate=True), x, i, j)
+
+
+def test_an_index_out_of_range_is_an_error_every_time() -> None:
+    x, rows = torch.randn(4, 5, 6, device="trn"), torch.tensor([0, 1], device="trn")
+    for _ in range(2):
+        x[rows, rows]
+        x.gather(1, torch.zeros(4, 5, 6, dtype=torch.int64, device="trn"))
+    with pytest.raises(IndexError, match=r"index 5 is out of bounds for dimension 1 with size 5"):
+        x[rows, torch.tensor([0, 5], device="trn")]
+    with pytest.raises(RuntimeError, match=r"index 5 is out of bounds for dimension 1 with size 5"):
+        x.gather(1, torch.full((4, 5, 6), 5, device="trn"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
 def test_writes(dtype: torch.dtype) -> None:
     x, rows = torch.randint(-50, 50, (40, 30, 6)).to(dtype), torch.randperm(40)[:25]

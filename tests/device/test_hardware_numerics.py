@@ -48,8 +48,48 @@ def test_products_with_an_addend_and_of_batches() -> None:
         torch.baddbmm(addend.to("trn"), a.to("trn"), b.to("trn")).cpu(), torch.baddbmm(addend, a, b)
     )
     assert executed()
-    torch.addmm(bias.to("trn"), x.to("trn"), w.to("trn"), alpha=2)
-    assert torch_trn.reference_operators(clear=True) == {"addmm": 1}
+
+
+def on_both(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """By programs, on the second launch too; and in float64 on the CPU."""
+    function(*[a.to("trn") for a in arguments])
+    got = function(*[a.to("trn") for a in arguments])
+    assert executed()
+    return got.cpu().double(), function(*[a.double() for a in arguments])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1), (1, -2), (3, 0.25), (2, 0)])
+def test_scaled_products_and_vectors(dtype: torch.dtype, alpha: float, beta: float) -> None:
+    a, b, c = (torch.randn(size).to(dtype) for size in ((3, 40, 90), (3, 90, 70), (3, 40, 70)))
+    scales = {"alpha": alpha, "beta": beta}
+    cases = [
+        on_both(lambda a, b, c: torch.addmm(c, a, b, **scales), a[0], b[0], c[0]),
+        on_both(lambda a, b, c: torch.addmm(c, a.t(), b, **scales), a[0].t(), b[0], c[0, 0]),
+        on_both(lambda a, b, c: torch.addmm(c, a, b, **scales), a[0], b[0], c[0, :, :1]),
+        on_both(lambda a, b, c: torch.baddbmm(c, a, b, **scales), a, b, c),
+        on_both(lambda a, b, c: torch.addbmm(c, a, b, **scales), a, b, c[0]),
+        on_both(lambda a, b, c: torch.addmv(c, a, b, **scales), a[0], b[0, :, 0], c[0, :, 0]),
+        on_both(lambda a, b, c: torch.addr(c, a, b, **scales), a[0, :, 0], b[0, 0], c[0]),
+    ]
+    for got, exact in cases:
+        torch.testing.assert_close(got, exact, rtol=2 * EPSILON[dtype], atol=2e-4 if dtype == torch.float32 else 4e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_vectors(dtype: torch.dtype) -> None:
+    a, v = torch.randn(300, 200).to(dtype), torch.randn(200).to(dtype)
+    cases = [
+        on_both(lambda a, v: a @ v, a, v),
+        on_both(lambda a, v: a.t() @ v, a.t().contiguous(), v),
+        on_both(lambda a, v: v @ a, a.t(), v),
+        on_both(lambda a, v: a[0].dot(v), a, v),
+        on_both(lambda a, v: torch.vdot(a[1], v), a, v),
+        on_both(lambda a, v: a[:, 0].dot(a[:, 1]), a, v),
+        on_both(lambda a, v: torch.outer(a[:, 0], v), a, v),
+    ]
+    for got, exact in cases:
+        torch.testing.assert_close(got, exact, rtol=EPSILON[dtype], atol=2e-5 if dtype == torch.float32 else 2e-2)
 
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -89,6 +129,49 @@ def test_operands_in_any_layout() -> None:
         assert torch.equal(actual.cpu(), expected)
     out = torch.empty(90, 60, device="trn").t()
     assert torch.equal(torch.add(d, d, out=out).cpu(), x + x) and out.stride() == (1, 60)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_broadcasts_of_any_axes(dtype: torch.dtype) -> None:
+    def of(*sizes: int) -> torch.Tensor:
+        return torch.randint(-20, 20, sizes).to(dtype)
+
+    x = of(6, 40, 50)
+    others = [of(6, 1, 1), of(40, 1), of(6, 1, 50), of(1, 40, 1), of(6, 40, 1), of(50), of(1)]
+    for other in others:
+        for view in (lambda t: t, lambda t: t[..., ::2], lambda t: t.transpose(0, 1).contiguous().transpose(0, 1)):
+            left, right = view(x), other[..., ::2] if view(x).size(-1) != x.size(-1) and other.size(-1) > 1 else other
+            for _ in range(2):
+                got = left.to("trn") * right.to("trn")
+                assert torch.equal(got.cpu(), left * right)
+                assert got.stride() == (left * right).stride()
+            in_place = left.to("trn")
+            assert torch.equal(in_place.sub_(right.to("trn")).cpu(), left - right)
+    a, b, c = of(6, 1, 50), of(40, 1), of(6, 40, 1)
+    assert torch.equal(torch.where(a.to("trn") > 0, b.to("trn"), c.to("trn")).cpu(), torch.where(a > 0, b, c))
+    assert torch.equal((a.to("trn") + b.to("trn")).cpu(), a + b)
+    assert torch.equal(x.to("trn").masked_fill(b.to("trn") > 0, 3).cpu(), x.masked_fill(b > 0, 3))
+    assert executed()
+
+
+def test_bools_and_a_value_on_the_device() -> None:
+    a, b = torch.rand(2, 30, 40) < 0.5
+    x, value = torch.randn(30, 40), torch.tensor(2.5)
+    for function in (torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor):
+        assert torch.equal(function(a.to("trn"), b.to("trn")).cpu(), function(a, b))
+    assert torch.equal((~a.to("trn")).cpu(), ~a)
+    for _ in range(2):
+        got = x.to("trn").masked_fill(a.to("trn"), value.to("trn"))
+        assert torch.equal(got.cpu(), x.masked_fill(a, value))
+    assert executed()
+
+
+def test_results_without_elements() -> None:
+    empty = torch.empty(3, 0, device="trn")
+    assert (empty * 2 + empty).shape == empty.clone().t().t().shape == (3, 0)
+    assert torch.cat([empty, empty]).shape == (6, 0)
+    assert executed()
+    assert empty.sum().item() == 0
 
 
 def test_in_place_reads_what_it_overwrites() -> None:

@@ -26,6 +26,9 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "average_divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
     "adaptive": lambda x: F.adaptive_avg_pool2d(x, (4, 8)),
     "adaptive_max": lambda x: F.adaptive_max_pool2d(x, (8, 4)),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest_exact": lambda x: F.interpolate(x, scale_factor=3, mode="nearest-exact"),
+    "nearest_size": lambda x: F.interpolate(x, size=[3 * n for n in x.shape[2:]]),
 }
 
 
@@ -79,3 +82,18 @@ def test_what_has_no_program_is_listed() -> None:
     F.interpolate(x, scale_factor=2)
     listed = set(torch_trn.reference_operators(clear=True))
     assert listed >= {"max_pool2d_with_indices", "_adaptive_avg_pool2d"}
+
+
+def test_unpooling() -> None:
+    x, gradient = torch.randn(3, 50, 16, 24), torch.randn(3, 50, 16, 24)
+    pooled, places = F.max_pool2d(x, 2, return_indices=True)
+    expected = F.max_unpool2d(pooled, places, 2)
+    torch_trn.reference_operators(clear=True)
+    for _ in range(2):
+        given = pooled.to("trn").requires_grad_()
+        out = F.max_unpool2d(given, places.to("trn"), 2)
+        out.backward(gradient.to("trn"))
+        assert given.grad is not None
+        assert torch.equal(out.cpu(), expected)
+        assert torch.equal(given.grad.cpu(), gradient.flatten(2).gather(2, places.flatten(2)).view_as(pooled))
+    assert torch_trn.reference_operators(clear=True) == {}

@@ -77,6 +77,9 @@ def reduction(rng: random.Random, rows: int, cols: int, **fields: Any) -> Part:
         "alu": alu,
         "prologue": prologue,
         "epilogue": [],
+        "places": False,
+        "variance": False,
+        "correction": 0.0,
         "inputs": inputs,
         "outputs": outputs,
     } | fields

@@ -409,6 +409,8 @@ def test_reductions_run_as_fast_as_measured(trn2: Any, alu: str, dtype: str, mea
         "alu": alu,
         "prologue": [],
         "epilogue": [],
+        "places": False,
+        "variance": False,
         "inputs": [access(dtype, elements)],
         "outputs": [access(dtype, 1)],
     }

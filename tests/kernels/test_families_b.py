@@ -17,7 +17,7 @@ DTYPES = list(BYTES)
 BYTES["uint32"] = 4
 SEEDS = range(40)
 # Fields of which only what executes depends.
-PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False}
+PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False, "axes": []}
 PLANES: Part = {name: [] for name in ("in", "out", "kernel", "stride", "padding", "dilation")}
 PLANES |= {"planes": 0, "counts_padding": True, "divisor": 0}
 MATRICES: Part = {"rows": 0, "cols": 0, "repeated_elements": 0}
@@ -357,6 +357,16 @@ EMPTY: list[Part] = [
         "indices": False,
         "backward": False,
         **PLANES,
+    },
+    {
+        "family": "box",
+        "src_dtype": "float32",
+        "dst_dtype": "float32",
+        "src_elements": 0,
+        "dst_elements": 0,
+        "src_offset": 0,
+        "dst_offset": 0,
+        "axes": [{"size": 0, "from": 1, "to": 1, "reversed": False}],
     },
     {"family": "scan", "rows": 0, "cols": 8, "alu": "add", "inputs": [], "outputs": []},
     {"family": "sort", "ascending": False, "rows": 8, "cols": 0, "k": 0, "inputs": [], "outputs": []},

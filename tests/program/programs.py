@@ -66,6 +66,8 @@ def matmul_part(m: int, n: int, k: int, dtype: str = "float32", **fields: Any) -
         "a_k_major": False,
         "b_k_major": True,
         "bias_elements": 0,
+        "alpha": 1.0,
+        "beta": 1.0,
     }
     part.update(fields)
     part.setdefault("a_batch", part["batch"])
@@ -92,6 +94,8 @@ def pointwise_part(
         "outputs": outputs,
         "steps": steps,
         "segments": segments,
+        "axes": [],
+        "repeats": [],
     }
 
 

@@ -31,6 +31,7 @@ def index_part(kind: str, num_rows: int, row_elements: int, num_indices: int, **
         "num_tables": 1,
         "columns": 0,
         "wraps": False,
+        "axes": [],
     }
     return part | fields
 
@@ -172,6 +173,27 @@ def test_elements_along_an_axis(target: Any, seed: int) -> None:
     assert_traffic(counts, adds)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_several_lists_of_indices(target: Any, seed: int) -> None:
+    """An element of each list names a row by one axis of the table each, from the end too."""
+    rng = random.Random(seed)
+    axes = [rng.randint(1, 12) for _ in range(rng.randint(2, 4))]
+    rows, row, tables = int(np.prod(axes)), rng.choice([1, 2, 64]), rng.choice([1, 1, 3])
+    values = np.random.default_rng(seed)
+    n = some_size(rng, 500)
+    lists = np.stack([values.integers(-size, size, n) for size in axes])
+    index_dtype, dtype = rng.choice(["int32", "int64"]), rng.choice(["float32", "bfloat16", "int64"])
+    part = index_part("gather", n * tables, row, n * len(axes), table_rows=rows, num_tables=tables, wraps=True)
+    part |= {"axes": axes, "dtype": dtype, "index_dtype": index_dtype}
+    table = values.integers(0, 256, tables * rows * row * BYTES[dtype], np.uint8)
+    out = empty(n * tables * row, dtype)
+    counts = run(part, target, [table, to_device(lists, index_dtype)], [out])
+    wrapped = [np.where(one < 0, one + size, one) for one, size in zip(lists, axes)]
+    expected = table.reshape(tables, rows, -1)[:, np.ravel_multi_index(wrapped, axes)]
+    assert np.array_equal(out, expected.ravel())
+    assert_traffic(counts, part)
+
+
 @pytest.mark.parametrize("kind", ["gather", "scatter", "scatter_add"])
 @pytest.mark.parametrize("columns", [0, 7])
 def test_threads_agree(target: Any, kind: str, columns: int) -> None:
@@ -202,6 +224,7 @@ def test_errors(target: Any) -> None:
         ({"dtype": "complex64", "kind": "scatter_add"}, r"sums of complex elements are counted"),
         ({"wraps": True, "table_rows": 2**25}, r"places that fp32 does not hold exactly are counted"),
         ({"kind": "scatter", "base_elements": 13}, r"copies of another size than what is written to are counted"),
+        ({"axes": [2, 2], "num_indices": 4}, r"lists of indices for axes that are not the table's are counted"),
         ({"num_indices": 1}, r"rows without an index of their own are counted"),
     ):
         with pytest.raises(NotImplementedError, match=r"\[index\] .*" + reason):

@@ -42,15 +42,16 @@ def check_values(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, 
     exact_b = from_device(b_stored.ravel(), part["b_dtype"])
     exact_a = exact_a.reshape(-1, k, m).transpose(0, 2, 1) if part["a_k_major"] else exact_a.reshape(-1, m, k)
     exact_b = exact_b.reshape(-1, k, n) if part["b_k_major"] else exact_b.reshape(-1, n, k).transpose(0, 2, 1)
-    expected = np.broadcast_to(exact_a @ exact_b, (batch, m, n)).copy()
-    scale = np.broadcast_to(np.abs(exact_a) @ np.abs(exact_b), (batch, m, n)).copy()
+    alpha, beta = part["alpha"], part["beta"]
+    expected = alpha * np.broadcast_to(exact_a @ exact_b, (batch, m, n))
+    scale = abs(alpha) * np.broadcast_to(np.abs(exact_a) @ np.abs(exact_b), (batch, m, n))
     if bias.size:
-        added = reshape_bias(from_device(bias_stored, part["out_dtype"]), batch, m, n)
+        added = beta * reshape_bias(from_device(bias_stored, part["out_dtype"]), batch, m, n)
         expected += added
         scale += np.abs(added)
     got = from_device(out, part["out_dtype"]).reshape(batch, m, n)
-    # An fp32 operand that was float64 is rounded first; k additions; one store.
-    bound = (k + 4) * 2**-24 * scale + EPSILON[part["out_dtype"]] * np.abs(expected) + 2**-24
+    # An fp32 operand that was float64 is rounded first; k additions; two scales; one store.
+    bound = (k + 6) * 2**-24 * scale + EPSILON[part["out_dtype"]] * np.abs(expected) + 2**-24
     assert np.all(np.abs(got - expected) <= bound), part
     return counts
 
@@ -92,6 +93,8 @@ def random_part(rng: random.Random, largest: int) -> dict[str, Any]:
     if batch > 1:
         part["a_batch"], part["b_batch"] = rng.choice([(batch, batch), (batch, 1), (1, batch)])
     part["bias_elements"] = rng.choice([0, 0, 0, n, m, m * n])
+    if rng.random() < 0.5:
+        part["alpha"], part["beta"] = rng.choice([1.0, 0.5, -3.0]), rng.choice([1.0, 2.5])
     return part
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from programs import EPSILON, access, empty, from_device, load_target, run, some_size, step, to_device
+from programs import BYTES, EPSILON, access, empty, from_device, load_target, run, some_size, step, to_device
 
 from torch_trn import _C
 
@@ -42,6 +42,9 @@ def reduction_part(rows: int, cols: int, dtype: str, out: str, across: bool, alu
         "alu": alu,
         "prologue": [],
         "epilogue": [],
+        "places": False,
+        "variance": False,
+        "correction": 0.0,
         "inputs": [access(dtype, rows * cols)],
         "outputs": [access(out, rows)],
     }
@@ -137,3 +140,90 @@ def test_threads(target: Any) -> None:
         )
         x = torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, cols)))
         assert torch.equal(reduced(part, target, x), reduced(part, target, x, num_threads=3)), part
+
+
+def placed(part: dict[str, Any], target: Any, x: torch.Tensor, results: list[str]) -> list[torch.Tensor]:
+    stored = to_device((x.T if part["across_partitions"] else x).contiguous().numpy(), part["inputs"][0]["dtype"])
+    outputs = [empty(part["rows"], dtype) for dtype in results]
+    counts = run(part, target, [stored], outputs)
+    size = BYTES[part["inputs"][0]["dtype"]]
+    assert counts["hbm_read_bytes"] == part["rows"] * part["cols"] * size
+    assert counts["hbm_write_bytes"] == part["rows"] * sum(BYTES[dtype] for dtype in results)
+    return [torch.from_numpy(from_device(out, dtype)) for out, dtype in zip(outputs, results)]
+
+
+@pytest.mark.parametrize("alu", ["maximum", "minimum"])
+@pytest.mark.parametrize("seed", range(40))
+def test_extremes_and_their_first_places(target: Any, alu: str, seed: int) -> None:
+    rng = random.Random(f"{alu}{seed}")
+    rows, cols = some_extents(rng)
+    dtype = rng.choice([*FLOATS, "int32", "int64", "bool"])
+    across = rng.random() < 0.4 and target.core.generation != "NeuronCore-v2"
+    high = 2 if dtype == "bool" else rng.choice([3, 100])
+    x = torch.randint(0, high, (rows, cols), generator=torch.Generator().manual_seed(seed)).double()
+    if dtype in FLOATS and target.core.generation != "NeuronCore-v2":  # there a transpose is a product: a NaN spreads
+        x[torch.rand(rows, generator=torch.Generator().manual_seed(seed)) < 0.2] = -torch.inf
+        x[torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)) < 0.5 / cols] = torch.nan
+    results = [dtype, "int64"] if rng.random() < 0.5 else ["int64"]
+    outputs = [access(one, rows) for one in results]
+    part = reduction_part(rows, cols, dtype, dtype, across, alu, outputs=outputs, places=True)
+    got = placed(part, target, x, results)
+    values = (x.max(1) if alu == "maximum" else x.min(1)).values
+    best = values[:, None]
+    first = torch.where((x == best) | (x.isnan() & best.isnan()), torch.arange(cols), cols).amin(1)
+    assert torch.equal(got[-1], first.double()), part
+    if len(results) > 1:
+        torch.testing.assert_close(got[0], values, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("correction", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("seed", range(24))
+def test_variances(target: Any, correction: float, seed: int) -> None:
+    rng = random.Random(f"{correction}{seed}")
+    rows, cols = some_extents(rng)
+    dtype, is_std = rng.choice(FLOATS), rng.random() < 0.5
+    x = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = (x + rng.choice([0, 1, 30])).to(getattr(torch, dtype)).float().double()
+    results = ["float32", "float32"] if rng.random() < 0.5 else ["float32"]
+    epilogue = [step("activation", function="sqrt")] if is_std else []
+    fields = {"variance": True, "correction": correction, "epilogue": epilogue}
+    outputs = [access(one, rows) for one in results]
+    part = reduction_part(rows, cols, dtype, dtype, rng.random() < 0.4, "add", outputs=outputs, **fields)
+    got = placed(part, target, x, results)
+    free = max(cols - correction, 0)
+    exact = (x - x.mean(1, keepdim=True)).square().sum(1) / free
+    # Means of 256 elements are rounded, and each of them counts with its distance; then the sums of the pieces.
+    mean_error = 2**-24 * (260 + cols / 512) * x.abs().amax(1)
+    bound = exact.abs() * 2**-22 * (260 + cols / 512) + mean_error.square() * cols / max(free, 1) + 1e-12
+    if is_std:
+        exact, bound = exact.sqrt(), bound / exact.sqrt().clamp_min(1e-9)
+    finite = exact.isfinite()
+    assert torch.equal(finite, got[0].isfinite()), part
+    assert ((got[0] - exact).abs() <= bound)[finite].all(), (part, (got[0] - exact).abs().max())
+    if len(results) > 1:
+        assert ((got[1] - x.mean(1)).abs() <= mean_error).all(), part
+
+
+def test_threads_of_places_and_variances(target: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((900, 300)).astype(np.float32)
+    for fields in ({"places": True}, {"variance": True, "correction": 1.0}):
+        outputs = [access("float32", 900), access("int64" if "places" in fields else "float32", 900)]
+        part = reduction_part(900, 300, "float32", "float32", False, "maximum", outputs=outputs, **fields)
+        results = []
+        for num_threads in (1, 3):
+            arrays = [empty(900, one["dtype"]) for one in outputs]
+            _C.execute(part, target, [x.ravel().view(np.uint8)], arrays, num_threads=num_threads)
+            results.append([array.tobytes() for array in arrays])
+        assert results[0] == results[1]
+
+
+def test_errors_of_results(target: Any) -> None:
+    part = reduction_part(4, 6, "float32", "float32", False, "maximum")
+    two = {"outputs": [access("float32", 4)] * 2}
+    with pytest.raises(NotImplementedError, match=r"\[reduction\] one value for each row is computed; got 2 results\."):
+        _C.execute(part | two, target, [], [])
+    wide = reduction_part(1, 2**25, "float32", "int64", False, "maximum", places=True)
+    with pytest.raises(
+        NotImplementedError, match=r"\[reduction\] places and variances are of .*; got 33554432 columns\."
+    ):
+        _C.execute(wide, target, [], [])

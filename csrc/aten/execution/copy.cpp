@@ -9,6 +9,7 @@
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/execution/layout.h"
+#include "aten/rules/broadcast.h"
 #include "aten/rules/copy.h"
 
 namespace trn::aten {
@@ -86,7 +87,7 @@ std::optional<BoundPart> bind_concatenation(const LaunchArguments& args, const C
   }
   const std::int64_t dim = args.integer("dim", 0);
   const at::Tensor source = args.base_name().ends_with("stack") ? at::stack(parts, dim) : at::cat(parts, dim);
-  const auto order = memory_order(out);
+  const auto order = rules::memory_order(out);
   return BoundPart{.program = {},
                    .inputs = {staged(source.permute(order), shape.src, program.buffers[0].elements)},
                    .outputs = {result_of(cpu_alias(out).permute(order), shape.dst, program.buffers[1].elements)}};

@@ -1,7 +1,9 @@
 // Binds gathers and scatters: the tensor of rows, the indices, and what is picked from it or written to it.
+#include <ATen/ops/broadcast_tensors.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/max.h>
 #include <ATen/ops/min.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <vector>
@@ -28,24 +30,66 @@ at::Tensor alias_of(const at::Tensor& tensor) {
   return tensor.defined() && is_plain(tensor) ? cpu_alias(tensor) : at::Tensor();
 }
 
-// The one tensor in the list `indices`, and the axis that it replaces.
-std::pair<at::Tensor, std::int64_t> only_index(const LaunchArguments& args) {
-  std::pair<at::Tensor, std::int64_t> found;
+// The tensors in the list `indices`, and the axes that they replace.
+struct Lists {
+  std::vector<at::Tensor> indices;
+  std::vector<std::int64_t> axes;
+
+  // Where the indexed axes stand in a result: those that lie apart come first.
+  std::int64_t place() const {
+    return axes.back() - axes.front() + 1 == static_cast<std::int64_t>(axes.size()) ? axes.front() : 0;
+  }
+};
+
+Lists lists_of(const LaunchArguments& args) {
+  Lists found;
   const auto list = args.inputs()[static_cast<std::size_t>(args.find("indices"))].toList();
   for (std::size_t axis = 0; axis < list.size(); ++axis) {
     const c10::IValue value = list.get(axis);
     if (value.isTensor() && value.toTensor().defined()) {
-      found = {value.toTensor(), static_cast<std::int64_t>(axis)};
+      found.indices.push_back(alias_of(value.toTensor()));
+      found.axes.push_back(static_cast<std::int64_t>(axis));
     }
   }
   return found;
 }
 
-// Values for every picked row, where one may serve many.
-at::Tensor values_at(const at::Tensor& values, const at::Tensor& self, const at::Tensor& index, std::int64_t axis) {
-  std::vector<std::int64_t> sizes = self.sizes().slice(0, static_cast<std::size_t>(axis)).vec();
-  sizes.insert(sizes.end(), index.sizes().begin(), index.sizes().end());
-  const auto behind = self.sizes().slice(static_cast<std::size_t>(axis) + 1);
+// A place past its row is another row's.
+bool is_within(const at::Tensor& index, std::int64_t low, std::int64_t high) {
+  return index.ge(low).logical_and(index.lt(high)).all().item<bool>();
+}
+
+// The lists, broadcast, one behind the other; undefined where the program does not take them.
+at::Tensor stacked(const Lists& lists, const at::Tensor& self) {
+  for (std::size_t i = 0; i < lists.indices.size(); ++i) {
+    const at::Tensor& index = lists.indices[i];
+    if (!index.defined() || index.scalar_type() != lists.indices.front().scalar_type()) {
+      return {};
+    }
+    const std::int64_t size = self.size(lists.axes[i]);
+    if (lists.indices.size() > 1 && !is_within(index, -size, size)) {
+      return {};
+    }
+  }
+  return lists.indices.size() == 1 ? lists.indices.front() : at::stack(at::broadcast_tensors(lists.indices));
+}
+
+// The indexed axes side by side.
+at::Tensor gathered_axes(const at::Tensor& self, const Lists& lists) {
+  std::vector<std::int64_t> to;
+  for (std::size_t i = 0; i < lists.axes.size(); ++i) {
+    to.push_back(lists.place() + static_cast<std::int64_t>(i));
+  }
+  return self.movedim(lists.axes, to);
+}
+
+// Values for every picked row, where one may serve many. `self` has its indexed axes side by side.
+at::Tensor values_at(const at::Tensor& values, const at::Tensor& self, const at::Tensor& index, const Lists& lists) {
+  const auto place = static_cast<std::size_t>(lists.place());
+  std::vector<std::int64_t> sizes = self.sizes().slice(0, place).vec();
+  const auto picked = index.sizes().slice(lists.axes.size() > 1 ? 1 : 0);
+  sizes.insert(sizes.end(), picked.begin(), picked.end());
+  const auto behind = self.sizes().slice(place + lists.axes.size());
   sizes.insert(sizes.end(), behind.begin(), behind.end());
   return values.expand(sizes);
 }
@@ -82,8 +126,11 @@ Picks elements(const LaunchArguments& args, bool gathers) {
     return {};
   }
   if (self.dim() > 0) {
-    const std::int64_t dim = args.integer("dim", 0);
-    self = reached(self, index, dim < 0 ? dim + self.dim() : dim);
+    const std::int64_t given = args.integer("dim", 0), dim = given < 0 ? given + self.dim() : given;
+    if (!is_within(index, 0, self.size(dim))) {
+      return {};
+    }
+    self = reached(self, index, dim);
   }
   if (gathers) {
     return {self, index, {}};
@@ -108,7 +155,7 @@ Picks slices(const LaunchArguments& args) {
   return {self, index, source_of(args, "source", self, sizes)};
 }
 
-Picks picks_of(const LaunchArguments& args) {
+Picks picks_of(const LaunchArguments& args, const IndexShape& shape) {
   const auto name = args.base_name();
   if (name == "embedding") {
     return {alias_of(args.tensor("weight")), alias_of(args.tensor("indices")), {}};
@@ -123,16 +170,31 @@ Picks picks_of(const LaunchArguments& args) {
     return {alias_of(args.tensor("self")), alias_of(args.tensor("index")), {}};
   }
   if (is_any(name, {"index", "_unsafe_index"})) {
-    return {alias_of(args.tensor("self")), alias_of(only_index(args).first), {}};
+    const at::Tensor self = alias_of(args.tensor("self"));
+    const Lists lists = lists_of(args);
+    return self.defined() && !lists.axes.empty() ? Picks{gathered_axes(self, lists), stacked(lists, self), {}}
+                                                 : Picks{};
   }
   if (is_any(name, {"index_put", "_unsafe_index_put", "_index_put_impl"})) {
-    const auto [index, axis] = only_index(args);
-    const at::Tensor self = alias_of(args.output()), values = alias_of(args.tensor("values"));
-    return self.defined() && values.defined() ? Picks{self, alias_of(index), values_at(values, self, index, axis)}
-                                              : Picks{};
+    const Lists lists = lists_of(args);
+    const at::Tensor out = alias_of(args.output()), values = alias_of(args.tensor("values"));
+    if (!out.defined() || !values.defined() || lists.axes.empty()) {
+      return {};
+    }
+    const at::Tensor index = stacked(lists, out);
+    if (!index.defined()) {
+      return {};
+    }
+    const at::Tensor self = gathered_axes(out, lists);
+    return {self, index, values_at(values, self, index, lists)};
   }
   if (is_any(name, {"index_add", "index_copy", "index_fill"})) {
     return slices(args);
+  }
+  if (is_any(name, {"max_unpool2d", "max_unpool3d"})) {
+    const at::Tensor out = alias_of(args.output()), index = alias_of(args.tensor("indices"));
+    const bool is_inside = out.defined() && index.defined() && is_within(index, 0, shape.table_rows);
+    return is_inside ? Picks{out, index, alias_of(args.tensor("self"))} : Picks{};
   }
   return is_any(name, {"gather", "scatter", "scatter_add"}) ? elements(args, name == "gather") : Picks{};
 }
@@ -164,7 +226,7 @@ BoundPart::Result written(const at::Tensor& table, bool has_base) {
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape& shape,
                                    const program::Program& program) {
-  const Picks picks = picks_of(args);
+  const Picks picks = picks_of(args, shape);
   const bool gathers = shape.kind == IndexKind::gather;
   if (!picks.table.defined() || !picks.index.defined() || gathers == picks.rows.defined()) {
     return std::nullopt;
@@ -181,7 +243,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape
     bound.outputs = {dense_result(out)};
   } else {
     if (has_base) {
-      bound.inputs.push_back(cpu_alias(args.tensor("self")).contiguous());
+      const at::Tensor self = cpu_alias(args.tensor("self"));
+      const bool has_lists = !shape.axes.empty();
+      bound.inputs.push_back((has_lists ? gathered_axes(self, lists_of(args)) : self).contiguous());
     }
     bound.inputs.insert(bound.inputs.end(), {picks.index.contiguous(), picks.rows.contiguous()});
     bound.outputs = {written(picks.table, has_base)};

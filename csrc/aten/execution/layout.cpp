@@ -2,17 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
-#include <numeric>
-
 namespace trn::aten {
-
-std::vector<std::int64_t> memory_order(const at::Tensor& tensor) {
-  std::vector<std::int64_t> axes(static_cast<std::size_t>(tensor.dim()));
-  std::iota(axes.begin(), axes.end(), 0);
-  std::ranges::stable_sort(axes, std::ranges::greater(), [&](std::int64_t d) { return tensor.stride(d); });
-  return axes;
-}
 
 at::Tensor spread(const at::Tensor& dense, const kernels::Access& access) {
   const auto run = access.contiguous_elements;

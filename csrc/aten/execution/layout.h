@@ -1,4 +1,4 @@
-// How operands are staged: axes in the order of memory, and runs with gaps.
+// How operands are staged: runs with gaps.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,9 +9,6 @@
 #include "kernels/shapes.h"
 
 namespace trn::aten {
-
-// Axes of a tensor from the outermost in memory to the innermost.
-std::vector<std::int64_t> memory_order(const at::Tensor& tensor);
 
 // The same elements where runs of `access.contiguous_elements` are spaced as in its span.
 at::Tensor spread(const at::Tensor& dense, const kernels::Access& access);

@@ -1,4 +1,6 @@
 // Binds the operands of a matrix product: each matrix with the axis innermost that its program expects there.
+#include <algorithm>
+
 #include "aten/alias.h"
 #include "aten/execution.h"
 
@@ -18,10 +20,12 @@ at::Tensor laid_out(const at::Tensor& matrices, bool as_it_is) {
   return (as_it_is ? matrices : matrices.transpose(1, 2)).contiguous();
 }
 
-bool is_scaled(const LaunchArguments& args) {
-  const auto beta = scalar_class(args.number("beta", 1));
-  return scalar_class(args.number("alpha", 1)) != ScalarClass::one ||
-         (beta != ScalarClass::one && beta != ScalarClass::zero);
+constexpr std::string_view kSums[] = {"addbmm", "addmm", "addmv", "addr", "baddbmm"};
+constexpr std::string_view kProducts[] = {"bmm", "dot", "mm", "mv", "vdot"};
+
+// addbmm sums over the batch: one product whose inner axis has it too.
+at::Tensor side_by_side(const at::Tensor& batches, bool is_left) {
+  return is_left ? batches.transpose(0, 1).flatten(1) : batches.flatten(0, 1);
 }
 
 }  // namespace
@@ -29,17 +33,22 @@ bool is_scaled(const LaunchArguments& args) {
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::MatmulShape& shape,
                                    const program::Program&) {
   const auto name = args.base_name();
-  const bool adds = name == "addmm" || name == "baddbmm";
-  if (!(adds || name == "mm" || name == "bmm") || is_scaled(args)) {
+  const bool adds = std::ranges::binary_search(kSums, name);
+  if (!adds && !std::ranges::binary_search(kProducts, name)) {
     return std::nullopt;
   }
-  const at::Tensor &a = args.tensor(adds ? 1 : 0), &b = args.tensor(adds ? 2 : 1), &out = args.output();
-  if (!is_plain(a) || !is_plain(b) || !is_plain(out)) {
+  const at::Tensor &left = args.tensor(adds ? 1 : 0), &right = args.tensor(adds ? 2 : 1), &out = args.output();
+  if (!is_plain(left) || !is_plain(right) || !is_plain(out) || out.scalar_type() == at::kBool) {
     return std::nullopt;
+  }
+  at::Tensor a = cpu_alias(left), b = cpu_alias(right);
+  if (name == "addbmm") {
+    a = side_by_side(a, true);
+    b = side_by_side(b, false);
   }
   BoundPart bound;
-  bound.inputs.push_back(laid_out(matrices(cpu_alias(a), shape.a_batch, shape.m, shape.k), !shape.a_k_major));
-  bound.inputs.push_back(laid_out(matrices(cpu_alias(b), shape.b_batch, shape.k, shape.n), shape.b_k_major));
+  bound.inputs.push_back(laid_out(matrices(a, shape.a_batch, shape.m, shape.k), !shape.a_k_major));
+  bound.inputs.push_back(laid_out(matrices(b, shape.b_batch, shape.k, shape.n), shape.b_k_major));
   if (shape.bias_elements > 0) {
     const at::Tensor bias = cpu_alias(args.tensor(0));
     const bool is_whole = shape.bias_elements == shape.batch * shape.m * shape.n;

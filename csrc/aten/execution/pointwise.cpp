@@ -10,6 +10,7 @@
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/execution/layout.h"
+#include "aten/rules/broadcast.h"
 #include "aten/rules/lists.h"
 #include "aten/rules/pointwise.h"
 
@@ -33,19 +34,32 @@ at::Tensor period_of(const at::Tensor& expanded, std::int64_t elements) {
   return period.numel() == elements ? period.contiguous() : at::Tensor();
 }
 
+// Each element of an operand that repeats along some axes once.
+at::Tensor distinct_of(at::Tensor expanded) {
+  for (std::int64_t d = expanded.dim(); d-- > 0;) {
+    if (expanded.size(d) == 1 || expanded.stride(d) == 0) {
+      expanded = expanded.select(d, 0);
+    }
+  }
+  return expanded.contiguous();
+}
+
 at::Tensor staged_input(const at::Tensor& alias, const Access& access, std::int64_t buffer_elements,
-                        const Layout& layout) {
+                        const Layout& layout, bool has_axes) {
   if (access.elements == 1 && alias.numel() == 1) {
     return alias.reshape({1});
   }
   const at::Tensor expanded = alias.expand(layout.sizes).permute(layout.order);
+  if (has_axes) {
+    return distinct_of(expanded);
+  }
   if (access.elements != expanded.numel()) {
     return period_of(expanded, access.elements);
   }
   return staged(expanded, access, buffer_elements);
 }
 
-// A gradient that rows are added to starts as zeros, and the padding's row ends as them.
+// A result that rows are written to starts as zeros, and the padding's row of a gradient ends as them.
 std::optional<BoundPart> cleared(const LaunchArguments& args, const kernels::PointwiseShape& shape) {
   const at::Tensor out = cpu_alias(args.output());
   if (!out.is_contiguous()) {
@@ -81,9 +95,10 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
     return std::nullopt;
   }
   BoundPart bound;
-  const Layout layout{outputs.front().sizes(), memory_order(outputs.front())};
+  const Layout layout{outputs.front().sizes(), rules::memory_order(outputs.front())};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const at::Tensor staged = staged_input(cpu_alias(inputs[i]), shape.inputs[i], program.buffers[i].elements, layout);
+    const at::Tensor staged =
+        staged_input(cpu_alias(inputs[i]), shape.inputs[i], program.buffers[i].elements, layout, !shape.axes.empty());
     if (!staged.defined()) {
       return std::nullopt;
     }
@@ -109,7 +124,7 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
                                    const program::Program& program) {
-  if (args.base_name() == "embedding_dense_backward") {
+  if (is_any(args.base_name(), {"embedding_dense_backward", "max_unpool2d", "max_unpool3d"})) {
     return cleared(args, shape);
   }
   require_divisor(args);

@@ -1,19 +1,40 @@
 // Binds reductions: the reduced axes innermost, or outermost where they lie across partitions.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+
 #include <algorithm>
 #include <string_view>
 
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/execution/rows.h"
+#include "aten/rules/lists.h"
 
 namespace trn::aten {
 
 namespace {
 
-constexpr std::string_view kComputed[] = {
-    "all", "amax", "amin", "any",      "count_nonzero", "linalg__powsum", "linalg_vector_norm",
-    "max", "mean", "min",  "mse_loss", "nansum",        "norm",           "prod",
-    "sum"};
+constexpr std::string_view kComputed[] = {"all",
+                                          "amax",
+                                          "amin",
+                                          "any",
+                                          "argmax",
+                                          "argmin",
+                                          "count_nonzero",
+                                          "linalg__powsum",
+                                          "linalg_vector_norm",
+                                          "max",
+                                          "mean",
+                                          "min",
+                                          "mse_loss",
+                                          "nansum",
+                                          "norm",
+                                          "prod",
+                                          "std",
+                                          "std_mean",
+                                          "sum",
+                                          "var",
+                                          "var_mean"};
 
 // The bias gradient of a convolution: the sum of grad_output over all but its channels.
 std::optional<BoundPart> bind_bias_gradient(const LaunchArguments& args, const kernels::ReductionShape& shape) {
@@ -27,6 +48,28 @@ std::optional<BoundPart> bind_bias_gradient(const LaunchArguments& args, const k
   return bound;
 }
 
+// Tensors of one size and type are the rows of one part.
+std::optional<BoundPart> bind_list(const LaunchArguments& args, const kernels::ReductionShape& shape) {
+  const auto tensors = args.tensors("self"), results = args.output_tensors();
+  if (tensors.size() != results.size() || !std::ranges::all_of(tensors, is_plain) ||
+      !std::ranges::all_of(results, is_plain) ||
+      std::ranges::any_of(tensors, [](const at::Tensor& one) { return one.numel() == 0; })) {
+    return std::nullopt;
+  }
+  std::vector<at::Tensor> rows, members;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].numel() == shape.cols && dtype_of(tensors[i].scalar_type()) == shape.inputs.front().dtype) {
+      rows.push_back(cpu_alias(tensors[i]).flatten());
+      members.push_back(cpu_alias(results[i]));
+    }
+  }
+  if (rows.empty()) {
+    return std::nullopt;
+  }
+  const at::Tensor buffer = at::empty({static_cast<std::int64_t>(rows.size())}, members.front().options());
+  return BoundPart{.program = {}, .inputs = {at::stack(rows)}, .outputs = {{buffer, {}, {}, members}}};
+}
+
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
@@ -34,15 +77,17 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::R
   if (args.base_name().starts_with("convolution_backward")) {
     return bind_bias_gradient(args, shape);
   }
+  if (rules::is_list_reduction(args)) {
+    return bind_list(args, shape);
+  }
   if (!std::ranges::binary_search(kComputed, args.base_name())) {
     return std::nullopt;
   }
-  const auto inputs = args.input_tensors();
-  const at::Tensor& out = args.output();
+  const auto inputs = args.input_tensors(), outputs = args.output_tensors();
   const auto is_alike = [&](const at::Tensor& input) {
     return is_plain(input) && input.sizes() == inputs.front().sizes();
   };
-  if (!is_plain(out) || !std::ranges::all_of(inputs, is_alike)) {
+  if (!std::ranges::all_of(outputs, is_plain) || !std::ranges::all_of(inputs, is_alike)) {
     return std::nullopt;
   }
   const auto dims = args.integers("dim");
@@ -50,7 +95,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::R
   for (const at::Tensor& input : inputs) {
     bound.inputs.push_back(as_rows(cpu_alias(input), dims, shape.across_partitions).contiguous());
   }
-  bound.outputs.push_back(dense_result(cpu_alias(out)));
+  for (const at::Tensor& output : outputs) {
+    bound.outputs.push_back(dense_result(cpu_alias(output)));
+  }
   return bound;
 }
 

@@ -23,13 +23,15 @@ bool is_found_by_value(const kernels::WindowShape& shape, const at::Tensor& in) 
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
                                    const program::Program& program) {
-  std::vector<at::Tensor> inputs{args.tensor(shape.backward ? "grad_output" : "self")};
+  const bool sums_up = args.base_name().find("upsample_nearest") != std::string_view::npos;
+  std::vector<at::Tensor> inputs{args.tensor(shape.backward || sums_up ? "grad_output" : "self")};
   if (shape.backward && shape.indices) {
     inputs.push_back(args.tensor("indices"));
   }
   const auto outputs = args.output_tensors();
-  if (std::ranges::find(kPools, args.base_name()) == std::end(kPools) || !std::ranges::all_of(inputs, is_plain) ||
-      !std::ranges::all_of(outputs, is_plain) || !is_found_by_value(shape, inputs.front())) {
+  if ((!sums_up && std::ranges::find(kPools, args.base_name()) == std::end(kPools)) ||
+      !std::ranges::all_of(inputs, is_plain) || !std::ranges::all_of(outputs, is_plain) ||
+      !is_found_by_value(shape, inputs.front())) {
     return std::nullopt;
   }
   BoundPart bound;

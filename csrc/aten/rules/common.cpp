@@ -5,6 +5,7 @@
 #include <bit>
 #include <utility>
 
+#include "aten/rules/broadcast.h"
 #include "aten/rules/steps.h"
 
 namespace trn::aten::rules {
@@ -153,7 +154,11 @@ Spec stream(const LaunchArguments& args, std::vector<Step> steps) {
   const auto inputs = args.input_tensors();
   const auto outputs = args.output_tensors();
   const auto elements = outputs.empty() ? largest_numel(inputs) : largest_numel(outputs);
-  return stream(elements, accesses(inputs), accesses(outputs), std::move(steps));
+  auto spec = stream(elements, accesses(inputs), accesses(outputs), std::move(steps));
+  if (!spec.empty()) {
+    set_axes(std::get<kernels::PointwiseShape>(spec.front()), inputs, outputs);
+  }
+  return spec;
 }
 
 Spec or_fill(Spec spec, const LaunchArguments& args) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "aten/rules/box.h"
 #include "aten/rules/steps.h"
 
 namespace trn::aten::rules {
@@ -62,30 +63,24 @@ Spec laid_out(Spec spec, const at::Tensor& from, const at::Tensor& to) {
   return spec;
 }
 
+// Elements that appear several times in dst, and not as runs that repeat along one axis.
+bool repeats_irregularly(const Spec& spec, const at::Tensor& from, const at::Tensor& to) {
+  const auto* shape = spec.empty() ? nullptr : std::get_if<CopyShape>(&spec.front());
+  return shape != nullptr && shape->src.elements < shape->elements && shape->repeated_elements == 0 &&
+         is_strided(from) && is_strided(to) && from.sizes() == to.sizes();
+}
+
+Spec box_between(const at::Tensor& from, const at::Tensor& to) {
+  std::vector<kernels::BoxAxis> axes;
+  for (std::int64_t d = 0; d < to.dim(); ++d) {
+    axes.push_back({to.size(d), from.stride(d), to.stride(d), false});
+  }
+  return box(from, to, std::move(axes));
+}
+
 // Runs that survive the rearrangement: rows of the axes behind the last one that is touched.
-std::int64_t run_length(const LaunchArguments& args, const at::Tensor& from, const at::Tensor& to) {
-  const auto name = args.base_name();
+std::int64_t run_length(const at::Tensor& from, const at::Tensor& to) {
   const auto last = std::max<std::int64_t>(size(to, -1), 1);
-  const auto rank = from.dim();
-  if (name == "flip" || name == "roll") {
-    auto dims = args.integers("dims");
-    const bool flat = dims.empty() && name == "roll";
-    std::int64_t run = 1;
-    for (std::int64_t d = rank - 1; d >= 0 && !flat; --d) {
-      const bool touched = std::ranges::any_of(dims, [&](auto dim) { return dim == d || dim + rank == d; });
-      if (touched) {
-        return name == "roll" ? run * from.size(d) : run;  // a roll cuts each run in two
-      }
-      run *= from.size(d);
-    }
-    return flat ? numel(from) : run;
-  }
-  if (name == "pixel_shuffle" || name == "pixel_unshuffle") {
-    return 1;
-  }
-  if (name == "channel_shuffle" || name == "native_channel_shuffle") {
-    return rank > 2 ? numel(from) / std::max<std::int64_t>(from.size(0) * from.size(1), 1) : 1;
-  }
   return std::min(last, std::max<std::int64_t>(size(from, -1), 1));
 }
 
@@ -132,7 +127,8 @@ Spec copy_between(const at::Tensor& from, const at::Tensor& to) {
     return {};
   }
   if (from_device && to_device && from.device() == to.device()) {
-    return laid_out(moved(numel(to), access_of(from), access_of(to), is_transposed(from, to)), from, to);
+    auto spec = laid_out(moved(numel(to), access_of(from), access_of(to), is_transposed(from, to)), from, to);
+    return repeats_irregularly(spec, from, to) ? box_between(from, to) : spec;
   }
   const auto bytes = numel(to) * target::itemsize(dtype(to));
   return bytes > 0 ? Spec{kernels::TransferShape{bytes, to_device, from_device}} : Spec{};
@@ -221,7 +217,7 @@ Spec rearrange(const LaunchArguments& args) {
   if (from.elements == 0) {  // nothing but padding
     return stream(to.elements, {}, {to}, steps_of(memset(0)));
   }
-  const auto run = is_strided(inputs.front()) ? run_length(args, inputs.front(), result) : 1;
+  const auto run = is_strided(inputs.front()) ? run_length(inputs.front(), result) : 1;
   from.contiguous_elements = std::clamp<std::int64_t>(run, 1, from.contiguous_elements);
   from.span_elements = inputs.front().is_contiguous() ? from.elements : 0;
   return moved(to.elements, from, to, false);

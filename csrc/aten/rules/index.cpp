@@ -73,7 +73,18 @@ struct Indices {
   std::int64_t first = -1, last = -1, elements = 0, num_lists = 0;
   Dtype type = Dtype::int64;
   bool boolean = false;
+  std::vector<std::int64_t> axes;        // that lists replace
+  std::vector<at::Tensor> lists;         // all on the device
+  std::vector<std::int64_t> list_sizes;  // that all of them broadcast to
 };
+
+void broadcast_sizes(std::vector<std::int64_t>& sizes, at::IntArrayRef other) {
+  sizes.insert(sizes.begin(), other.size() > sizes.size() ? other.size() - sizes.size() : 0, 1);
+  for (std::size_t d = 1; d <= other.size(); ++d) {
+    auto& size = sizes[sizes.size() - d];
+    size = size == 1 ? other[other.size() - d] : size;
+  }
+}
 
 Indices indices_of(const LaunchArguments& args) {
   Indices result;
@@ -94,6 +105,11 @@ Indices indices_of(const LaunchArguments& args) {
     result.boolean |= tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte;
     result.elements += is_device_tensor(tensor) ? numel(tensor) : 0;
     ++result.num_lists;
+    if (is_device_tensor(tensor)) {
+      result.axes.push_back(axis);
+      result.lists.push_back(tensor);
+      broadcast_sizes(result.list_sizes, tensor.sizes());
+    }
     result.first = result.first < 0 ? axis : result.first;
     axis += result.boolean ? std::max<std::int64_t>(tensor.dim(), 1) : 1;
     result.last = axis - 1;
@@ -106,8 +122,33 @@ std::int64_t row_of(const at::Tensor& self, const Indices& indices) {
   return indices.last < 0 ? 1 : inner_of(self, std::min(indices.last, self.dim() - 1));
 }
 
-// One list of indices along one axis.
+// Several lists: one table where axes lie apart, as the indexed ones then come first.
+Spec along_axes(Spec spec, const at::Tensor& self, const Indices& indices) {
+  auto* shape = spec.empty() ? nullptr : std::get_if<IndexShape>(&spec.back());
+  if (shape == nullptr || indices.lists.size() != static_cast<std::size_t>(indices.num_lists)) {
+    return spec;
+  }
+  const bool are_adjacent = indices.last - indices.first + 1 == indices.num_lists;
+  std::int64_t along = 1, leading = 1;
+  for (const std::int64_t axis : indices.axes) {
+    shape->axes.push_back(size(self, axis));
+    along *= size(self, axis);
+  }
+  for (std::int64_t d = 0; d < indices.first && are_adjacent; ++d) {
+    leading *= self.size(d);
+  }
+  const std::int64_t picks = product(indices.list_sizes);
+  shape->row_elements = numel(self) / std::max<std::int64_t>(along * leading, 1);
+  shape->num_indices = picks * indices.num_lists;
+  shape->num_rows = picks * leading;
+  return within(std::move(spec), along, leading, 0, true);
+}
+
+// Lists of indices, each along one axis.
 Spec along_axis(Spec spec, const at::Tensor& self, const Indices& indices) {
+  if (indices.num_lists > 1 && !indices.boolean) {
+    return along_axes(std::move(spec), self, indices);
+  }
   if (indices.num_lists != 1 || indices.boolean) {
     return spec;
   }
@@ -333,30 +374,34 @@ Spec search(const LaunchArguments& args) {
 }
 
 Spec nll_loss(const LaunchArguments& args) {
-  // One log-probability per target, then their weighted sum.
-  const auto& target = args.tensor("target");
   const auto& self = args.tensor("self");
-  auto spec = rows(IndexKind::gather, numel(target), 1, self, target);
-  if (args.integer("reduction", 1) != 0 && numel(target) > 0) {
-    kernels::ReductionShape sum;
-    sum.rows = 1;
-    sum.cols = numel(target);
-    sum.inputs = accesses(named(args, {"weight"}));
-    sum.inputs.insert(sum.inputs.begin(), dense(dtype(self), numel(target)));
-    sum.outputs = accesses(args.output_tensors());
-    spec.emplace_back(sum);
-  }
-  return spec;
-}
-
-Spec nll_loss_backward(const LaunchArguments& args) {
   const auto& target = args.tensor("target");
-  return concat(clear(args.output()), rows(IndexKind::scatter, numel(target), 1, args.tensor("self"), target));
+  kernels::NllLossShape shape;
+  shape.backward = args.find("grad_output") >= 0;
+  shape.dtype = dtype(self);
+  shape.index_dtype = dtype(target, Dtype::int64);
+  shape.weight = !named(args, {"weight"}).empty();
+  shape.reduction = static_cast<kernels::LossReduction>(args.integer("reduction", 1));
+  shape.ignored = static_cast<float>(args.integer("ignore_index", -100));
+  const bool is_batched = self.dim() > 1;
+  shape.batch = is_batched ? self.size(0) : 1;
+  shape.classes = size(self, is_batched ? 1 : 0);
+  shape.positions = shape.batch == 0 ? 0 : numel(target) / shape.batch;
+  if (numel(self) == 0 || numel(target) == 0) {
+    return or_fill({}, args);
+  }
+  return {shape};
 }
 
 Spec max_unpool(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
-  return concat(clear(args.output()), rows(IndexKind::scatter, numel(self), 1, self, args.tensor("indices")));
+  const std::int64_t rank = args.base_name() == "max_unpool3d" ? 3 : 2;
+  std::int64_t planes = 1;
+  for (std::int64_t d = 0; d + rank < self.dim(); ++d) {
+    planes *= self.size(d);
+  }
+  return concat(clear(args.output()), within(rows(IndexKind::scatter, numel(self), 1, self, args.tensor("indices")),
+                                             numel(args.output()) / std::max<std::int64_t>(planes, 1), planes, 1));
 }
 
 Spec segment_reduce(const LaunchArguments& args) {

@@ -23,7 +23,6 @@ Spec repeat_interleave(const LaunchArguments& args);
 Spec histogram(const LaunchArguments& args);  // histc, histogram, bincount: one add per element
 Spec search(const LaunchArguments& args);     // searchsorted, bucketize: log2(n) probes per element
 Spec nll_loss(const LaunchArguments& args);
-Spec nll_loss_backward(const LaunchArguments& args);
 Spec max_unpool(const LaunchArguments& args);
 Spec segment_reduce(const LaunchArguments& args);
 Spec jagged(const LaunchArguments& args);     // rows between a jagged and a padded layout

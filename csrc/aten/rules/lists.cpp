@@ -247,6 +247,11 @@ bool is_list_launch(const LaunchArguments& args) {
   return name.starts_with(kForeach) || std::ranges::find(kOptimizers, name) != std::end(kOptimizers);
 }
 
+bool is_list_reduction(const LaunchArguments& args) {
+  constexpr std::string_view kReductions[] = {"_foreach_max", "_foreach_norm", "_foreach_powsum"};
+  return std::ranges::find(kReductions, args.base_name()) != std::end(kReductions);
+}
+
 bool computes_list(const LaunchArguments& args) {
   const auto function = function_of(args);
   if (is_fused(args)) {

@@ -24,6 +24,8 @@ std::vector<Member> members(const LaunchArguments& args);
 std::vector<Step> member_steps(const LaunchArguments& args, std::size_t member, bool reads_scalars);
 // A foreach operator or a fused optimizer.
 bool is_list_launch(const LaunchArguments& args);
+// Of those, one that reduces each tensor to a value.
+bool is_list_reduction(const LaunchArguments& args);
 // Whether the steps compute its function.
 bool computes_list(const LaunchArguments& args);
 

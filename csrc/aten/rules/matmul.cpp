@@ -121,6 +121,8 @@ Spec addmm(const LaunchArguments& args) {
     shape.batch = shape.a_batch = shape.b_batch = 1;
   }
   shape.bias_elements = is_zero(args, "beta") ? 0 : bias_elements(args.tensor(0), shape);
+  shape.alpha = static_cast<float>(args.number("alpha", 1));
+  shape.beta = shape.bias_elements == 0 ? 1 : static_cast<float>(args.number("beta", 1));
   if (shape.k == 0 || is_zero(args, "alpha")) {
     return stream(args, steps_of(ts(Alu::multiply)));
   }

@@ -106,14 +106,15 @@ void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
 
 // Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
 constexpr std::string_view kComputed[] = {
-    "abs",      "acosh",       "add",         "arange",      "ceil",        "clamp",    "clamp_max",   "clamp_min",
-    "cos",      "deg2rad",     "div",         "eq",          "exp",         "exp2",     "expm1",       "fill",
-    "floor",    "ge",          "gt",          "hardsigmoid", "hardswish",   "hardtanh", "isinf",       "isnan",
-    "isneginf", "isposinf",    "le",          "leaky_relu",  "linspace",    "log",      "log10",       "log1p",
-    "log2",     "logical_and", "logical_not", "logical_or",  "logical_xor", "lt",       "masked_fill", "maximum",
-    "minimum",  "mish",        "mul",         "ne",          "neg",         "pow",      "rad2deg",     "reciprocal",
-    "relu",     "remainder",   "rsqrt",       "sgn",         "sigmoid",     "sign",     "signbit",     "silu",
-    "sqrt",     "sub",         "tanh",        "where",       "zero"};
+    "abs",         "acosh",    "add",         "arange",     "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
+    "ceil",        "clamp",    "clamp_max",   "clamp_min",  "cos",         "deg2rad",     "div",         "eq",
+    "exp",         "exp2",     "expm1",       "fill",       "floor",       "ge",          "gt",          "hardsigmoid",
+    "hardswish",   "hardtanh", "isinf",       "isnan",      "isneginf",    "isposinf",    "le",          "leaky_relu",
+    "linspace",    "log",      "log10",       "log1p",      "log2",        "logical_and", "logical_not", "logical_or",
+    "logical_xor", "lt",       "masked_fill", "maximum",    "minimum",     "mish",        "mul",         "ne",
+    "neg",         "pow",      "rad2deg",     "reciprocal", "relu",        "remainder",   "rsqrt",       "sgn",
+    "sigmoid",     "sign",     "signbit",     "silu",       "sqrt",        "sub",         "tanh",        "where",
+    "zero"};
 
 }  // namespace
 
@@ -122,18 +123,43 @@ bool computes(std::string_view function) {
 }
 
 bool computes(const LaunchArguments& args) {
-  constexpr std::string_view kScalars[] = {"value", "start", "steps"};
+  constexpr std::string_view kScalars[] = {"start", "steps"};
   const auto on_device = [&](std::string_view name) { return is_device(args.tensor(name)); };
-  const bool ends_on_device = args.base_name() == "linspace" && on_device("end");
-  return computes(args.base_name()) && std::ranges::none_of(kScalars, on_device) && !ends_on_device &&
+  const auto name = args.base_name();
+  const bool reads_scalar = (name == "linspace" && on_device("end")) || (name != "masked_fill" && on_device("value"));
+  const bool is_bitwise = name.starts_with("bitwise_") && dtype(args.output()) != Dtype::boolean;
+  return computes(name) && std::ranges::none_of(kScalars, on_device) && !reads_scalar && !is_bitwise &&
          !any_complex(args);
 }
+
+namespace {
+
+// Bitwise operations on bools.
+std::string_view logical(const LaunchArguments& args, std::string_view function) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {{"bitwise_and", "logical_and"},
+                                                                      {"bitwise_not", "logical_not"},
+                                                                      {"bitwise_or", "logical_or"},
+                                                                      {"bitwise_xor", "logical_xor"}};
+  for (const auto& [bitwise, name] : kNames) {
+    if (function == bitwise && dtype(args.output()) == Dtype::boolean) {
+      return name;
+    }
+  }
+  return function;
+}
+
+}  // namespace
 
 std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function, std::size_t member) {
   if (has_expression(function) && !any_complex(args)) {
     return expression(args, function, member);
   }
-  auto steps = recipe(function);
+  auto steps = recipe(logical(args, function));
+  if (function == "masked_fill" && is_device(args.tensor("value"))) {
+    Expression e(args, member);
+    e.output(0, e.select(e.argument("mask"), e.argument("value"), e.argument("self")));
+    return e.steps();
+  }
   if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&
       is_device(args.tensor("other"))) {
     const auto alpha = static_cast<float>(args.number("alpha", 1));

@@ -16,7 +16,6 @@ struct Function {
   Run prologue[6];  // per input element
 };
 
-// var and std: (x - mean)^2 of the same pass. An extreme's place is found by the family where an output asks for it.
 constexpr Function kFunctions[] = {
     {"_aminmax", Alu::maximum, {tt(Alu::minimum)}},
     {"_is_all_true", Alu::minimum, {}},
@@ -45,11 +44,11 @@ constexpr Function kFunctions[] = {
     {"prod", Alu::multiply, {}},
     {"smooth_l1_loss", Alu::add, {tt(Alu::subtract), act(Activation::abs), ts(Alu::minimum), tt(Alu::multiply)}},
     {"soft_margin_loss", Alu::add, {tt(Alu::multiply), act(Activation::softplus)}},
-    {"std", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
-    {"std_mean", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"std", Alu::add, {}},
+    {"std_mean", Alu::add, {}},
     {"sum", Alu::add, {}},
-    {"var", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
-    {"var_mean", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"var", Alu::add, {}},
+    {"var_mean", Alu::add, {}},
 };
 
 const Function* find_function(std::string_view name) {
@@ -114,6 +113,17 @@ std::vector<Step> divided_by(std::int64_t count) {
   return steps_of(ts(Alu::multiply, 1.0F / static_cast<float>(std::max<std::int64_t>(count, 1))));
 }
 
+// The place of the extreme, alone or behind it.
+bool asks_places(const LaunchArguments& args) {
+  const auto name = args.base_name();
+  return name == "argmax" || name == "argmin" ||
+         ((name == "max" || name == "min") && args.output_tensors().size() == 2);
+}
+
+bool is_variance(std::string_view name) {
+  return name.starts_with("var") || name.starts_with("std");
+}
+
 }  // namespace
 
 Spec reduction(const LaunchArguments& args) {
@@ -127,8 +137,17 @@ Spec reduction(const LaunchArguments& args) {
   Fold fold{function->alu, prologue_of(*function)};
   if (function->name == "mean") {
     fold.epilogue = divided_by(rows.cols);
+  } else if (function->name.starts_with("std")) {
+    fold.epilogue = steps_of(act(Activation::sqrt));
   }
-  return or_fill(reduce(rows, std::move(fold), accesses(inputs), accesses(args.output_tensors())), args);
+  auto spec = reduce(rows, std::move(fold), accesses(inputs), accesses(args.output_tensors()));
+  if (!spec.empty()) {
+    auto& shape = std::get<kernels::ReductionShape>(spec.front());
+    shape.places = asks_places(args);
+    shape.variance = is_variance(function->name);
+    shape.correction = static_cast<float>(args.number("correction", args.boolean("unbiased", true) ? 1 : 0));
+  }
+  return or_fill(std::move(spec), args);
 }
 
 Spec norm_reduction(const LaunchArguments& args) {

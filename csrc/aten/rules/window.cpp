@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "aten/rules/box.h"
+
 namespace trn::aten::rules {
 
 namespace {
@@ -77,6 +79,56 @@ std::int64_t kernel_taps(const LaunchArguments& args, std::int64_t rank) {
   return std::max<std::int64_t>(taps, 1);
 }
 
+// How often nearest-neighbour upsampling repeats each element along its axes; empty where some repeat more often.
+std::vector<std::int64_t> whole_scales(const LaunchArguments& args, const at::Tensor& in, const at::Tensor& out,
+                                       std::int64_t rank) {
+  constexpr std::string_view kNames[] = {"scales_w", "scales_h", "scales_d"};
+  std::vector<std::int64_t> scales;
+  for (std::int64_t axis = rank; axis >= 1; --axis) {
+    const std::int64_t scale = out.size(-axis) / in.size(-axis);
+    const auto name = rank == 1 ? "scales" : kNames[axis - 1];
+    if (scale * in.size(-axis) != out.size(-axis) ||
+        args.number(name, static_cast<double>(scale)) != static_cast<double>(scale)) {
+      return {};
+    }
+    scales.push_back(scale);
+  }
+  return scales;
+}
+
+// Each element becomes a box.
+Spec repeat_elements(const at::Tensor& in, const at::Tensor& out, const std::vector<std::int64_t>& scales) {
+  std::vector<kernels::BoxAxis> axes;
+  const auto rank = static_cast<std::int64_t>(scales.size());
+  for (std::int64_t d = 0; d < in.dim(); ++d) {
+    const std::int64_t spatial = d - (in.dim() - rank);
+    const std::int64_t scale = spatial < 0 ? 1 : scales[static_cast<std::size_t>(spatial)];
+    axes.push_back({in.size(d), in.stride(d), out.stride(d) * scale, false});
+    axes.push_back({scale, 0, out.stride(d), false});
+  }
+  return box(in, out, std::move(axes));
+}
+
+// The gradient of a box is its sum: an average that is divided by 1.
+Spec add_elements(const at::Tensor& in, const at::Tensor& out, std::vector<std::int64_t> scales) {
+  WindowShape shape;
+  shape.kind = WindowKind::average_pool;
+  shape.in_elements = numel(out);
+  shape.out_elements = numel(in);
+  shape.taps = product(scales);
+  shape.dtype = dtype(out);
+  const bool is_line = scales.size() == 1;
+  scales.insert(scales.begin(), is_line ? 1 : 0, 1);
+  shape.in = {is_line ? 1 : size(out, -2), size(out, -1)};
+  shape.out = {is_line ? 1 : size(in, -2), size(in, -1)};
+  shape.kernel = shape.stride = scales;
+  shape.padding = {0, 0};
+  shape.dilation = {1, 1};
+  shape.divisor = 1;
+  shape.planes = numel(in) / (shape.out[0] * shape.out[1]);
+  return checked(shape);
+}
+
 }  // namespace
 
 Spec pool(const LaunchArguments& args) {
@@ -112,6 +164,12 @@ Spec upsample(const LaunchArguments& args) {
   shape.in_elements = numel(in);
   shape.out_elements = numel(out);
   shape.dtype = dtype(out);
+  if (contains(name, "nearest") && numel(in) > 0 && numel(out) > 0 && is_strided(in) && is_strided(out)) {
+    const auto scales = whole_scales(args, in, out, rank);
+    if (!scales.empty() && !(shape.backward && rank == 3)) {
+      return shape.backward ? add_elements(in, out, scales) : repeat_elements(in, out, scales);
+    }
+  }
   std::int64_t per_axis = 1;
   if (contains(name, "linear")) {
     per_axis = 2;
