@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/device.h"
+#include "bindings/distributed.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
 #include "bindings/module_calls.h"
@@ -31,7 +32,8 @@ PyObject* python_type(trn::Category category) {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  // For this module's functions only: torch's own keep torch's types.
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) {
         std::rethrow_exception(pointer);
@@ -52,4 +54,5 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_device(module);
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);
+  trn::bindings::bind_distributed(module);
 }
