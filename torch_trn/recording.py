@@ -147,6 +147,7 @@ class Recording:
 
     @property
     def collectives(self) -> list[dict[str, Any]]:
+        """Distinct calls of c10d: op, dtype, group and ranks, this rank's bytes, module, line, and how often."""
         return [dict(collective) for collective in self.ledger.data["collectives"]]
 
     @property
@@ -155,7 +156,7 @@ class Recording:
         for item in self.collectives:
             kind = kinds.setdefault(str(item["op"]), {"count": 0, "bytes": 0, "seconds": 0.0})
             kind["count"] += item.get("count", 1)
-            kind["bytes"] += item.get("bytes", 0)
+            kind["bytes"] += item.get("bytes", 0) * item.get("count", 1)
             kind["seconds"] += item.get("seconds", 0.0)
         return kinds
 

@@ -151,7 +151,8 @@ def _summary(recording: Recording) -> list[tuple[str, str]]:
         )
     )
     for kind, sums in recording.collectives_by_kind.items():
-        lines.append((kind, f"{sums['count']:,.0f} of {si(sums['bytes'], 'B')} in {seconds(sums['seconds'])}"))
+        time = f" in {seconds(sums['seconds'])}" if sums["seconds"] else ""
+        lines.append((kind, f"{sums['count']:,.0f} of {si(sums['bytes'], 'B')}{time}"))
     energy = recording.energy_joules
     lines.append(
         ("energy", "unknown: the target has no power figure" if energy is None else f"{si(energy, 'J')}, an estimate")

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/device.h"
+#include "bindings/distributed.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
 #include "bindings/memory.h"
@@ -33,7 +34,8 @@ PyObject* python_type(trn::Category category) {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  // For this module's functions only: torch's own keep torch's types.
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) {
         std::rethrow_exception(pointer);
@@ -56,4 +58,5 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_memory(module);
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);
+  trn::bindings::bind_distributed(module);
 }

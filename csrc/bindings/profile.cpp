@@ -11,6 +11,7 @@
 #include "aten/system.h"
 #include "bindings/kernels.h"
 #include "bindings/source_line.h"
+#include "runtime/collectives.h"
 
 namespace py = pybind11;
 
@@ -68,7 +69,7 @@ py::dict memory_dict(const Ledger& ledger) {
   return out;
 }
 
-py::dict ledger_to_dict(const Ledger& ledger) {
+py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective, std::int64_t>& calls) {
   auto& machine = aten::system();
   auto& launches = machine.launches();
   const auto all_modules = machine.recorder().modules();
@@ -110,6 +111,25 @@ py::dict ledger_to_dict(const Ledger& ledger) {
     row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
     syncs.append(row);
   }
+  py::list collectives;
+  for (const auto& [call, count] : calls) {
+    py::dict row;
+    row["op"] = call.op;
+    row["dtype"] = call.dtype;
+    row["group"] = call.group;
+    row["ranks"] = call.ranks;
+    row["input_bytes"] = call.input_bytes;
+    row["output_bytes"] = call.output_bytes;
+    row["bytes"] = std::max(call.input_bytes, call.output_bytes);
+    row["moved_bytes"] = call.moved_bytes;
+    row["phase"] = name(call.site.phase);
+    row["module"] = all_modules.at(call.site.module);
+    row["line"] = all_lines.at(call.site.line);
+    row["device"] = call.device;
+    row["stream"] = call.stream;
+    row["count"] = count;
+    collectives.append(row);
+  }
   py::object timeline = py::none();
   if (ledger.has_timeline) {
     py::list events;
@@ -133,7 +153,7 @@ py::dict ledger_to_dict(const Ledger& ledger) {
   out["entries"] = entries;
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
-  out["collectives"] = py::list();
+  out["collectives"] = collectives;
   out["steps"] = ledger.steps;
   out["timeline"] = timeline;
   return out;
@@ -168,6 +188,7 @@ std::map<int, runtime::Picoseconds> clocks() {
 
 int start(bool timeline, bool lines) {
   const int profile = aten::system().recorder().open(timeline);
+  runtime::collective_log().open(profile);
   aten::begin_recording();
   running[profile] = {lines, clocks()};
   lines_wanted += lines;
@@ -182,7 +203,7 @@ py::dict stop(int profile) {
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
-  return ledger_to_dict(ledger);
+  return ledger_to_dict(ledger, runtime::collective_log().close(profile));
 }
 
 py::tuple progress(int profile) {

@@ -8,11 +8,13 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARGUMENTS = {"gpt_stdlib.py": ["--steps", "6"]}
+LAUNCHER = {"ddp.py": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
 PRINTED = {
     "hello.py": "trn:0 512.0",
     "gpt_stdlib.py": "--- sample ---",
     "cnn_digits.py": "test accuracy 9",
     "mixed_precision.py": "bfloat16",
+    "ddp.py": "all ranks hold the same parameters: True",
     "checkpointing.py": "checkpointing True",
     "save_resume.py": "resumed",
     "three_targets.py": "trn3",
@@ -26,7 +28,7 @@ def test_no_example_is_left_out():
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_example_runs(name, tmp_path):
     run = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *ARGUMENTS.get(name, [])],
+        [sys.executable, *LAUNCHER.get(name, []), str(EXAMPLES / name), *ARGUMENTS.get(name, [])],
         capture_output=True,
         text=True,
         timeout=240,

@@ -1,0 +1,297 @@
+#include "distributed/agreement.h"
+
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "distributed/failure.h"
+
+namespace trn::distributed {
+
+namespace {
+
+// A row: [number + 1, name, dtype, reduce, root, layout, arrival] then bytes sent and received, by rank.
+enum Word : std::int64_t { kNumber, kName, kDtype, kReduce, kRoot, kLayout, kArrival, kNumWords };
+constexpr std::int64_t kFailed = -1;  // in place of a number; the root is who is missing
+constexpr std::chrono::milliseconds kRollCall{1000};
+constexpr int kTag = 0x7ffffff0;
+
+constexpr std::array kNames = {"all_reduce",
+                               "all_reduce_coalesced",
+                               "all_gather",
+                               "all_gather_into_tensor",
+                               "all_gather_into_tensor_coalesced",
+                               "all_gather_coalesced",
+                               "reduce_scatter",
+                               "reduce_scatter_tensor",
+                               "reduce_scatter_tensor_coalesced",
+                               "broadcast",
+                               "reduce",
+                               "gather",
+                               "scatter",
+                               "all_to_all",
+                               "all_to_all_single",
+                               "barrier",
+                               "monitored_barrier",
+                               "send",
+                               "recv"};
+
+std::int64_t index_of(std::string_view name) {
+  const auto* found = std::find(kNames.begin(), kNames.end(), name);
+  TORCH_INTERNAL_ASSERT(found != kNames.end(), "no such collective: ", name);
+  return found - kNames.begin();
+}
+
+const char* reduce_name(std::int64_t op) {
+  constexpr std::array names = {"SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"};
+  return op >= 0 && op < static_cast<std::int64_t>(names.size()) ? names[static_cast<std::size_t>(op)] : "?";
+}
+
+}  // namespace
+
+std::string text_of(const std::vector<int>& ranks) {
+  std::string out;
+  for (const int rank : ranks) {
+    out += (out.empty() ? "" : ", ") + std::to_string(rank);
+  }
+  return (ranks.size() == 1 ? "rank " : "ranks ") + out;
+}
+
+std::string text_of(std::chrono::milliseconds time) {
+  return time.count() % 1000 ? std::to_string(time.count()) + " ms" : std::to_string(time.count() / 1000) + " s";
+}
+
+bool is_timeout(const std::string& message) {
+  return message.find("Timed out waiting") != std::string::npos ||
+         message.find("Application timeout") != std::string::npos;
+}
+
+Agreement::Agreement(c10::intrusive_ptr<c10d::Backend> control, std::string group)
+    : control_(std::move(control)), group_(std::move(group)) {}
+
+Agreement::Round Agreement::begin(Call call, std::int64_t arrival) {
+  const std::int64_t num_ranks = control_->getSize(), words = kNumWords + 2 * num_ranks;
+  Round round;
+  round.number = number_++;
+  round.arrival = arrival;
+  round.sent = at::zeros({words}, at::kLong);
+  auto* row = round.sent.mutable_data_ptr<std::int64_t>();
+  row[kNumber] = static_cast<std::int64_t>(round.number) + 1;
+  row[kName] = index_of(call.name);
+  row[kDtype] = call.dtype ? static_cast<std::int64_t>(*call.dtype) : -1;
+  row[kReduce] = call.reduce ? static_cast<std::int64_t>(*call.reduce) : -1;
+  row[kRoot] = call.root;
+  row[kLayout] = static_cast<std::int64_t>(call.layout);
+  row[kArrival] = arrival;
+  std::copy(call.send_bytes.begin(), call.send_bytes.end(), row + kNumWords);
+  std::copy(call.receive_bytes.begin(), call.receive_bytes.end(), row + kNumWords + num_ranks);
+  round.call = std::move(call);
+  if (num_ranks == 1) {
+    return round;
+  }
+  round.received = at::zeros({num_ranks, words}, at::kLong);
+  std::vector<int> lost;
+  std::string why;
+  round.sends.resize(static_cast<std::size_t>(num_ranks));
+  round.receives.resize(static_cast<std::size_t>(num_ranks));
+  for (int peer = 0; peer < num_ranks; ++peer) {
+    if (peer == control_->getRank()) {
+      round.received[peer].copy_(round.sent);
+      continue;
+    }
+    try {
+      std::vector<at::Tensor> into{round.received[peer]}, from{round.sent};
+      round.receives[static_cast<std::size_t>(peer)] = control_->recv(into, peer, kTag);
+      round.sends[static_cast<std::size_t>(peer)] = control_->send(from, peer, kTag);
+    } catch (const std::exception& error) {
+      lost.push_back(peer);
+      why = error.what();
+    }
+  }
+  if (!lost.empty()) {
+    announce_failure(lost[0]);
+    raise("[" + std::string(round.call.name) + "] every rank of the group must be there; got a lost connection to " +
+          text_of(lost) + " in " + describe(round) + ". See that rank's own output. The transport said: " + why);
+  }
+  return round;
+}
+
+std::int64_t Agreement::finish(Round& round, Milliseconds timeout) {
+  const int num_ranks = control_->getSize(), self = control_->getRank();
+  if (num_ranks == 1) {
+    return round.arrival;
+  }
+  // Who waits for data gives up first, and its announcement arrives here.
+  const auto deadline = std::chrono::steady_clock::now() + timeout + std::min(timeout / 4, Milliseconds(1000));
+  const auto* rows = round.received.const_data_ptr<std::int64_t>();
+  const std::int64_t words = round.received.size(1);
+  const auto row = [&](int rank) { return rows + rank * words; };
+  const std::string where = "[" + std::string(round.call.name) + "] ";
+  std::string error_text;
+  int stopped_at = -1;
+  for (int peer = 0; peer < num_ranks && stopped_at < 0; ++peer) {
+    if (peer == self) {
+      continue;
+    }
+    const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now());
+    try {
+      round.receives[static_cast<std::size_t>(peer)]->wait(std::max(left, Milliseconds(1)));
+    } catch (const std::exception& error) {
+      error_text = error.what();
+      stopped_at = peer;
+      break;
+    }
+    if (row(peer)[kNumber] == kFailed) {
+      const auto missing = static_cast<int>(row(peer)[kRoot]);
+      announce_failure(missing);
+      raise(where + "every rank of the group must be there; got word from rank " + std::to_string(peer) +
+            " that rank " + std::to_string(missing) + " is not, in " + describe(round) +
+            ". See that rank's own output.");
+    }
+  }
+  if (stopped_at >= 0) {
+    std::vector<int> missing;
+    for (int peer = 0; peer < num_ranks; ++peer) {
+      if (row(peer)[kNumber] == 0) {
+        missing.push_back(peer);
+      }
+    }
+    announce_failure(stopped_at);
+    if (!is_timeout(error_text)) {
+      raise(where + "every rank of the group must be there; got a lost connection to rank " +
+            std::to_string(stopped_at) + " in " + describe(round) +
+            ". See that rank's own output. The transport said: " + error_text);
+    }
+    raise(where + "every rank must take part within the timeout; got nothing from " + text_of(missing) + ", limit " +
+          text_of(timeout) + ". Missing is " + describe(round) +
+          "; see what that rank does instead, or raise the timeout of init_process_group.");
+  }
+  const auto agree = [&](int a, int b) {
+    const std::int64_t *x = row(a), *y = row(b);
+    return std::equal(x, x + kArrival, y) && x[kNumWords + b] == y[kNumWords + num_ranks + a] &&
+           y[kNumWords + a] == x[kNumWords + num_ranks + b];
+  };
+  for (int a = 0; a < num_ranks; ++a) {
+    for (int b = a; b < num_ranks; ++b) {
+      if (!agree(a, b)) {
+        std::string calls;
+        for (int rank = 0; rank < num_ranks; ++rank) {
+          calls += (rank ? "; rank " : "rank ") + std::to_string(rank) + ": " + text(row(rank));
+        }
+        raise(where + "the ranks of a group must make calls that fit together; got " + calls +
+              ". Make the same calls in the same order on every rank.");
+      }
+    }
+  }
+  for (const auto& send : round.sends) {
+    if (send) {
+      send->wait(timeout);
+    }
+  }
+  std::int64_t latest = round.arrival;
+  for (int peer = 0; peer < num_ranks; ++peer) {
+    latest = std::max(latest, row(peer)[kArrival]);
+  }
+  return latest;
+}
+
+void Agreement::announce_failure(int missing) {
+  const std::int64_t num_ranks = control_->getSize();
+  const at::Tensor row = at::zeros({kNumWords + 2 * num_ranks}, at::kLong);
+  row.mutable_data_ptr<std::int64_t>()[kNumber] = kFailed;
+  row.mutable_data_ptr<std::int64_t>()[kRoot] = missing;
+  for (int peer = 0; peer < num_ranks; ++peer) {
+    if (peer == control_->getRank()) {
+      continue;
+    }
+    try {
+      std::vector<at::Tensor> from{row};
+      announcements_.push_back(control_->send(from, peer, kTag));
+    } catch (const std::exception&) {
+      continue;  // that one is gone
+    }
+  }
+}
+
+int Agreement::verdict_of(int peer) {
+  const at::Tensor row = at::zeros({kNumWords + 2 * control_->getSize()}, at::kLong);
+  announce_failure(-1);  // it calls the roll
+  try {
+    std::vector<at::Tensor> into{row};
+    control_->recv(into, peer, kTag)->wait(2 * kRollCall);
+  } catch (const std::exception&) {
+    return -1;
+  }
+  const auto* words = row.const_data_ptr<std::int64_t>();
+  return words[kNumber] == kFailed ? static_cast<int>(words[kRoot]) : -1;
+}
+
+std::vector<int> Agreement::roll_call() {
+  announce_failure(-1);
+  const int num_ranks = control_->getSize(), self = control_->getRank();
+  const std::int64_t words = kNumWords + 2 * num_ranks;
+  const at::Tensor rows = at::zeros({num_ranks, words}, at::kLong);
+  std::vector<c10::intrusive_ptr<c10d::Work>> answers;
+  std::vector<int> lost, silent;
+  for (int peer = 0; peer < num_ranks; ++peer) {
+    try {
+      if (peer != self) {
+        std::vector<at::Tensor> into{rows[peer]};
+        answers.push_back(control_->recv(into, peer, kTag));
+      }
+    } catch (const std::exception&) {
+      lost.push_back(peer);
+    }
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kRollCall;
+  try {
+    for (const auto& answer : answers) {
+      const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now());
+      answer->wait(std::max(left, Milliseconds(1)));
+    }
+  } catch (const std::exception&) {
+    // Who has answered shows in the rows.
+  }
+  for (int peer = 0; peer < num_ranks; ++peer) {
+    const auto* row = rows.const_data_ptr<std::int64_t>() + peer * words;
+    if (row[kNumber] == kFailed && row[kRoot] >= 0 && lost.empty()) {
+      lost.push_back(static_cast<int>(row[kRoot]));  // it knew
+    }
+    if (peer != self && row[kNumber] == 0) {
+      silent.push_back(peer);
+    }
+  }
+  const std::vector<int> missing = lost.empty() ? silent : lost;
+  announce_failure(missing.empty() ? -1 : missing[0]);
+  return missing;
+}
+
+std::string Agreement::text(const std::int64_t* row) const {
+  const std::int64_t num_ranks = control_->getSize();
+  const auto sum = [&](std::int64_t from) {
+    return std::accumulate(row + from, row + from + num_ranks, std::int64_t{0});
+  };
+  std::string out = kNames[static_cast<std::size_t>(row[kName])];
+  out += "(";
+  if (row[kDtype] >= 0) {
+    out += std::string(c10::getDtypeNames(static_cast<at::ScalarType>(row[kDtype])).first) + ", ";
+  }
+  out += "sends " + std::to_string(sum(kNumWords)) + " bytes, receives " + std::to_string(sum(kNumWords + num_ranks));
+  if (row[kReduce] >= 0) {
+    out += std::string(", ") + reduce_name(row[kReduce]);
+  }
+  if (row[kRoot] >= 0) {
+    out += ", root " + std::to_string(row[kRoot]);
+  }
+  return out + ")";
+}
+
+std::string Agreement::describe(const Round& round) const {
+  return "call " + std::to_string(round.number) + " of group " + group_ + ": " +
+         text(round.sent.const_data_ptr<std::int64_t>());
+}
+
+}  // namespace trn::distributed

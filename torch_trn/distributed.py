@@ -1,0 +1,82 @@
+"""The device's c10d backend: registered under the device's name, over gloo."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def _device_name() -> str:
+    return str(torch._C._get_privateuse1_backend_name())
+
+
+def _create(options: Any, _: Any) -> Any:
+    """What `init_process_group` and `new_group` call: two gloo groups, for data and for what the ranks say about it."""
+    from torch_trn import _C
+
+    rank, size, timeout = options.group_rank, options.group_size, options.timeout
+    if not isinstance(timeout, timedelta):
+        timeout = timedelta(seconds=timeout)
+    ranks = list(options.global_ranks_in_group) or list(range(size))
+    parts = {}
+    for part in ("data", "control"):
+        group = dist.ProcessGroupGloo(dist.PrefixStore(f"{part}/", options.store), rank, size, timeout=timeout)
+        group.options.group_name = f"{options.group_id}/{part}"
+        group.options.global_ranks_in_group = ranks
+        parts[part] = group
+    return _C.ProcessGroupTrn(
+        name=_device_name(), group=str(options.group_id), global_ranks=ranks, timeout=timeout, **parts
+    )
+
+
+def _with_default_backend(create_group: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the device's backend its group's default, which DDP asks for.
+
+    torch takes gloo for a group without a named backend, and none for one like "cpu:gloo,trn:trn".
+    """
+
+    @functools.wraps(create_group)
+    def create(size: int, rank: int, ranks: list[int], backend: Any, *args: Any, **kwargs: Any) -> Any:
+        name = _device_name()
+        accelerator = torch.accelerator.current_accelerator()
+        if backend == dist.Backend.UNDEFINED and accelerator is not None and accelerator.type == name:
+            backend = dist.Backend(name)
+        group, store = create_group(size, rank, ranks, backend, *args, **kwargs)
+        if isinstance(group, dist.ProcessGroup) and f"{name}:{name}" in str(backend).split(","):
+            group._set_default_backend(dist.ProcessGroup.BackendType.CUSTOM)
+        return group, store
+
+    return create
+
+
+def _monitored(barrier: Callable[..., None]) -> Callable[..., None]:
+    """torch's monitored_barrier asks for gloo by name."""
+
+    @functools.wraps(barrier)
+    def monitored_barrier(group: Any = None, timeout: Any = None, wait_all_ranks: bool = False) -> None:
+        name = _device_name()
+        config = dist.distributed_c10d.BackendConfig(dist.Backend(dist.get_backend_config(group)))
+        if dist.distributed_c10d._rank_not_in_group(group) or config.device_backend_map.get(name) != name:
+            return barrier(group, timeout, wait_all_ranks)
+        process_group = group or dist.distributed_c10d._get_default_group()
+        backend = process_group._get_backend(torch.device(name))
+        backend.monitored_barrier(timeout or backend.options._timeout, wait_all_ranks=wait_all_ranks)
+        return None
+
+    return monitored_barrier
+
+
+def install() -> None:
+    """Registers the backend; a second call changes nothing."""
+    name = _device_name()
+    if not dist.is_available() or name in dist.Backend.backend_list:
+        return
+    dist.Backend.register_backend(name, _create, extended_api=True, devices=[name])
+    c10d = dist.distributed_c10d
+    c10d._new_process_group_helper = _with_default_backend(c10d._new_process_group_helper)
+    c10d.monitored_barrier = dist.monitored_barrier = _monitored(c10d.monitored_barrier)
