@@ -19,6 +19,7 @@ BENCHMARKS = (
     ("gpt2_step.py", "--memory"),
     ("hardware_numerics.py",),
     ("hardware_training.py",),
+    ("collectives.py",),
 )
 
 
