@@ -20,6 +20,7 @@ BENCHMARKS = (
     ("hardware_numerics.py",),
     ("hardware_training.py",),
     ("calibration.py",),
+    ("collectives.py",),
 )
 
 

@@ -45,8 +45,9 @@ def main() -> None:
         print("all ranks hold the same parameters:", all(torch.equal(flat, other) for other in everyones))
         sent = sum(call["count"] * call["moved_bytes"] for call in prof.collectives)
         gradients = flat.numel() * flat.itemsize
-        print(f"{dist.get_backend()}: {len(prof.collectives)} kinds of calls, {sent} bytes sent by a rank in a step;")
-        print(f"an all_reduce of {gradients} bytes sends {2 * gradients * (world_size - 1) // world_size}")
+        formula = 2 * gradients * (world_size - 1) // world_size
+        print(f"backend {dist.get_backend()}: a rank sends {sent} bytes in a step;")
+        print(f"the all_reduce of {gradients} bytes of gradients sends {formula}")
     dist.destroy_process_group()
 
 

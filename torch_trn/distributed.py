@@ -23,9 +23,10 @@ def _create(options: Any, _: Any) -> Any:
     if not isinstance(timeout, timedelta):
         timeout = timedelta(seconds=timeout)
     ranks = list(options.global_ranks_in_group) or list(range(size))
-    parts = {}
+    parts: dict[str, Any] = {}
     for part in ("data", "control"):
-        group = dist.ProcessGroupGloo(dist.PrefixStore(f"{part}/", options.store), rank, size, timeout=timeout)
+        store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)
+        group: Any = dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
         group.options.group_name = f"{options.group_id}/{part}"
         group.options.global_ranks_in_group = ranks
         parts[part] = group
@@ -64,7 +65,7 @@ def _monitored(barrier: Callable[..., None]) -> Callable[..., None]:
         if dist.distributed_c10d._rank_not_in_group(group) or config.device_backend_map.get(name) != name:
             return barrier(group, timeout, wait_all_ranks)
         process_group = group or dist.distributed_c10d._get_default_group()
-        backend = process_group._get_backend(torch.device(name))
+        backend: Any = process_group._get_backend(torch.device(name))
         backend.monitored_barrier(timeout or backend.options._timeout, wait_all_ranks=wait_all_ranks)
         return None
 

@@ -105,6 +105,10 @@ class Ranks:
             assert kind == "value", f"rank {rank} {kind}: {value}"
         return [value for _, value in answers]
 
+    @property
+    def usable(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
     def close(self) -> None:
         for pipe in self._pipes:
             with contextlib.suppress(OSError):
