@@ -17,7 +17,7 @@ DTYPES = list(BYTES)
 BYTES["uint32"] = 4
 SEEDS = range(40)
 # Fields of which only what executes depends.
-PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False, "axes": []}
+PICKS: Part = {"table_rows": 0, "num_tables": 1, "columns": 0, "wraps": False, "axes": [], "scales": False}
 PLANES: Part = {name: [] for name in ("in", "out", "kernel", "stride", "padding", "dilation")}
 PLANES |= {"planes": 0, "counts_padding": True, "divisor": 0}
 MATRICES: Part = {"rows": 0, "cols": 0, "repeated_elements": 0}

@@ -159,6 +159,7 @@ EXAMPLES: list[Part] = [
         "columns": 3,
         "wraps": True,
         "axes": [1, 5],
+        "scales": True,
     },
     {
         "family": "nll_loss",

@@ -40,6 +40,8 @@ def matmul(rng: random.Random) -> Part:
         "a_k_major": rng.random() < 0.5,
         "b_k_major": rng.random() < 0.5,
         "bias_elements": 0,
+        "alpha": 1.0,
+        "beta": 1.0,
     }
 
 
@@ -53,6 +55,8 @@ def pointwise(rng: random.Random) -> Part:
         "outputs": [parts.access(dtype, n)],
         "steps": rng.choices(steps, k=rng.randint(1, 6)),
         "segments": 1,
+        "axes": [],
+        "repeats": [],
     }
 
 

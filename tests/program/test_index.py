@@ -32,6 +32,7 @@ def index_part(kind: str, num_rows: int, row_elements: int, num_indices: int, **
         "columns": 0,
         "wraps": False,
         "axes": [],
+        "scales": False,
     }
     return part | fields
 
