@@ -5,6 +5,7 @@ latencies. The timeline schedules every instruction. Below 1: nests overlap, whi
 block waits for all of its loads at once, or a chain of small tiles has fewer copies than stages.
 """
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,44 @@ def pointwise(rng: random.Random) -> Part:
     }
 
 
+def nll_loss(rng: random.Random) -> Part:
+    return {
+        "family": "nll_loss",
+        "batch": some_size(rng, 4096),
+        "classes": some_size(rng, 60_000),
+        "positions": rng.choice([1, 1, 20]),
+        "dtype": rng.choice(["float32", "bfloat16"]),
+        "index_dtype": "int64",
+        "weight": rng.random() < 0.5,
+        "backward": rng.random() < 0.5,
+        "reduction": rng.choice(["none", "mean", "sum"]),
+        "ignored": -100.0,
+    }
+
+
+def box(rng: random.Random) -> Part:
+    """A dense tensor with its axes in another order, some of them backwards."""
+    sizes = [rng.choice([2, 3, 8, 60, 128, 300]) for _ in range(rng.randint(2, 3))]
+    strides, stride = [0] * len(sizes), 1
+    for axis in rng.sample(range(len(sizes)), len(sizes)):
+        strides[axis], stride = stride, stride * sizes[axis]
+    dense = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    dtype = rng.choice(["float32", "bfloat16"])
+    return {
+        "family": "box",
+        "src_dtype": dtype,
+        "dst_dtype": dtype,
+        "src_elements": stride,
+        "dst_elements": stride,
+        "src_offset": 0,
+        "dst_offset": 0,
+        "axes": [
+            {"size": size, "from": strides[axis], "to": dense[axis], "reversed": rng.random() < 0.3}
+            for axis, size in enumerate(sizes)
+        ],
+    }
+
+
 GENERATORS: dict[str, Callable[[random.Random], Part]] = {
     "matmul": matmul,
     "pointwise": pointwise,
@@ -76,6 +115,8 @@ GENERATORS: dict[str, Callable[[random.Random], Part]] = {
     "scan": moving.random_scan,
     "sort": moving.random_sort,
     "generic": moving.random_generic,
+    "nll_loss": nll_loss,
+    "box": box,
 }
 
 
