@@ -367,6 +367,12 @@ class IndexKernel {
 }  // namespace
 
 program::Program index(const target::Target& target, const IndexShape& shape) {
+  const std::int64_t shares = shape.num_tables * std::max<std::int64_t>(shape.columns, 1);
+  if (shares < 1 || (shape.columns > 0 && shape.num_rows % shares != 0)) {
+    throw Error(Category::invalid_argument, "[index] tables and columns share the rows evenly; got " +
+                                                std::to_string(shape.num_rows) + " rows, limit a multiple of " +
+                                                std::to_string(shares) + ". Check num_tables and columns.");
+  }
   return IndexKernel(target, shape).build();
 }
 

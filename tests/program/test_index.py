@@ -218,6 +218,9 @@ def test_errors(target: Any) -> None:
     table, out = empty(12, "float32"), empty(8, "float32")
     with pytest.raises(RuntimeError, match=r"\[dma_gather\] an index names a row of the tensor; got 3, limit 2\."):
         _C.execute(one, target, [table, to_device(np.array([0, 3]), "int64")], [out])
+    for fields in ({"columns": 3}, {"num_tables": 0}):
+        with pytest.raises(ValueError, match=r"\[index\] tables and columns share the rows evenly; got 2 rows"):
+            _C.cost([one | fields], target)
     for fields, reason in (
         ({"table_rows": 0}, r"a tensor of unknown size are counted"),
         ({"index_dtype": "uint8"}, r"counted, not executed; got uint8\."),
