@@ -151,3 +151,24 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     logits = model(x)
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+
+
+def sgd_losses(model: nn.Module, x: torch.Tensor, y: torch.Tensor, learning_rate: float, steps: int) -> list[float]:
+    """The mean squared error before each step of plain SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    history = []
+    for _ in range(steps):
+        loss = F.mse_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    return history
+
+
+def regression_losses(steps: int) -> list[float]:
+    """Of a small perceptron on the device, always the same one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1)).to("trn")
+    x = torch.randn(256, 20).to("trn")
+    return sgd_losses(model, x, x.sum(1, keepdim=True).tanh(), 0.05, steps)

@@ -61,10 +61,11 @@ std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
   return result;
 }
 
-const py::array& dense(const py::array& array) {
-  if ((array.flags() & py::array::c_style) == 0 || !array.writeable()) {
-    throw Error(Category::invalid_argument,
-                "[dma_copy] the array is dense, in C order and writable; got another one. Copy it first.");
+const py::array& dense(const py::array& array, bool is_written) {
+  if ((array.flags() & py::array::c_style) == 0 || (is_written && !array.writeable())) {
+    throw Error(Category::invalid_argument, std::string("[dma_copy] the array is dense and in C order") +
+                                                (is_written ? ", and writable" : "") +
+                                                "; got another one. Copy it first.");
   }
   return array;
 }
@@ -87,14 +88,14 @@ void bind_memory(Class& core) {
       .def(
           "load",
           [](RecordedCore& core, const Tile& tile, const py::array& array) {
-            const Tile src = Tile::rows(tile.core, dense(array), tile);
+            const Tile src = Tile::rows(tile.core, dense(array, false), tile);
             issue(core, Opcode::dma_copy, &tile, {&src}, {}, [&] { core.dma.copy(tile.view, src.view); });
           },
           py::arg("tile"), py::arg("array"), "DMA from a dense array of the tile's dtype.")
       .def(
           "store",
           [](RecordedCore& core, const py::array& array, const Tile& tile) {
-            const Tile dst = Tile::rows(tile.core, dense(array), tile);
+            const Tile dst = Tile::rows(tile.core, dense(array, true), tile);
             issue(core, Opcode::dma_copy, &dst, {&tile}, {}, [&] { core.dma.copy(dst.view, tile.view); });
           },
           py::arg("array"), py::arg("tile"), "DMA to a dense array of the tile's dtype.");

@@ -10,6 +10,8 @@
 namespace trn::kernels {
 
 using rows::Index;
+using rows::kStatistics;
+using rows::kTriple;
 using rows::Opcode;
 using rows::RowKernel;
 using rows::RowTensor;
@@ -17,9 +19,6 @@ using rows::Tile;
 using tiling::on_chip_tile;
 
 namespace {
-
-constexpr std::int64_t kTriple = 3;                // count, mean and the sum of squared deviations
-constexpr std::int64_t kStatistics = 2 * kTriple;  // that bn_stats makes of a piece
 
 class NormForward {
  public:

@@ -12,6 +12,9 @@
 
 namespace trn::kernels::rows {
 
+inline constexpr std::int64_t kTriple = 3;                // count, mean and the sum of squared deviations
+inline constexpr std::int64_t kStatistics = 2 * kTriple;  // that bn_stats makes of a piece
+
 using tiling::Builder;
 using tiling::ceil_div;
 using tiling::Index;

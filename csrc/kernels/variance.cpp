@@ -8,6 +8,8 @@
 namespace trn::kernels {
 
 using rows::Index;
+using rows::kStatistics;
+using rows::kTriple;
 using rows::Opcode;
 using rows::RowKernel;
 using rows::Tile;
@@ -17,9 +19,6 @@ using tiling::hbm_tile;
 using tiling::on_chip_tile;
 
 namespace {
-
-constexpr std::int64_t kTriple = 3;                // count, mean and the sum of squared deviations
-constexpr std::int64_t kStatistics = 2 * kTriple;  // that bn_stats makes of a piece
 
 class Variance {
  public:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import regression_losses
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,20 +130,8 @@ def test_a_recording_keeps_the_precision_it_was_made_in() -> None:
 
 def test_training_in_bf16_operands_is_close() -> None:
     def losses(**switches: Any) -> list[float]:
-        torch.manual_seed(0)
         with torch_trn.set_numerics("hardware", **switches):
-            model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1)).to("trn")
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-            x = torch.randn(256, 20).to("trn")
-            y = x.sum(1, keepdim=True).tanh()
-            history = []
-            for _ in range(20):
-                loss = F.mse_loss(model(x), y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                history.append(loss.item())
-        return history
+            return regression_losses(20)
 
     plain, matmult = losses(), losses(auto_cast="matmult")
     assert matmult != plain

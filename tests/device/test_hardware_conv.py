@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models import sgd_losses
 from torch import nn
 from torch.nn import functional as F
 
@@ -162,17 +163,9 @@ def test_training_is_close_to_reference_numerics() -> None:
                 nn.Conv2d(16, 16, 3, padding=1, groups=16),
                 nn.Conv2d(16, 4, 1),
             ).to("trn")
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
             x = torch.randn(4, 3, 16, 16).to("trn")
             y = F.avg_pool2d(x, 2).mean(1, keepdim=True).expand(4, 4, 8, 8)
-            history = []
-            for _ in range(10):
-                loss = F.mse_loss(model(x), y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                history.append(loss.item())
-        return history
+            return sgd_losses(model, x, y, 0.5, 10)
 
     reference = losses("reference")
     assert reference[-1] < reference[0]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models import regression_losses
 from torch import nn
 from torch.nn import functional as F
 
@@ -224,20 +225,8 @@ def test_counts_and_time_are_those_of_reference_numerics() -> None:
 
 def test_training_is_close_to_reference_numerics() -> None:
     def losses(mode: str) -> list[float]:
-        torch.manual_seed(0)
         with torch_trn.set_numerics(mode):
-            model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1)).to("trn")
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-            x = torch.randn(256, 20).to("trn")
-            y = x.sum(1, keepdim=True).tanh()
-            history = []
-            for _ in range(30):
-                loss = F.mse_loss(model(x), y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                history.append(loss.item())
-        return history
+            return regression_losses(30)
 
     reference = losses("reference")
     assert reference[-1] < reference[0] / 2

@@ -19,6 +19,18 @@ def loaded(core: Any, array: Any) -> Any:
     return tile
 
 
+def test_a_load_takes_an_array_that_cannot_be_written(core: Any) -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    values.flags.writeable = False
+    tile = core.sbuf("float32", 2, 3)
+    core.load(tile, values)
+    assert np.array_equal(tile.read(), values)
+    with pytest.raises(ValueError, match="writable; got another one"):
+        core.store(values, tile)
+    with pytest.raises(ValueError, match="dense and in C order; got another one"):
+        core.load(tile, np.zeros((3, 2), np.float32).T)
+
+
 def stored(core: Any, tile: Any, shape: tuple[int, int]) -> Any:
     array = np.empty(shape, np.float32)
     core.store(array, tile)
