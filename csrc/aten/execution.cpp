@@ -162,7 +162,7 @@ BoundPart::Result dense_result(const at::Tensor& alias) {
   return {alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias};
 }
 
-void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
+void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto target = system().target();
   for (const BoundPart& bound : parts) {
@@ -181,7 +181,7 @@ void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics)
         program::execute(bound.program->program, workers, tensors);
       });
     } catch (const trn::Error& error) {
-      rethrow(error);
+      rethrow({error.category(), c10::str("[aten::", op_name, "] ", error.what())});
     }
     for (const BoundPart::Result& output : bound.outputs) {
       for (std::size_t i = 0; i < output.members.size(); ++i) {

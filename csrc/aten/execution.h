@@ -41,7 +41,7 @@ struct BoundPart {
 bool family_executes(std::string_view family);
 // nullopt: the operator, or these arguments, have no program that executes.
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
-void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
+void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
 
 using BuildProgram = std::function<std::shared_ptr<const BuiltProgram>(const kernels::Part&)>;
 // A launch over lists: each member's own program.

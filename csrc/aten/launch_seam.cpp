@@ -36,8 +36,8 @@ void debug_sync(std::string_view op_name) {
   if (C10_LIKELY(mode == SyncDebugMode::off)) {
     return;
   }
-  const std::string message =
-      c10::str("[", op_name, "] the host waits for the device here. torch.trn.set_sync_debug_mode(\"default\") allows it.");
+  const std::string message = c10::str(
+      "[", op_name, "] the host waits for the device here. torch.trn.set_sync_debug_mode(\"default\") allows it.");
   TORCH_CHECK(mode != SyncDebugMode::error, message);
   TORCH_WARN(message);
 }

@@ -71,7 +71,7 @@ void count_narrowing(const OperatorPlan& plan, const std::vector<BoundPart>& par
 
 void run(const OperatorPlan& plan, const std::vector<BoundPart>& parts) {
   count_narrowing(plan, parts);
-  execute(parts, departures());
+  execute(plan.name, parts, departures());
 }
 
 // How a result of a known launch lies: an argument itself, or memory of its own; or the result itself, where it is an

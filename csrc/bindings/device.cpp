@@ -14,6 +14,7 @@
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
 #include "aten/system.h"
+#include "aten/workers.h"
 #include "target/target.h"
 
 namespace py = pybind11;
@@ -182,8 +183,10 @@ void bind_device(py::module_& module) {
     });
   });
   module.def("set_strict_fallback", &aten::set_strict_fallback);
-  module.def("set_sync_debug_mode", [](int mode) { aten::set_sync_debug_mode(static_cast<aten::SyncDebugMode>(mode)); });
+  module.def("set_sync_debug_mode",
+             [](int mode) { aten::set_sync_debug_mode(static_cast<aten::SyncDebugMode>(mode)); });
   module.def("sync_debug_mode", [] { return static_cast<int>(aten::sync_debug_mode()); });
+  module.def("set_raises_uninitialized", &aten::set_raises_uninitialized);
   module.def("set_poison", [](bool poison) {
     for (int i = 0; i < aten::device_count(); ++i) {
       aten::system().device(i).memory->set_poison(poison);

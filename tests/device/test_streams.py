@@ -186,7 +186,7 @@ def test_sync_debug_mode():
         with pytest.raises(RuntimeError, match=r"_local_scalar_dense\] the host waits"):
             x.sum().item()
         x.add_(1).relu_()
-        with pytest.raises(RuntimeError, match="must be one of .*; got 'loud'"):
+        with pytest.raises(RuntimeError, match=r"must be one of .*; got 'loud'"):
             trn.set_sync_debug_mode("loud")
     finally:
         trn.set_sync_debug_mode("default")

@@ -169,7 +169,7 @@ def host_memory_stats() -> dict[str, int]:
     """Statistics of pinned host memory by name, each a non-negative integer; torch.cuda's keys, less its wall times.
 
     `{allocations,allocated_bytes,active_requests,active_bytes}.{current,peak,allocated,freed}`, blocks and bytes that
-    the allocator holds and that are in use; `num_host_alloc`, `num_host_free`. Empty before the first use of the device.
+    the allocator holds and that are in use; `num_host_alloc`, `num_host_free`. Empty before the device's first use.
     """
     return dict(sorted(_flattened(host_memory_stats_as_nested_dict()).items()))
 
