@@ -121,9 +121,11 @@ def ops(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    body = [[row["name"], row["family"], row["engines"], _shown_status(row)] for row in rows]
-    columns = ("operator", "family", "engines", "TorchNeuron")
-    report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=4)))
+    body = [
+        [row["name"], row["family"], row["engines"], _shown_status(row), row["no_program"] or "executes"] for row in rows
+    ]
+    columns = ("operator", "family", "engines", "TorchNeuron", "in hardware numerics")
+    report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=5)))
 
 
 def _statuses(row: dict[str, Any]) -> list[str]:

@@ -117,6 +117,8 @@ py::list op_table() {
     out["name"] = py::str(row.name.data(), row.name.size());
     out["family"] = py::str(row.family.data(), row.family.size());
     out["engines"] = py::str(row.engines.data(), row.engines.size());
+    const std::string_view no_program = aten::no_program(row);
+    out["no_program"] = py::str(no_program.data(), no_program.size());
     out["overloads"] = overloads[row.name];
     rows.append(out);
   }
