@@ -15,10 +15,11 @@ from torch.utils.backend_registration import generate_methods_for_privateuse1_ba
 # In the root of the source tree this folder hides the installed one, which has the extension.
 __path__ = extend_path(__path__, __name__)
 
-from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, target_files
+from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, rank_placement, target_files
 from torch_trn import device as _device_module
 from torch_trn import strict as _strict
 from torch_trn.numerics import NarrowingWarning, narrowed_operators, reference_operators, set_numerics
+from torch_trn.rank_placement import placement, set_placement
 from torch_trn.strict import strict
 from torch_trn.target import current_target, set_target, targets
 
@@ -32,10 +33,13 @@ __all__ = [
     "current_target",
     "device_name",
     "emu",
+    "merge",
     "narrowed_operators",
+    "placement",
     "profile",
     "reference_operators",
     "set_numerics",
+    "set_placement",
     "set_target",
     "strict",
     "targets",
@@ -80,6 +84,7 @@ def _register() -> None:
     _C.set_owner_tagger(_device_module.memory._tag_owners)
     _strict.apply_environment()
     numerics.apply_environment()
+    rank_placement.apply_environment()
 
 
 def __getattr__(name: str) -> Any:
@@ -92,6 +97,10 @@ def __getattr__(name: str) -> Any:
         from torch_trn import comparison
 
         return getattr(comparison, name)
+    if name == "merge":
+        from torch_trn.job import merge
+
+        return merge
     if name == "Ledger":
         from torch_trn.ledger import Ledger
 

@@ -15,6 +15,14 @@ def _device_name() -> str:
     return str(torch._C._get_privateuse1_backend_name())
 
 
+_rank = 0
+
+
+def rank() -> int:
+    """This process's in the job, also after the process group was destroyed; 0 where there was none."""
+    return _rank
+
+
 def _create(options: Any, _: Any) -> Any:
     """What `init_process_group` and `new_group` call: two gloo groups, for data and for what the ranks say about it."""
     from torch_trn import _C
@@ -23,6 +31,10 @@ def _create(options: Any, _: Any) -> Any:
     if not isinstance(timeout, timedelta):
         timeout = timedelta(seconds=timeout)
     ranks = list(options.global_ranks_in_group) or list(range(size))
+    if not dist.is_initialized():  # the job's own group
+        global _rank
+        _rank = rank
+        _C.set_world_size(size)
     parts: dict[str, Any] = {}
     for part in ("data", "control"):
         store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)

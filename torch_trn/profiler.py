@@ -7,9 +7,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from torch_trn import native
+from torch_trn import distributed, native
 from torch_trn.ledger import Ledger
 from torch_trn.recording import Recording
+
+_COMPUTED = [
+    name
+    for base in Recording.__mro__
+    for name, value in vars(base).items()
+    if isinstance(value, functools.cached_property) and name != "target"
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,13 +125,16 @@ class profile(Recording):
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        ledger = Ledger(native.extension().profiler_stop(handle))
+        data = native.extension().profiler_stop(handle)
+        data["rank"] = distributed.rank()
+        data["placement"] = native.extension().placement()
+        ledger = Ledger(data)
         self._done = ledger if self._done is None else self._done.merge(ledger)
         if self._asked_target is None:
             # Kept now: a target file of the user's own cannot be found again by its name.
             self._asked_target = native.target_for(ledger.target)
         # What was computed from the shorter ledger is out of date; the target is not.
-        for name in ("_costs", "costed", "total", "device_seconds", "num_devices", "fallbacks", "narrowing"):
+        for name in _COMPUTED:
             self.__dict__.pop(name, None)
 
     def __repr__(self) -> str:

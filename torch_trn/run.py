@@ -31,6 +31,22 @@ class RunOptions:
     quiet: bool = False
 
 
+def of_rank(path: Path | None) -> Path | None:
+    """The path of this rank of a job that torchrun started: `{rank}` in its name, or before its suffix."""
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if path is None or "{rank}" in path.name:
+        return path and path.with_name(path.name.replace("{rank}", rank))
+    if world_size == "1":
+        return path
+    stem, dot, rest = path.name.partition(".")
+    return path.with_name(f"{stem}.{rank}{dot}{rest}")
+
+
+def is_quiet_rank() -> bool:
+    """Rank 0 prints for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def run_script(script: str, arguments: list[str], as_module: bool, options: RunOptions) -> int:
     """Runs it to its end, an exception or Ctrl-C, then reports. Returns the script's exit code."""
     recording = profile(timeline=bool(options.trace or options.steps), steps=options.steps, mode=options.mode)

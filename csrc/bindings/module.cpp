@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 
+#include "bindings/collectives.h"
 #include "bindings/device.h"
 #include "bindings/distributed.h"
 #include "bindings/emu.h"
@@ -58,5 +59,6 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_memory(module);
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);
+  trn::bindings::bind_collectives(module);
   trn::bindings::bind_distributed(module);
 }

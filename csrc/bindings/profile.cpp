@@ -69,7 +69,58 @@ py::dict memory_dict(const Ledger& ledger) {
   return out;
 }
 
-py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective, std::int64_t>& calls) {
+// Adds "collectives", "collective_timeline" and the sum of "exposed_collective_seconds" on the device that has most.
+void add_collectives(py::dict& out, const runtime::CollectiveRecord& record, const std::vector<std::string>& modules,
+                     const std::vector<std::string>& lines, bool has_timeline) {
+  py::list rows, timeline;
+  std::map<std::uint32_t, py::object> ranks;  // one list for all rows of a group
+  std::unordered_map<const runtime::Collective*, std::size_t> position;
+  for (const auto& [call, total] : record.totals) {
+    auto& members = ranks[call.group];
+    if (!members) {
+      members = py::cast(runtime::collectives().group_ranks(call.group));
+    }
+    py::dict row;
+    row["op"] = call.op;
+    row["dtype"] = call.dtype;
+    row["group"] = runtime::collectives().group_name(call.group);
+    row["ranks"] = members;
+    row["position"] = call.position;
+    row["root"] = call.root;
+    row["size_bytes"] = call.bytes;
+    row["input_bytes"] = call.input_bytes;
+    row["output_bytes"] = call.output_bytes;
+    row["bytes"] = std::max(call.input_bytes, call.output_bytes);
+    row["moved_bytes"] = call.moved_bytes;
+    row["phase"] = name(call.site.phase);
+    row["module"] = modules.at(call.site.module);
+    row["line"] = lines.at(call.site.line);
+    row["device"] = call.device;
+    row["stream"] = call.stream;
+    row["count"] = total.count;
+    row["exposed_seconds"] = runtime::to_seconds(total.exposed);
+    row["wait_seconds"] = runtime::to_seconds(total.waited);
+    position[&call] = rows.size();
+    rows.append(row);
+  }
+  for (const auto& event : record.timeline) {
+    py::list row;
+    row.append(position.at(event.call));
+    for (const auto time : {event.able, event.begin, event.end}) {
+      row.append(runtime::to_seconds(time));
+    }
+    timeline.append(row);
+  }
+  runtime::Picoseconds exposed = 0;
+  for (const auto& [device, sum] : record.exposed) {
+    exposed = std::max(exposed, sum);
+  }
+  out["collectives"] = rows;
+  out["collective_timeline"] = has_timeline ? py::object(timeline) : py::none();
+  out["exposed_collective_seconds"] = runtime::to_seconds(exposed);
+}
+
+py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& calls) {
   auto& machine = aten::system();
   auto& launches = machine.launches();
   const auto all_modules = machine.recorder().modules();
@@ -111,25 +162,6 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
     row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
     syncs.append(row);
   }
-  py::list collectives;
-  for (const auto& [call, count] : calls) {
-    py::dict row;
-    row["op"] = call.op;
-    row["dtype"] = call.dtype;
-    row["group"] = call.group;
-    row["ranks"] = call.ranks;
-    row["input_bytes"] = call.input_bytes;
-    row["output_bytes"] = call.output_bytes;
-    row["bytes"] = std::max(call.input_bytes, call.output_bytes);
-    row["moved_bytes"] = call.moved_bytes;
-    row["phase"] = name(call.site.phase);
-    row["module"] = all_modules.at(call.site.module);
-    row["line"] = all_lines.at(call.site.line);
-    row["device"] = call.device;
-    row["stream"] = call.stream;
-    row["count"] = count;
-    collectives.append(row);
-  }
   py::object timeline = py::none();
   if (ledger.has_timeline) {
     py::list events;
@@ -153,7 +185,7 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
   out["entries"] = entries;
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
-  out["collectives"] = collectives;
+  add_collectives(out, calls, all_modules, all_lines, ledger.has_timeline);
   out["steps"] = ledger.steps;
   out["timeline"] = timeline;
   return out;
@@ -188,7 +220,7 @@ std::map<int, runtime::Picoseconds> clocks() {
 
 int start(bool timeline, bool lines) {
   const int profile = aten::system().recorder().open(timeline);
-  runtime::collective_log().open(profile);
+  runtime::collectives().open(profile, timeline);
   aten::begin_recording();
   running[profile] = {lines, clocks()};
   lines_wanted += lines;
@@ -203,7 +235,7 @@ py::dict stop(int profile) {
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
-  return ledger_to_dict(ledger, runtime::collective_log().close(profile));
+  return ledger_to_dict(ledger, runtime::collectives().close(aten::system(), profile));
 }
 
 py::tuple progress(int profile) {

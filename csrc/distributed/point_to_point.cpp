@@ -84,8 +84,9 @@ void MessageWork::post() {
 }
 
 void MessageWork::post_header() {
-  own_header_ = at::tensor({std::int64_t{1}, bytes_of(tensor_), static_cast<std::int64_t>(tensor_.scalar_type())});
-  peer_header_ = at::zeros({3}, at::kLong);
+  own_header_ = at::tensor(
+      {std::int64_t{1}, bytes_of(tensor_), static_cast<std::int64_t>(tensor_.scalar_type()), message_.arrival});
+  peer_header_ = at::zeros({4}, at::kLong);
   std::vector<at::Tensor> from{own_header_}, into{peer_header_};
   header_receive_ = control_->recv(into, message_.peer, header_tag(message_.tag, !message_.is_send));
   header_send_ = control_->send(from, message_.peer, header_tag(message_.tag, message_.is_send));
@@ -139,7 +140,7 @@ void MessageWork::complete(std::chrono::milliseconds timeout) {
     check_header(timeout);
   }
   view_.finish();
-  end_ = done_(message_.peer);
+  end_ = done_(message_.peer, std::max(message_.arrival, peer_header_.const_data_ptr<std::int64_t>()[3]));
 }
 
 void MessageWork::complete_once(std::chrono::milliseconds timeout) noexcept {
@@ -149,8 +150,9 @@ void MessageWork::complete_once(std::chrono::milliseconds timeout) noexcept {
   }
   try {
     complete(timeout);
-  } catch (const c10::Error& error) {
-    failure_->set(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+    failure_->set(torch_error ? torch_error->what_without_backtrace() : error.what());
     finish(std::current_exception());
     future_->setErrorIfNeeded(std::current_exception());
     return;

@@ -23,8 +23,10 @@ class MessageWork final : public c10d::Work {
     int tag = 0;
     std::string group;
     std::chrono::milliseconds timeout{0};
+    runtime::Picoseconds arrival = 0;  // of this end
   };
-  using Done = std::function<runtime::Picoseconds(int peer)>;
+  // When the message is there, both ends having come by `latest`.
+  using Done = std::function<runtime::Picoseconds(int peer, runtime::Picoseconds latest)>;
 
   MessageWork(c10::intrusive_ptr<c10d::Backend> control, c10::intrusive_ptr<c10d::Backend> payload, Message message,
               const at::Tensor& tensor, std::uint64_t number, Place place, const DeviceSeam& seam,
