@@ -150,8 +150,8 @@ std::int64_t Agreement::finish(Round& round, Milliseconds timeout) {
       const int missing = known < 0 ? verdict_of(peer) : known;
       announce_failure(missing);
       raise(where + "every rank of the group must be there; got word from rank " + std::to_string(peer) +
-            (missing < 0 ? std::string(" that some rank") : " that rank " + std::to_string(missing)) + " is not, in " + describe(round) +
-            ". See that rank's own output.");
+            (missing < 0 ? std::string(" that some rank") : " that rank " + std::to_string(missing)) + " is not, in " +
+            describe(round) + ". See that rank's own output.");
     }
   }
   if (stopped_at >= 0) {

@@ -61,6 +61,11 @@ Group::Group(std::shared_ptr<const Topology> topology, std::vector<int> ranks)
   for (const auto& [chip, count] : on_chip) {
     sharing_ = std::max(sharing_, static_cast<double>(topology_->ranks_on(chip)) / static_cast<double>(count));
   }
+  fewest_ = ranks_.size();
+  for (const auto& [instance, order] : by_instance) {
+    fewest_ = std::min(fewest_, order.size());
+    most_ = std::max(most_, order.size());
+  }
   std::set<std::vector<Location>> seen;
   for (auto& [instance, order] : by_instance) {
     std::sort(order.begin(), order.end(), [&](int a, int b) { return places_[a] < places_[b]; });
@@ -68,7 +73,7 @@ Group::Group(std::shared_ptr<const Topology> topology, std::vector<int> ranks)
     for (const int position : order) {
       local.push_back({0, places_[position].chip, places_[position].device});
     }
-    if (seen.insert(std::move(local)).second) {
+    if (order.size() == most_ && seen.insert(std::move(local)).second) {
       unlike_.push_back(instances_.size());
     }
     Order ring = order;
@@ -76,7 +81,6 @@ Group::Group(std::shared_ptr<const Topology> topology, std::vector<int> ranks)
       return topology_->ring_position(places_[a].chip) < topology_->ring_position(places_[b].chip);
     });
     ring_.insert(ring_.end(), ring.begin(), ring.end());
-    is_even_ &= instances_.empty() || order.size() == instances_.front().size();
     instances_.push_back(std::move(order));
     rings_.push_back(std::move(ring));
   }
@@ -85,7 +89,7 @@ Group::Group(std::shared_ptr<const Topology> topology, std::vector<int> ranks)
 std::int64_t Group::members(Scope scope) const {
   switch (scope) {
     case Scope::instance:
-      return static_cast<std::int64_t>(instances_.front().size());
+      return static_cast<std::int64_t>(most_);
     case Scope::network:
       return static_cast<std::int64_t>(instances_.size());
     default:
@@ -163,11 +167,8 @@ Group::Plan Group::halves(Half half, double bytes) const {
   if (instances_.size() == 1) {
     return by_size(Scope::instance, {half}, bytes, rate);
   }
-  if (!is_even_) {
-    return with(Algorithm::ring, Scope::flat, {half}, bytes);
-  }
   Plan local = by_size(Scope::instance, {half}, bytes, rate);
-  Plan across = by_size(Scope::network, {half}, bytes / static_cast<double>(members(Scope::instance)), rate);
+  Plan across = by_size(Scope::network, {half}, bytes / static_cast<double>(fewest_), rate);
   const std::string label = between(local.algorithm, across.algorithm, instances_.size());
   Plan &first = half == Half::gather ? across : local, &second = half == Half::gather ? local : across;
   // A limit applies to its own parts.
@@ -176,7 +177,15 @@ Group::Plan Group::halves(Half half, double bytes) const {
   first.parts.insert(first.parts.end(), second.parts.begin(), second.parts.end());
   first.algorithm = label;
   first.at_least = at_least;
-  return first;
+  return or_flat(first, {half}, bytes, rate);
+}
+
+Group::Plan Group::or_flat(Plan made, const std::vector<Half>& order, double bytes, double rate) const {
+  if (fewest_ == most_) {
+    return made;
+  }
+  Plan flat = with(Algorithm::ring, Scope::flat, order, bytes);
+  return time(flat, rate).seconds < std::max(time(made, rate).seconds, made.at_least) ? flat : made;
 }
 
 Group::Plan Group::all_reduce(std::int64_t all_bytes) const {
@@ -185,18 +194,15 @@ Group::Plan Group::all_reduce(std::int64_t all_bytes) const {
   if (instances_.size() == 1) {
     return by_size(Scope::instance, both, bytes, rate);
   }
-  if (!is_even_) {
-    return with(Algorithm::ring, Scope::flat, both, bytes);
-  }
   const Plan scatter = by_size(Scope::instance, {Half::scatter}, bytes, rate),
              gather = by_size(Scope::instance, {Half::gather}, bytes, rate),
-             across = by_size(Scope::network, both, bytes / static_cast<double>(members(Scope::instance)), rate);
+             across = by_size(Scope::network, both, bytes / static_cast<double>(fewest_), rate);
   Plan plan{between(scatter.algorithm, across.algorithm, instances_.size()), {}, {}, 0};
   for (const auto* part : {&scatter, &across, &gather}) {
     plan.parts.insert(plan.parts.end(), part->parts.begin(), part->parts.end());
     plan.at_least += std::max(part->at_least, time(*part, rate).seconds);
   }
-  return plan;
+  return or_flat(std::move(plan), both, bytes, rate);
 }
 
 Group::Plan Group::rooted(const CollectiveShape& shape) const {
@@ -320,11 +326,7 @@ Group::Time Group::time(const Part& part, const Plan& plan, double rate) const {
     case Scope::remote: {
       double sent = sent_bytes(part.stage, members(part.scope));
       if (part.scope == Scope::remote) {
-        std::size_t fewest = ranks_.size();
-        for (const auto& order : instances_) {
-          fewest = std::min(fewest, order.size());
-        }
-        sent = part.stage.bytes * static_cast<double>(ranks_.size() - fewest);
+        sent = part.stage.bytes * static_cast<double>(ranks_.size() - fewest_);
       }
       const double hbm = part.stage.hbm_touches * sent;
       return {static_cast<double>(part.stage.steps) * topology_->network().latency_seconds +
@@ -387,6 +389,9 @@ std::vector<std::pair<int, double>> Group::sent_by(int position, const Collectiv
     const auto self = std::find(order.begin(), order.end(), position) - order.begin();
     for (std::int64_t from = part.is_reversed ? 0 : self; from < (part.is_reversed ? n : self + 1); ++from) {
       for_each_peer(part.stage, from, n, [&](std::int64_t to) {
+        if (to >= n) {
+          return;  // of an instance with fewer ranks
+        }
         if (!part.is_reversed) {
           sent[order[to]] += part.stage.bytes;
         } else if (to == self) {
@@ -412,7 +417,9 @@ std::vector<std::pair<int, double>> Group::sent_by(int position, const Collectiv
       case Scope::network: {
         Order column;
         for (const auto& order : instances_) {
-          column.push_back(order[place]);
+          if (place < order.size()) {
+            column.push_back(order[place]);
+          }
         }
         within(part, column);
         break;

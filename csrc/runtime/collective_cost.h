@@ -87,6 +87,8 @@ class Group {
   Plan plan(const CollectiveShape& shape) const;
   Plan all_reduce(std::int64_t bytes) const;
   Plan halves(Half half, double bytes) const;
+  // `made`, or where instances have unlike numbers of ranks one flat ring, if that is faster.
+  Plan or_flat(Plan made, const std::vector<Half>& order, double bytes, double device_rate) const;
   Plan rooted(const CollectiveShape& shape) const;
   // By size, as documented: parts of one scope that together move n chunks, of `bytes` in all.
   Plan by_size(Scope scope, const std::vector<Half>& order, double bytes, double device_rate) const;
@@ -100,13 +102,13 @@ class Group {
 
   std::shared_ptr<const Topology> topology_;
   std::vector<int> ranks_;
-  std::vector<Location> places_;     // by position
-  Order ring_;                       // positions in ring order
-  std::vector<Order> instances_;     // positions of each instance, by place
-  std::vector<Order> rings_;         // the same in ring order
-  std::vector<std::size_t> unlike_;  // instances whose members lie unlike those of any before
-  bool is_even_ = true;              // as many ranks on each instance
-  double sharing_ = 1;               // ranks of the job for each of the group's, on a chip
+  std::vector<Location> places_;       // by position
+  Order ring_;                         // positions in ring order
+  std::vector<Order> instances_;       // positions of each instance, by place
+  std::vector<Order> rings_;           // the same in ring order
+  std::vector<std::size_t> unlike_;    // of those with most members, each that differs
+  std::size_t fewest_ = 0, most_ = 0;  // ranks on an instance
+  double sharing_ = 1;                 // ranks of the job for each of the group's, on a chip
 };
 
 }  // namespace trn::runtime

@@ -212,9 +212,17 @@ def test_the_network_example_of_the_document() -> None:
     assert found["seconds"] - 56.5e-6 - 15e-6 == pytest.approx(160e-6, rel=0.06)
 
 
-def test_ranks_that_are_not_as_many_on_every_instance_use_one_ring() -> None:
-    found = cost("trn1", "all_reduce", range(40), MB)  # 32 and 8
-    assert found["algorithm"] == "ring" and found["steps"] == 2 * 39
+def test_the_instance_with_fewest_ranks_sets_the_pace() -> None:
+    size, rate = 40 * 400_000, 56.8e9  # 32 ranks on one trn1.32xlarge, 8 on another
+    found = cost("trn1", "all_reduce", range(40), size)
+    assert found["algorithm"] == "rdh, rdh between 2 instances"
+    machine, local = Machine(targets.load("trn1"), "trn1.32xlarge", 40), list(range(32))
+    halves = [machine.seconds("rdh", scatter, local, size, rate) for scatter in (True, False)]
+    across = 2 * (15e-6 + size / 8 / 2 / 3.125e9)
+    assert found["seconds"] == pytest.approx(56.5e-6 + sum(halves) + across)
+    for place in range(40):
+        sent = model("trn1", 40).sent("all_reduce", list(range(40)), place, -1, size)
+        assert sent and set(sent) <= set(range(40)) - {place}
 
 
 def test_a_rank_alone_on_its_chip_has_the_chips_network() -> None:
