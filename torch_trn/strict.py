@@ -44,11 +44,16 @@ def _guard_pointers(guard: bool) -> None:
                 owner.data_ptr = original
 
 
+def is_poisoning() -> bool:
+    """Whether fresh memory reads as NaN, outside of dry runs."""
+    return _state["uninitialized"]
+
+
 def _apply(state: dict[str, bool]) -> None:
     _state.update(state)
     _C.set_strict_fallback(_state["fallback"])
     if _C.is_initialized() or _state["uninitialized"]:
-        _C.set_poison(_state["uninitialized"])
+        _C.set_poison(_state["uninitialized"] and not _C.dry_run())
     _guard_pointers(_state["pointers"])
 
 

@@ -48,6 +48,18 @@ TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string gro
   options_->global_ranks_in_group.assign(global_ranks_.begin(), global_ranks_.end());
 }
 
+TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
+                       std::vector<int> global_ranks, std::chrono::milliseconds timeout)
+    : Backend(rank, size),
+      seam_(seam),
+      name_(std::move(name)),
+      global_ranks_(std::move(global_ranks)),
+      options_(c10::make_intrusive<TrnOptions>(name_, timeout)),
+      agreement_(c10::intrusive_ptr<c10d::Backend>(), std::move(group)) {
+  options_->group_name = agreement_.group();
+  options_->global_ranks_in_group.assign(global_ranks_.begin(), global_ranks_.end());
+}
+
 TrnBackend::~TrnBackend() {
   seam_.blocking([this] {
     queue_->close();
@@ -57,8 +69,11 @@ TrnBackend::~TrnBackend() {
 
 void TrnBackend::setTimeout(std::chrono::milliseconds timeout) {
   options_->timeout = timeout;
-  payload_->setTimeout(timeout);
-  control_->setTimeout(timeout);
+  for (const auto& transport : {payload_, control_}) {
+    if (transport) {
+      transport->setTimeout(timeout);
+    }
+  }
 }
 
 c10::intrusive_ptr<c10d::Backend> TrnBackend::split(const c10::intrusive_ptr<c10d::Store>& store,
@@ -157,31 +172,39 @@ void TrnBackend::record(const char* op, std::optional<at::ScalarType> dtype, con
   runtime::collective_log().add(collective);
 }
 
+runtime::Picoseconds TrnBackend::arrival(const Place& place) const {
+  if (place.device < 0) {
+    return 0;
+  }
+  auto& clock = seam_.system().device(place.device).clock;
+  return std::max(clock.host(), clock.ready(place.compute_stream));
+}
+
+void TrnBackend::record(const Request& request, const Place& place) {
+  if (place.device < 0 || !seam_.system().recorder().active()) {
+    return;
+  }
+  const auto sum = [](const Tensors& tensors) {
+    std::int64_t bytes = 0;
+    for (const auto& tensor : tensors) {
+      bytes += bytes_of(tensor);
+    }
+    return bytes;
+  };
+  record(request.call.name, request.call.dtype, place, sum(request.inputs), sum(request.outputs),
+         moved_bytes(request.call, rank_));
+}
+
 TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const Transfer&)> move) {
   const char* name = request.call.name;
   failure_->check(name);
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, request.inputs, request.outputs);
-  runtime::Picoseconds arrival = 0;
-  if (where.device >= 0) {
-    auto& clock = seam_.system().device(where.device).clock;
-    arrival = std::max(clock.host(), clock.ready(where.compute_stream));
-  }
-  if (where.device >= 0 && seam_.system().recorder().active()) {
-    const auto sum = [](const Tensors& tensors) {
-      std::int64_t bytes = 0;
-      for (const auto& tensor : tensors) {
-        bytes += bytes_of(tensor);
-      }
-      return bytes;
-    };
-    record(name, request.call.dtype, where, sum(request.inputs), sum(request.outputs),
-           moved_bytes(request.call, rank_));
-  }
+  record(request, where);
   const std::string title = name_ + ":" + name;
   Agreement::Round round;
   try {
-    round = agreement_.begin(std::move(request.call), arrival);
+    round = agreement_.begin(std::move(request.call), arrival(where));
   } catch (const c10::Error& error) {
     failure_->set(error.what_without_backtrace());
     throw;
@@ -226,15 +249,14 @@ TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, 
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, {tensor}, {});
-  auto& clock = seam_.system().device(where.device).clock;
-  const runtime::Picoseconds arrival = std::max(clock.host(), clock.ready(where.compute_stream));
+  const runtime::Picoseconds arrived = arrival(where);
   if (seam_.system().recorder().active()) {
     const std::int64_t bytes = bytes_of(tensor);
     record(name, tensor.scalar_type(), where, is_send ? bytes : 0, is_send ? 0 : bytes, is_send ? bytes : 0);
   }
   MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout};
   auto work = c10::make_intrusive<MessageWork>(control_, payload_, std::move(message), tensor, num_messages_++, where,
-                                               seam_, failure_, [arrival](int) { return arrival; });
+                                               seam_, failure_, [arrived](int) { return arrived; });
   work->post();
   return collect(work);
 }

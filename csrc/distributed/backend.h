@@ -21,7 +21,7 @@ struct TrnOptions final : c10d::Backend::Options {
   using Options::Options;
 };
 
-class TrnBackend final : public c10d::Backend {
+class TrnBackend : public c10d::Backend {
  public:
   using Tensors = std::vector<at::Tensor>;
   using WorkPtr = c10::intrusive_ptr<c10d::Work>;
@@ -72,7 +72,11 @@ class TrnBackend final : public c10d::Backend {
   WorkPtr recv(Tensors& tensors, int source, int tag) override;
   WorkPtr recvAnysource(Tensors& tensors, int tag) override;
 
- private:
+ protected:
+  // No transport: a group whose other ranks are not there.
+  TrnBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
+             std::vector<int> global_ranks, std::chrono::milliseconds timeout);
+
   struct Request {
     Call call;
     c10d::OpType type;
@@ -81,11 +85,14 @@ class TrnBackend final : public c10d::Backend {
     bool is_async;
   };
   // The ranks agree on the call, then `move` runs, in order with the group's other calls.
-  WorkPtr start(Request request, std::function<void(const Transfer&)> move);
-  WorkPtr message(const at::Tensor& tensor, bool is_send, int peer, int tag);
+  virtual WorkPtr start(Request request, std::function<void(const Transfer&)> move);
+  virtual WorkPtr message(const at::Tensor& tensor, bool is_send, int peer, int tag);
   WorkPtr collect(WorkPtr work);
   // Also checks that the tensors lie on one device of this machine.
-  Place place(const char* name, const Tensors& a, const Tensors& b);
+  virtual Place place(const char* name, const Tensors& a, const Tensors& b);
+  // When this rank is there, on its simulated clock.
+  runtime::Picoseconds arrival(const Place& place) const;
+  void record(const Request& request, const Place& place);
   // In the ledger of the profiles that are open.
   void record(const char* op, std::optional<at::ScalarType> dtype, const Place& place, std::int64_t input_bytes,
               std::int64_t output_bytes, std::int64_t moved_bytes);
