@@ -52,7 +52,8 @@ def pipeline_step(rank: int) -> None:
     bounds = [config.layers * i // STAGES for i in range(STAGES + 1)]
     with torch.device("meta"):
         model = llama.Llama(config, bounds[stage], bounds[stage + 1], recompute=True)
-    llama.shard(llama.split_heads(model, mesh["tensor"]), mesh["data"], reshard=False)
+    llama.split_heads(model, mesh["tensor"])
+    llama.shard(model, mesh["data"], reshard=False, reduce_dtype=torch.bfloat16)
     model.to_empty(device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     runner = Schedule1F1B(

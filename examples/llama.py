@@ -7,8 +7,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -100,7 +107,7 @@ class Llama(nn.Module):
     def __init__(self, config: Config, first: int = 0, end: int | None = None, recompute: bool = False):
         super().__init__()
         end = config.layers if end is None else end
-        self.config, self.recompute = config, recompute
+        self.config, self.recompute, self.num_sequence_parts = config, recompute, 1
         self.embedding = nn.Embedding(config.vocabulary, config.width) if first == 0 else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(first, end))
         is_last = end == config.layers
@@ -109,10 +116,10 @@ class Llama(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [batch, tokens], or the layer before's [batch, tokens, width]; logits, or this layer's."""
+        config = self.config
+        tokens = x.shape[1] if self.embedding is not None else x.shape[1] * self.num_sequence_parts
         if self.embedding is not None:
             x = self.embedding(x)
-        config = self.config
-        tokens = x.shape[1]
         cos, sin = rotation(tokens, config.width // config.heads, config.rope_base, x.device)
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for block in self.blocks:
@@ -129,9 +136,11 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def shard(model: Llama, mesh: DeviceMesh | None = None, reshard: bool = True) -> Llama:
+def shard(
+    model: Llama, mesh: DeviceMesh | None = None, reshard: bool = True, reduce_dtype: torch.dtype = torch.float32
+) -> Llama:
     """FSDP2: each block is gathered when it runs, in bfloat16; parameters and gradients stay in float32 shards."""
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduce_dtype)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     return fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
@@ -150,20 +159,30 @@ def sharded_on(device: torch.device, config: Config, recompute: bool = True) -> 
 
 
 def split_heads(model: Llama, mesh: DeviceMesh) -> Llama:
-    """Tensor parallelism: each rank has a part of the heads and of the hidden units."""
+    """Tensor and sequence parallelism: a rank has a part of the heads and hidden units, between them of the tokens."""
     plan: dict[str, ParallelStyle] = {
+        "attention_norm": SequenceParallel(),
+        "attention": PrepareModuleInput(
+            input_layouts=(Shard(1), None, None), desired_input_layouts=(Replicate(), None, None)
+        ),
         **{f"attention.{name}": ColwiseParallel() for name in ("wq", "wk", "wv")},
-        "attention.wo": RowwiseParallel(),
+        "attention.wo": RowwiseParallel(output_layouts=Shard(1)),
+        "ffn_norm": SequenceParallel(),
+        "ffn": PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)),
         **{f"ffn.{name}": ColwiseParallel() for name in ("w1", "w3")},
-        "ffn.w2": RowwiseParallel(),
+        "ffn.w2": RowwiseParallel(output_layouts=Shard(1)),
     }
     for block in model.blocks:
         parallelize_module(block, mesh, plan)
     ends: dict[str, ParallelStyle] = {}
     if model.embedding is not None:
-        ends["embedding"] = RowwiseParallel(input_layouts=Replicate())
+        ends["embedding"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
     if model.head is not None:
-        ends["head"] = ColwiseParallel(output_layouts=Replicate())
+        ends |= {
+            "norm": SequenceParallel(),
+            "head": ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate()),
+        }
+    model.num_sequence_parts = mesh.size()
     return parallelize_module(model, mesh, ends) if ends else model
 
 

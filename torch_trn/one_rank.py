@@ -113,6 +113,7 @@ def _run_all(run: Callable[[int, Any], Role], chosen: Sequence[int]) -> dict[int
         count, left = letters.count(), []
         for rank in waiting:
             letters.missed()
+            gc.collect()  # a role before may have left its model in reference cycles
             try:
                 done[rank] = run(rank, letters)
             except NoValueError:
