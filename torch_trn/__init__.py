@@ -18,6 +18,8 @@ __path__ = extend_path(__path__, __name__)
 from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, rank_placement, target_files
 from torch_trn import device as _device_module
 from torch_trn import strict as _strict
+from torch_trn.dry_run import NoValueError, Read, dry_run, is_dry_run
+from torch_trn.dry_run import apply_environment as _apply_dry_run_environment
 from torch_trn.numerics import NarrowingWarning, narrowed_operators, reference_operators, set_numerics
 from torch_trn.rank_placement import placement, set_placement
 from torch_trn.strict import strict
@@ -28,11 +30,15 @@ __all__ = [
     "Comparison",
     "Ledger",
     "NarrowingWarning",
+    "NoValueError",
+    "Read",
     "Recording",
     "compare",
     "current_target",
     "device_name",
+    "dry_run",
     "emu",
+    "is_dry_run",
     "merge",
     "narrowed_operators",
     "placement",
@@ -83,6 +89,7 @@ def _register() -> None:
     )
     _C.set_owner_tagger(_device_module.memory._tag_owners)
     _strict.apply_environment()
+    _apply_dry_run_environment()
     numerics.apply_environment()
     rank_placement.apply_environment()
 

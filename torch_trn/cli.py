@@ -55,6 +55,12 @@ def run(
     trace: Annotated[Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev.")] = None,
     ledger: Annotated[Path | None, typer.Option(help="Write the recording, for `trn recost`.")] = None,
     steps: Annotated[str | None, typer.Option(metavar="A:B", help="Record only training steps A to B-1.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count, time and account memory; compute no values.")
+    ] = False,
+    values: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="What a dry run's script reads where there is no value.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
 ) -> None:
     """Run a script unmodified under a profile and print the report. The exit code is the script's.
@@ -78,6 +84,10 @@ def run(
         # The environment carries it to processes that the script starts.
         os.environ["TORCH_TRN_TARGET"] = target
         torch_trn.set_target(target)
+    if dry_run:
+        _enter_dry_run(values)
+    elif values is not None:
+        raise typer.BadParameter("values are a dry run's; give --dry-run too.", param_hint="--values")
     for path in (report, trace, ledger):
         if path is not None and not path.absolute().parent.is_dir():
             raise typer.BadParameter(f"{path.absolute().parent} is not a directory.")
@@ -91,6 +101,20 @@ def run(
         quiet=quiet or is_quiet_rank(),
     )
     raise typer.Exit(run_script(script, arguments or [], module, options))
+
+
+def _enter_dry_run(values: str | None) -> None:
+    import torch_trn
+
+    try:
+        number = float(values) if values is not None else None
+    except ValueError:
+        raise typer.BadParameter(f"{values!r} is not a number.", param_hint="--values") from None
+    # The environment carries it to processes that the script starts.
+    os.environ["TORCH_TRN_DRY_RUN"] = "1"
+    if values is not None:
+        os.environ["TORCH_TRN_DRY_RUN_VALUES"] = values
+    torch_trn.dry_run(number).__enter__()
 
 
 @app.command("targets")

@@ -18,6 +18,15 @@ def _device_name() -> str:
 _rank = 0
 
 
+def set_job(rank: int, world_size: int) -> None:
+    """This process's rank in the job and the job's size, which collectives' time and a job's report go by."""
+    from torch_trn import _C
+
+    global _rank
+    _rank = rank
+    _C.set_world_size(world_size)
+
+
 def rank() -> int:
     """This process's in the job, also after the process group was destroyed; 0 where there was none."""
     return _rank
@@ -32,9 +41,7 @@ def _create(options: Any, _: Any) -> Any:
         timeout = timedelta(seconds=timeout)
     ranks = list(options.global_ranks_in_group) or list(range(size))
     if not dist.is_initialized():  # the job's own group
-        global _rank
-        _rank = rank
-        _C.set_world_size(size)
+        set_job(rank, size)
     parts: dict[str, Any] = {}
     for part in ("data", "control"):
         store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)

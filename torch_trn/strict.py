@@ -44,11 +44,16 @@ def _guard_pointers(guard: bool) -> None:
                 owner.data_ptr = original
 
 
+def is_poisoning() -> bool:
+    """Whether fresh memory reads as NaN, outside of dry runs."""
+    return bool(_state["uninitialized"])
+
+
 def _apply(state: dict[str, Any]) -> None:
     _state.update(state)
     _C.set_strict_fallback(_state["fallback"])
     if _C.is_initialized() or _state["uninitialized"]:
-        _C.set_poison(bool(_state["uninitialized"]))
+        _C.set_poison(is_poisoning() and not _C.dry_run())
     _C.set_raises_uninitialized(_state["uninitialized"] == "raise")
     _guard_pointers(_state["pointers"])
 

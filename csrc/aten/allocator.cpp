@@ -2,6 +2,7 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/util/Exception.h>
 
 #include <cstring>
@@ -9,6 +10,7 @@
 #include "aten/memory_history.h"
 #include "aten/site.h"
 #include "aten/system.h"
+#include "aten/values.h"
 
 namespace trn::aten {
 
@@ -83,10 +85,29 @@ Block* allocate_block(int device, std::size_t bytes, bool is_tensor) {
   if (C10_UNLIKELY(!block) && is_tensor) {
     throw_out_of_memory(device, bytes);
   }
+  if (block && C10_UNLIKELY(dry_run()) && bytes > most_held_bytes()) {
+    block->holds_values = false;
+  }
   if (block && is_tensor) {
     begin(*block, dev);
   }
   return block;
+}
+
+// Bytes of a block that holds values move; of one that does not, that it does not.
+void copy_bytes(Block* to, const Block* from, void* dest, const void* src, std::size_t count) {
+  if (C10_UNLIKELY((from && !from->holds_values) || (to && !to->holds_values))) {
+    if (to) {
+      to->holds_values = false;
+    }
+    return;
+  }
+  std::memcpy(dest, src, count);
+}
+
+Block* block_at(const void* ptr) {
+  runtime::Device* device = ptr && is_started() ? system().device_of(ptr) : nullptr;
+  return device ? device->memory->find(ptr) : nullptr;
 }
 
 c10::CachingAllocator::StatArray to_stat_array(const std::array<runtime::Stat, kNumPools + 1>& stats) {
@@ -117,7 +138,9 @@ class DeviceAllocator final : public c10::DeviceAllocator {
     return {block->ptr, block, &release_block, device(index)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* dest, const void* src, std::size_t count) const override { std::memcpy(dest, src, count); }
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    copy_bytes(block_at(dest), block_at(src), dest, src, count);
+  }
 
   bool initialized() override { return is_started(); }
   void emptyCache(c10::MempoolId_t) override {
@@ -236,6 +259,9 @@ Block* block_of(const c10::StorageImpl& storage) {
 c10::Storage cpu_twin(const c10::Storage& storage) {
   c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
   Block* block = block_of(*impl);
+  TORCH_CHECK(!block || block->holds_values,
+              "[dry_run] a CPU kernel reads and writes values; got memory that a dry run left without. Copy values "
+              "over the whole tensor first; sparse, quantized and nested tensors have none in a dry run.");
   if (!block) {  // empty, or memory that some other owner lends
     return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
         c10::StorageImpl::use_byte_size_t(), impl->sym_nbytes(),
@@ -313,6 +339,17 @@ void follow_resize(const c10::Storage& storage, const c10::Storage& twin) {
   impl->set_data_ptr_noswap(std::move(data));
   impl->set_nbytes(bytes);
   adopt(*impl, index);
+}
+
+void resize_storage(c10::StorageImpl& storage, std::size_t bytes) {
+  TORCH_CHECK(storage.resizable(), "Trying to resize storage that is not resizable");
+  const c10::DeviceGuard guard(device(resolve(storage.device())));
+  c10::DataPtr data = device_allocator()->allocate(bytes);
+  if (storage.data() && bytes) {
+    copy_bytes(block_at(data.get()), block_of(storage), data.get(), storage.data(), std::min(bytes, storage.nbytes()));
+  }
+  storage.set_data_ptr_noswap(std::move(data));
+  storage.set_nbytes(bytes);
 }
 
 void delete_attachment(void* attachment) {

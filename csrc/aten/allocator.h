@@ -42,6 +42,9 @@ c10::Storage device_copy(const c10::StorageImpl& storage, int device);
 // The twin was given other memory by a resizing kernel: hand it to the device storage.
 void follow_resize(const c10::Storage& storage, const c10::Storage& twin);
 
+// Other memory for a device storage, as CPU's resize: the old bytes stay, on the storage's own device.
+void resize_storage(c10::StorageImpl& storage, std::size_t bytes);
+
 void delete_attachment(void* attachment);
 // Asked before an out-of-memory error is worded: whose memory is whose.
 void set_owner_tagger(std::function<void()> tagger);

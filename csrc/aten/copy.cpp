@@ -12,6 +12,7 @@
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
+#include "aten/values.h"
 
 namespace trn::aten {
 
@@ -58,6 +59,17 @@ const runtime::LaunchVariant* copy_variant(const at::Tensor& src, const at::Tens
 void copy_values(const at::Tensor& self, const at::Tensor& dst) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const bool from_device = self.device().is_privateuseone(), to_device = dst.device().is_privateuseone();
+  if (C10_UNLIKELY(from_device && !holds_values(self))) {
+    if (to_device) {
+      lose_values(dst);
+    } else {
+      dst.copy_(supplied_values("copy to host", self));
+    }
+    return;
+  }
+  if (C10_UNLIKELY(!may_write_values(dst)) && dry_run()) {
+    return;
+  }
   if (C10_UNLIKELY(hardware_numerics()) && from_device && to_device && self.device() == dst.device()) {
     const c10::IValue arguments[] = {self.expand_as(dst), dst, false}, results[] = {dst};
     if (execute_or_list(copy_plan(), arguments, results)) {
@@ -107,7 +119,8 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& dst) {
 
 at::Scalar local_scalar_dense(const at::Tensor& self) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const at::Scalar value = at::_local_scalar_dense(cpu_alias(self));
+  const at::Tensor held = C10_LIKELY(holds_values(self)) ? cpu_alias(self) : supplied_values("item", self);
+  const at::Scalar value = at::_local_scalar_dense(held);
   host_copy("_local_scalar_dense", self.device().index(), runtime::Direction::to_host,
             static_cast<std::int64_t>(self.itemsize()), true);
   return value;

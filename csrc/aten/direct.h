@@ -24,6 +24,7 @@
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
+#include "aten/values.h"
 
 namespace trn::aten {
 
@@ -356,7 +357,7 @@ class DirectKernel<Result(Args...)> {
     check_strict(plan);
     DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
     const bool ordinary = !plan.result_size_depends_on_data && (call.describe(I, args) && ...) && call.device() >= 0 &&
-                          !hardware_numerics();
+                          !hardware_numerics() && !dry_run();
     const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
     if (C10_UNLIKELY(!variant)) {
       torch::jit::Stack stack;

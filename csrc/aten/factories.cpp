@@ -14,8 +14,6 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
-#include <cstring>
-
 #include "aten/allocator.h"
 #include "aten/system.h"
 
@@ -73,18 +71,6 @@ at::Tensor efficientzerotensor(at::IntArrayRef size, std::optional<at::ScalarTyp
                                               c10::dtype_or_default(dtype), std::nullopt));
 }
 
-// Grows in place as CPU's resize does: the old bytes stay, on the storage's own device.
-void resize_storage(c10::StorageImpl* storage, std::size_t bytes) {
-  TORCH_CHECK(storage->resizable(), "Trying to resize storage that is not resizable");
-  const c10::DeviceGuard guard(storage->device());
-  c10::DataPtr data = device_allocator()->allocate(bytes);
-  if (storage->data() && bytes) {
-    std::memcpy(data.get(), storage->data(), std::min(bytes, storage->nbytes()));
-  }
-  storage->set_data_ptr_noswap(std::move(data));
-  storage->set_nbytes(bytes);
-}
-
 void grow_for(c10::TensorImpl* impl) {
   if (impl->numel() == 0) {
     return;
@@ -93,7 +79,7 @@ void grow_for(c10::TensorImpl* impl) {
                                                               static_cast<std::size_t>(impl->storage_offset()));
   c10::StorageImpl* storage = impl->unsafe_storage().unsafeGetStorageImpl();
   if (needed > storage->nbytes()) {
-    resize_storage(storage, needed);
+    resize_storage(*storage, needed);
   }
 }
 

@@ -11,9 +11,11 @@
 #include "aten/alias.h"
 #include "aten/allocator.h"
 #include "aten/generator.h"
+#include "aten/inference.h"
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
+#include "aten/values.h"
 
 namespace trn::aten {
 
@@ -34,7 +36,9 @@ class Call {
 
   ~Call() {
     for (auto& pair : pairs_) {
-      return_alias(std::move(pair.alias));
+      if (pair.alias.defined()) {
+        return_alias(std::move(pair.alias));
+      }
     }
   }
   Call(const Call&) = delete;
@@ -116,6 +120,26 @@ class Call {
       value = IValue(std::move(aliases));
     } else if (value.isDevice()) {
       value = IValue(c10::Device(c10::kCPU));
+    }
+  }
+
+  // Knows the argument's device tensors as operands of the launch.
+  void note(const IValue& value, std::size_t position) {
+    auto note_tensor = [&](const at::Tensor& tensor) {
+      if (tensor.defined() && tensor.device().is_privateuseone()) {
+        pair_of(tensor, plan_.is_written[position]);
+      }
+    };
+    if (value.isTensor()) {
+      note_tensor(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorList()) {
+        note_tensor(tensor);
+      }
+    } else if (value.isOptionalTensorList()) {
+      for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList()) {
+        note_tensor(tensor.value_or(at::Tensor()));
+      }
     }
   }
 
@@ -242,18 +266,25 @@ class Call {
     if (written && tensor.has_storage()) {
       tensor.storage().unsafeGetStorageImpl()->mutable_data_ptr();  // a lazily cloned storage gets its own memory now
     }
-    // One tensor passed twice is one alias: kernels tell "the same tensor" by identity. In long lists only a written
-    // argument is looked for, which is where it matters.
+    Pair& pair = pair_of(tensor, written);
+    if (!pair.alias.defined()) {
+      pair.alias = borrow_alias(tensor);
+    }
+    return pair.alias;
+  }
+
+  // One tensor passed twice is one alias: kernels tell "the same tensor" by identity. In long lists only a written
+  // argument is looked for, which is where it matters.
+  Pair& pair_of(const at::Tensor& tensor, bool written) {
     const std::size_t num_searched = written ? pairs_.size() : std::min<std::size_t>(pairs_.size(), 16);
     for (std::size_t i = 0; i < num_searched; ++i) {
       if (pairs_[i].original.is_same(tensor)) {
         pairs_[i].written |= written;
-        return pairs_[i].alias;
+        return pairs_[i];
       }
     }
-    at::Tensor alias = borrow_alias(tensor);
-    pairs_.push_back({tensor, alias, written});
-    return alias;
+    pairs_.push_back({tensor, at::Tensor(), written});
+    return pairs_.back();
   }
 
   const OperatorPlan& plan_;
@@ -262,6 +293,34 @@ class Call {
   c10::SmallVector<Pair, 4> pairs_;
   c10::SmallVector<at::Tensor, 1> host_tensors_;
 };
+
+// Runs the CPU kernel on aliases: arguments off the stack, results on the device onto it.
+void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& hardware, std::int64_t num_draws,
+             Stack& stack) {
+  const std::size_t begin = stack.size() - plan.num_arguments;
+  for (std::size_t i = 0; i < plan.num_arguments; ++i) {
+    call.alias(stack[begin + i], i);
+  }
+  if (C10_UNLIKELY(hardware.has_value())) {
+    hardware->bound_index(stack.data() + begin);
+  }
+  if (plan.generator_argument >= 0) {
+    call.take_generator(stack[begin + static_cast<std::size_t>(plan.generator_argument)], num_draws);
+  }
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    DeviceScope scope(call.device());
+    std::optional<LaunchGenerator> generator;
+    if (plan.draws_without_generator) {
+      generator.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
+    }
+    plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+  }
+  for (std::size_t i = stack.size() - plan.num_returns; i < stack.size(); ++i) {
+    call.give_result(stack[i]);
+  }
+  call.follow_written();
+}
 
 }  // namespace
 
@@ -288,7 +347,7 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
     variant = system().launches().find(call.key());
   }
   std::optional<HardwareRun> hardware;
-  if (C10_UNLIKELY(hardware_numerics())) {
+  if (C10_UNLIKELY(hardware_numerics()) && C10_LIKELY(!dry_run())) {
     Operands operands;
     if (variant && HardwareRun::repeat(plan, call.key(), call.device(), *stack, operands)) {
       launch(plan, *variant, call.device(), operands);
@@ -296,37 +355,21 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
     }
     hardware.emplace(plan, arguments);
   }
+  const bool is_dry = dry_run();
   std::vector<IValue> originals;
-  if (!variant) {
+  if (!variant || C10_UNLIKELY(is_dry)) {
     originals = arguments.vec();  // the table's rule reads them after the run
   }
   const std::int64_t num_draws = plan.draws() ? Call::num_draws(arguments) : 0;
-  for (std::size_t i = 0; i < plan.num_arguments; ++i) {
-    call.alias((*stack)[begin + i], i);
-  }
-  if (C10_UNLIKELY(hardware.has_value())) {
-    hardware->bound_index(stack->data() + begin);
-  }
-  if (plan.generator_argument >= 0) {
-    call.take_generator((*stack)[begin + static_cast<std::size_t>(plan.generator_argument)], num_draws);
-  }
-
-  {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    DeviceScope scope(call.device());
-    std::optional<LaunchGenerator> generator;
-    if (plan.draws_without_generator) {
-      generator.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
+  if (C10_UNLIKELY(is_dry) && infer(plan, call.key(), call.device(), num_draws, *stack)) {
+    for (std::size_t i = 0; i < plan.num_arguments; ++i) {
+      call.note(originals[i], i);
     }
-    plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  } else {
+    compute(plan, call, hardware, num_draws, *stack);
   }
 
   const std::size_t first_result = stack->size() - plan.num_returns;
-  for (std::size_t i = first_result; i < stack->size(); ++i) {
-    call.give_result((*stack)[i]);
-  }
-  call.follow_written();
-
   const c10::ArrayRef<IValue> results = c10::ArrayRef<IValue>(*stack).slice(first_result);
   if (plan.result_size_depends_on_data) {
     for (const auto& value : results) {

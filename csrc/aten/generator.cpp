@@ -179,6 +179,10 @@ at::Generator cpu_generator_for(const std::optional<at::Generator>& generator, c
   return at::Generator(std::move(engine));
 }
 
+void skip_draws(const std::optional<at::Generator>& generator, c10::DeviceIndex device, std::int64_t numel) {
+  launch_position(generator, device, numel);
+}
+
 namespace {
 thread_local const LaunchGenerator* launch_generator = nullptr;
 }  // namespace

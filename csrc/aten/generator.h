@@ -56,6 +56,9 @@ at::Generator make_generator(c10::DeviceIndex device);
 at::Generator cpu_generator_for(const std::optional<at::Generator>& generator, c10::DeviceIndex device,
                                 std::int64_t numel);
 
+// Moves the offset on as such a launch does, for one that draws nothing.
+void skip_draws(const std::optional<at::Generator>& generator, c10::DeviceIndex device, std::int64_t numel);
+
 // The engine of a launch whose operator takes no generator; our own CPU kernel asks for it while this lives.
 class LaunchGenerator {
  public:

@@ -4,8 +4,6 @@
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <c10/core/CPUAllocator.h>
 
-#include <cstring>
-
 #include "aten/allocator.h"
 #include "aten/generator.h"
 #include "aten/host_allocator.h"
@@ -47,18 +45,7 @@ class Hooks final : public at::PrivateUse1HooksInterface {
   }
 
   void resizePrivateUse1Bytes(const c10::Storage& storage, std::size_t bytes) const override {
-    c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
-    TORCH_CHECK(impl->resizable(), "Trying to resize storage that is not resizable");
-    const int previous = current_device();
-    set_current_device(resolve(impl->device()));
-    c10::DataPtr data = device_allocator()->allocate(bytes);
-    set_current_device_unchecked(previous);
-    const void* old = impl->data();
-    if (old && bytes) {
-      std::memcpy(data.get(), old, std::min(bytes, impl->nbytes()));
-    }
-    impl->set_data_ptr_noswap(std::move(data));
-    impl->set_nbytes(bytes);
+    resize_storage(*storage.unsafeGetStorageImpl(), bytes);
   }
 };
 

@@ -4,9 +4,12 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "aten/alias.h"
 #include "aten/site.h"
 #include "aten/system.h"
+#include "aten/values.h"
 #include "distributed/backend.h"
+#include "distributed/one_rank.h"
 
 namespace py = pybind11;
 
@@ -20,6 +23,11 @@ distributed::DeviceSeam device_seam() {
   seam.current_device = [] { return aten::is_started() ? aten::current_device() : -1; };
   seam.current_stream = &aten::current_stream;
   seam.current_site = &aten::current_site;
+  seam.held_values = [](const at::Tensor& tensor) {
+    return aten::holds_values(tensor) ? aten::cpu_alias(tensor) : at::Tensor();
+  };
+  seam.may_write_values = &aten::may_write_values;
+  seam.lose_values = &aten::lose_values;
   seam.blocking = [](const std::function<void()>& work) {
     if (Py_IsInitialized() && PyGILState_Check()) {
       py::gil_scoped_release release;
@@ -51,6 +59,21 @@ void bind_distributed(py::module_& module) {
            py::arg("name"), py::arg("group"), py::arg("data"), py::arg("control"), py::arg("global_ranks"),
            py::arg("timeout"), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("options", &TrnBackend::getBackendOptions);
+
+  using distributed::Letters;
+  using distributed::OneRankBackend;
+  py::class_<Letters, std::shared_ptr<Letters>>(module, "Letters")
+      .def(py::init<>())
+      .def("count", &Letters::count)
+      .def("missed", &Letters::missed);
+  py::class_<OneRankBackend, c10::intrusive_ptr<OneRankBackend>, TrnBackend>(module, "ProcessGroupOneRank")
+      .def(py::init([](std::string name, std::string group, int rank, int size, std::vector<int> global_ranks,
+                       std::chrono::milliseconds timeout, bool on_host, std::shared_ptr<Letters> letters) {
+             return c10::make_intrusive<OneRankBackend>(device_seam(), std::move(name), std::move(group), rank, size,
+                                                        std::move(global_ranks), timeout, on_host, std::move(letters));
+           }),
+           py::arg("name"), py::arg("group"), py::arg("rank"), py::arg("size"), py::arg("global_ranks"),
+           py::arg("timeout"), py::arg("on_host"), py::arg("letters"));
 }
 
 }  // namespace trn::bindings

@@ -5,6 +5,7 @@
 #include "bindings/collectives.h"
 #include "bindings/device.h"
 #include "bindings/distributed.h"
+#include "bindings/dry_run.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
 #include "bindings/memory.h"
@@ -56,6 +57,7 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_program(module);
   trn::bindings::bind_numerics(module);
   trn::bindings::bind_device(module);
+  trn::bindings::bind_dry_run(module);
   trn::bindings::bind_memory(module);
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);

@@ -48,6 +48,19 @@ TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string gro
   group_ = runtime::collectives().add_group(agreement_.group(), global_ranks_);
 }
 
+TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
+                       std::vector<int> global_ranks, std::chrono::milliseconds timeout)
+    : Backend(rank, size),
+      seam_(seam),
+      name_(std::move(name)),
+      global_ranks_(std::move(global_ranks)),
+      options_(c10::make_intrusive<TrnOptions>(name_, timeout)),
+      agreement_(c10::intrusive_ptr<c10d::Backend>(), std::move(group)) {
+  options_->group_name = agreement_.group();
+  options_->global_ranks_in_group.assign(global_ranks_.begin(), global_ranks_.end());
+  group_ = runtime::collectives().add_group(agreement_.group(), global_ranks_);
+}
+
 TrnBackend::~TrnBackend() {
   seam_.blocking([this] {
     queue_->close();
@@ -57,8 +70,11 @@ TrnBackend::~TrnBackend() {
 
 void TrnBackend::setTimeout(std::chrono::milliseconds timeout) {
   options_->timeout = timeout;
-  payload_->setTimeout(timeout);
-  control_->setTimeout(timeout);
+  for (const auto& transport : {payload_, control_}) {
+    if (transport) {
+      transport->setTimeout(timeout);
+    }
+  }
 }
 
 c10::intrusive_ptr<c10d::Backend> TrnBackend::split(const c10::intrusive_ptr<c10d::Store>& store,
@@ -159,28 +175,41 @@ runtime::Collective TrnBackend::collective(const char* op, std::optional<at::Sca
   return collective;
 }
 
+runtime::Flight TrnBackend::issue(const Request& request, const Place& place) {
+  if (place.device < 0) {
+    return {};
+  }
+  const auto sum = [](const Tensors& tensors) {
+    std::int64_t bytes = 0;
+    for (const auto& tensor : tensors) {
+      bytes += bytes_of(tensor);
+    }
+    return bytes;
+  };
+  runtime::Collective call = collective(request.call.name, request.call.dtype, place);
+  call.root = request.call.root;
+  call.input_bytes = sum(request.inputs);
+  call.output_bytes = sum(request.outputs);
+  call.bytes = std::max(call.input_bytes, call.output_bytes);
+  call.moved_bytes = moved_bytes(request.call, rank_);
+  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
+}
+
+runtime::Flight TrnBackend::issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place) {
+  runtime::Collective call = collective(is_send ? "send" : "recv", tensor.scalar_type(), place);
+  call.root = peer;
+  call.bytes = bytes_of(tensor);
+  (is_send ? call.input_bytes : call.output_bytes) = call.bytes;
+  call.moved_bytes = is_send ? call.bytes : 0;
+  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
+}
+
 TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const Transfer&)> move) {
   const char* name = request.call.name;
   failure_->check(name);
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, request.inputs, request.outputs);
-  runtime::Flight flight;
-  if (where.device >= 0) {
-    const auto sum = [](const Tensors& tensors) {
-      std::int64_t bytes = 0;
-      for (const auto& tensor : tensors) {
-        bytes += bytes_of(tensor);
-      }
-      return bytes;
-    };
-    runtime::Collective call = collective(name, request.call.dtype, where);
-    call.root = request.call.root;
-    call.input_bytes = sum(request.inputs);
-    call.output_bytes = sum(request.outputs);
-    call.bytes = std::max(call.input_bytes, call.output_bytes);  // until the others have said theirs
-    call.moved_bytes = moved_bytes(request.call, rank_);
-    flight = runtime::collectives().issue(seam_.system(), std::move(call), where.compute_stream);
-  }
+  runtime::Flight flight = issue(request, where);
   const std::string title = name_ + ":" + name;
   Agreement::Round round;
   try {
@@ -230,12 +259,7 @@ TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, 
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, {tensor}, {});
-  runtime::Collective call = collective(name, tensor.scalar_type(), where);
-  call.root = peer;
-  call.bytes = bytes_of(tensor);
-  (is_send ? call.input_bytes : call.output_bytes) = call.bytes;
-  call.moved_bytes = is_send ? call.bytes : 0;
-  runtime::Flight flight = runtime::collectives().issue(seam_.system(), std::move(call), where.compute_stream);
+  runtime::Flight flight = issue(tensor, is_send, peer, where);
   MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout, flight.arrival};
   auto done = [seam = seam_, flight = std::move(flight)](int other, runtime::Picoseconds latest) mutable {
     flight.call.root = other;

@@ -22,7 +22,7 @@ struct TrnOptions final : c10d::Backend::Options {
   using Options::Options;
 };
 
-class TrnBackend final : public c10d::Backend {
+class TrnBackend : public c10d::Backend {
  public:
   using Tensors = std::vector<at::Tensor>;
   using WorkPtr = c10::intrusive_ptr<c10d::Work>;
@@ -73,7 +73,11 @@ class TrnBackend final : public c10d::Backend {
   WorkPtr recv(Tensors& tensors, int source, int tag) override;
   WorkPtr recvAnysource(Tensors& tensors, int tag) override;
 
- private:
+ protected:
+  // No transport: a group whose other ranks are not there.
+  TrnBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
+             std::vector<int> global_ranks, std::chrono::milliseconds timeout);
+
   struct Request {
     Call call;
     c10d::OpType type;
@@ -82,13 +86,17 @@ class TrnBackend final : public c10d::Backend {
     bool is_async;
   };
   // The ranks agree on the call, then `move` runs, in order with the group's other calls.
-  WorkPtr start(Request request, std::function<void(const Transfer&)> move);
-  WorkPtr message(const at::Tensor& tensor, bool is_send, int peer, int tag);
+  virtual WorkPtr start(Request request, std::function<void(const Transfer&)> move);
+  virtual WorkPtr message(const at::Tensor& tensor, bool is_send, int peer, int tag);
   WorkPtr collect(WorkPtr work);
   // Also checks that the tensors lie on one device of this machine.
-  Place place(const char* name, const Tensors& a, const Tensors& b);
+  virtual Place place(const char* name, const Tensors& a, const Tensors& b);
   // As the device and the profiles that are open see it.
   runtime::Collective collective(const char* op, std::optional<at::ScalarType> dtype, const Place& place) const;
+  // This rank reaches a collective, or a message, now: on the simulated clock, and for the profiles that are open. A
+  // collective's bytes are a guess, as the other ranks have not said theirs.
+  runtime::Flight issue(const Request& request, const Place& place);
+  runtime::Flight issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place);
   std::chrono::milliseconds or_default(std::chrono::milliseconds timeout) const;
   std::vector<std::int64_t> everywhere(std::int64_t bytes) const;
   std::vector<std::int64_t> only(int rank, std::int64_t bytes) const;

@@ -183,6 +183,7 @@ Block* Memory::allocate(std::size_t bytes, MemoryCategory category, bool is_tens
   block->fusion_group = 0;
   block->producer_ledger = 0;
   block->read_outside_group = false;
+  block->holds_values = true;
   ++block->segment->num_used;
   block->is_tensor = is_tensor;
   if (is_tensor) {

@@ -67,7 +67,8 @@ struct Block {
   MemoryCategory category = MemoryCategory::temporaries;
   std::uint8_t device = 0;
   bool in_use = false;
-  bool is_tensor = false;  // false: scratch of a running kernel, not yet any tensor's memory
+  bool is_tensor = false;    // false: scratch of a running kernel, not yet any tensor's memory
+  bool holds_values = true;  // false: only sizes are known of what was written here
   bool read_outside_group = false;
   std::vector<std::pair<int, std::int64_t>> stream_uses;  // (stream, ready picoseconds) from record_stream
 };

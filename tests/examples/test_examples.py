@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ARGUMENTS = {"gpt_stdlib.py": ["--steps", "6"]}
+ARGUMENTS = {
+    "gpt_stdlib.py": ["--steps", "6"],
+    "capacity_plan.py": ["--model", "8b", "--tokens", "256", "trn2-ultraserver:1"],
+}
 LAUNCHER = {"ddp.py": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
 PRINTED = {
     "hello.py": "trn:0 512.0",
@@ -18,6 +21,8 @@ PRINTED = {
     "checkpointing.py": "checkpointing True",
     "save_resume.py": "resumed",
     "three_targets.py": "trn3",
+    "llama.py": "405B   126 layers",
+    "capacity_plan.py": "Llama 3 8B, FSDP2",
 }
 
 

@@ -2,6 +2,8 @@
 #include <ATen/SDPBackend.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_fused_sdp_choice_native.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_native.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>
 #include <ATen/ops/empty.h>
@@ -72,6 +74,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   return {grad_query, grad_key, grad_value, Tensor()};
 }
 
+// Of shapes alone: PyTorch's own rules for the same kernels.
+Forward attention_shapes(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& bias,
+                         double dropout, bool causal, bool, std::optional<double> scale) {
+  auto [output, logsumexp] =
+      at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, bias, scale);
+  const Tensor no_state = at::empty({0}, query.options().dtype(at::kLong));
+  return {output, logsumexp, Tensor(), Tensor(), query.sym_size(-2), key.sym_size(-2), no_state, no_state, Tensor()};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward_shapes(
+    const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
+    std::array<bool, 4>, const Tensor& output, const Tensor& logsumexp, const Tensor&, const Tensor&, SymInt, SymInt,
+    double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
+  const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+  auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
+  return {grad_query, grad_key, grad_value, Tensor()};
+}
+
 TORCH_LIBRARY_FRAGMENT(trn, m) {
   m.def(
       "_scaled_dot_product_fused_attention_overrideable(Tensor query, Tensor key, Tensor value, Tensor? "
@@ -90,6 +111,11 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
 TORCH_LIBRARY_IMPL(trn, CPU, m) {
   m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention));
   m.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward));
+}
+
+TORCH_LIBRARY_IMPL(trn, Meta, m) {
+  m.impl("_scaled_dot_product_fused_attention_overrideable", TORCH_FN(attention_shapes));
+  m.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(attention_backward_shapes));
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

@@ -29,12 +29,19 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double p, std::op
   return {at::cpu::mul_(output, scale), mask};
 }
 
+std::tuple<Tensor, Tensor> native_dropout_shapes(const Tensor& input, double, std::optional<bool>) {
+  return {at::empty_like(input), at::empty_like(input, input.options().dtype(at::kBool))};
+}
+
 TORCH_LIBRARY_FRAGMENT(trn, m) {
   m.def("native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(trn, CPU, m) {
   m.impl("native_dropout", TORCH_FN(native_dropout));
+}
+TORCH_LIBRARY_IMPL(trn, Meta, m) {
+  m.impl("native_dropout", TORCH_FN(native_dropout_shapes));
 }
 
 }  // namespace

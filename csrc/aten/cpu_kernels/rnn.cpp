@@ -131,11 +131,18 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
       "Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(trn, CPU, m) {
+void register_all(torch::Library& m) {
   m.impl("_thnn_fused_lstm_cell", TORCH_FN(lstm_cell));
   m.impl("_thnn_fused_lstm_cell_backward_impl", TORCH_FN(lstm_cell_backward));
   m.impl("_thnn_fused_gru_cell", TORCH_FN(gru_cell));
   m.impl("_thnn_fused_gru_cell_backward", TORCH_FN(gru_cell_backward));
+}
+
+TORCH_LIBRARY_IMPL(trn, CPU, m) {
+  register_all(m);
+}
+TORCH_LIBRARY_IMPL(trn, Meta, m) {
+  register_all(m);  // made of operators that have shape rules
 }
 
 }  // namespace

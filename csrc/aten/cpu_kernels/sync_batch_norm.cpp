@@ -166,13 +166,20 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
       "sum_dy, Tensor sum_dy_xmu, Tensor count) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(trn, CPU, m) {
+void register_all(torch::Library& m) {
   m.impl("batch_norm_stats", TORCH_FN(stats));
   m.impl("batch_norm_gather_stats", TORCH_FN(gather_stats));
   m.impl("batch_norm_gather_stats_with_counts", TORCH_FN(gather_stats_with_counts));
   m.impl("batch_norm_elemt", TORCH_FN(elemt));
   m.impl("batch_norm_backward_reduce", TORCH_FN(backward_reduce));
   m.impl("batch_norm_backward_elemt", TORCH_FN(backward_elemt));
+}
+
+TORCH_LIBRARY_IMPL(trn, CPU, m) {
+  register_all(m);
+}
+TORCH_LIBRARY_IMPL(trn, Meta, m) {
+  register_all(m);  // made of operators that have shape rules
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
