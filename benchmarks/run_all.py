@@ -21,6 +21,7 @@ BENCHMARKS = (
     ("hardware_training.py",),
     ("calibration.py",),
     ("collectives.py",),
+    ("simulated_ranks.py",),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch_trn import native
 from torch_trn.ledger import Ledger
 from torch_trn.recording import Recording
+from torch_trn.this_rank import current_rank
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +52,7 @@ class profile(Recording):
         self._handle: int | None = None
         self._depth = 0
         self._steps_seen = 0
+        self._rank: int | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -75,6 +77,7 @@ class profile(Recording):
         if self._depth == 1:
             from torch_trn.module_hooks import HOOKS
 
+            self._rank = current_rank()
             HOOKS.install(self._modules, self._on_step)
             first, end = self._steps
             if first <= self._steps_seen and (end is None or self._steps_seen < end):
@@ -104,6 +107,9 @@ class profile(Recording):
         return recorded
 
     def _on_step(self) -> None:
+        # A rank of a simulation counts its own steps; who watches all ranks counts the first one's.
+        if current_rank() not in ((None, 0) if self._rank is None else (self._rank,)):
+            return
         self._steps_seen += 1
         first, end = self._steps
         if self._steps_seen == end:
@@ -118,7 +124,10 @@ class profile(Recording):
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        ledger = Ledger(native.extension().profiler_stop(handle))
+        c = native.extension()
+        ledger = Ledger(
+            c.profiler_stop(handle) if self._rank is None else c.profiler_stop_by_device(handle, [self._rank])[0]
+        )
         self._done = ledger if self._done is None else self._done.merge(ledger)
         if self._asked_target is None:
             # Kept now: a target file of the user's own cannot be found again by its name.

@@ -6,6 +6,7 @@
 #include "bindings/distributed.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
+#include "bindings/local_ranks.h"
 #include "bindings/memory.h"
 #include "bindings/module_calls.h"
 #include "bindings/numerics.h"
@@ -59,4 +60,5 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);
   trn::bindings::bind_distributed(module);
+  trn::bindings::bind_local_ranks(module);
 }

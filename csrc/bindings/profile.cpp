@@ -107,6 +107,7 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
     row["line"] = line_index(sync.line);
     row["count"] = total.count;
     row["bytes"] = total.bytes;
+    row["device"] = sync.device;
     row["blocking"] = sync.blocking;
     row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
     syncs.append(row);
@@ -154,7 +155,11 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
   out["collectives"] = collectives;
-  out["steps"] = ledger.steps;
+  std::int64_t steps = 0;
+  for (const auto& [device, number] : ledger.steps) {
+    steps += number;
+  }
+  out["steps"] = steps;
   out["timeline"] = timeline;
   return out;
 }
@@ -196,14 +201,32 @@ int start(bool timeline, bool lines) {
   return profile;
 }
 
-py::dict stop(int profile) {
-  const Ledger ledger = aten::system().recorder().close(profile);
+Ledger close_profile(int profile) {
+  Ledger ledger = aten::system().recorder().close(profile);
   lines_wanted -= running[profile].first;
   running.erase(profile);
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
+  return ledger;
+}
+
+py::dict stop(int profile) {
+  const Ledger ledger = close_profile(profile);
   return ledger_to_dict(ledger, runtime::collective_log().close(profile));
+}
+
+// One ledger for each of the devices.
+py::list stop_by_device(int profile, const std::vector<int>& devices) {
+  const Ledger ledger = close_profile(profile);
+  const auto calls = runtime::collective_log().close(profile);
+  py::list out;
+  for (const int device : devices) {
+    std::map<runtime::Collective, std::int64_t> own = calls;
+    std::erase_if(own, [&](const auto& item) { return item.first.device != device; });
+    out.append(ledger_to_dict(ledger.of_device(device), own));
+  }
+  return out;
 }
 
 py::tuple progress(int profile) {
@@ -237,6 +260,7 @@ void tag(const at::Tensor& tensor, MemoryCategory to) {
 void bind_profile(py::module_& module) {
   module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
   module.def("profiler_stop", &stop);
+  module.def("profiler_stop_by_device", &stop_by_device, py::arg("profile"), py::arg("devices"));
   module.def("profiler_progress", &progress);
   module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);
