@@ -28,11 +28,14 @@ from torch_trn.target import current_target, set_target, targets
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
+    "DeadlockError",
     "Ledger",
     "NarrowingWarning",
     "NoValueError",
+    "RankError",
     "Read",
     "Recording",
+    "Simulation",
     "compare",
     "current_target",
     "device_name",
@@ -47,6 +50,7 @@ __all__ = [
     "set_numerics",
     "set_placement",
     "set_target",
+    "simulate",
     "strict",
     "targets",
 ]
@@ -112,6 +116,10 @@ def __getattr__(name: str) -> Any:
         from torch_trn.ledger import Ledger
 
         return Ledger
+    if name in ("DeadlockError", "RankError", "Simulation", "simulate"):
+        from torch_trn import simulation
+
+        return getattr(simulation, name)
     if name == "Recording":
         from torch_trn.recording import Recording
 

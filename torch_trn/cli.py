@@ -61,6 +61,10 @@ def run(
     values: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="What a dry run's script reads where there is no value.")
     ] = None,
+    world_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Run N ranks in this process, as torchrun would in N processes.")
+    ] = None,
+    prefix_output: Annotated[bool, typer.Option(help="With --world-size: each line says its rank.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
 ) -> None:
     """Run a script unmodified under a profile and print the report. The exit code is the script's.
@@ -100,6 +104,16 @@ def run(
         steps=steps,
         quiet=quiet or is_quiet_rank(),
     )
+    if world_size is not None:
+        from torch_trn.rank_scripts import run_script_on_ranks
+        from torch_trn.simulation import checked_world_size
+
+        try:
+            checked_world_size(world_size)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--world-size") from error
+        code = run_script_on_ranks(script, arguments or [], module, world_size, prefix_output, options)
+        raise typer.Exit(code)
     raise typer.Exit(run_script(script, arguments or [], module, options))
 
 

@@ -35,6 +35,7 @@ def rank() -> int:
 def _create(options: Any, _: Any) -> Any:
     """What `init_process_group` and `new_group` call: two gloo groups, for data and for what the ranks say about it."""
     from torch_trn import _C
+    from torch_trn.rank_worlds import transport
 
     rank, size, timeout = options.group_rank, options.group_size, options.timeout
     if not isinstance(timeout, timedelta):
@@ -45,7 +46,7 @@ def _create(options: Any, _: Any) -> Any:
     parts: dict[str, Any] = {}
     for part in ("data", "control"):
         store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)
-        group: Any = dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+        group: Any = transport(store, rank, size, timeout)
         group.options.group_name = f"{options.group_id}/{part}"
         group.options.global_ranks_in_group = ranks
         parts[part] = group

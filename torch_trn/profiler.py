@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch_trn import distributed, native
 from torch_trn.ledger import Ledger
 from torch_trn.recording import Recording
+from torch_trn.this_rank import current_rank
 
 _COMPUTED = [
     name
@@ -58,6 +59,7 @@ class profile(Recording):
         self._handle: int | None = None
         self._depth = 0
         self._steps_seen = 0
+        self._rank: int | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -82,6 +84,7 @@ class profile(Recording):
         if self._depth == 1:
             from torch_trn.module_hooks import HOOKS
 
+            self._rank = current_rank()
             HOOKS.install(self._modules, self._on_step)
             first, end = self._steps
             if first <= self._steps_seen and (end is None or self._steps_seen < end):
@@ -111,6 +114,9 @@ class profile(Recording):
         return recorded
 
     def _on_step(self) -> None:
+        # A rank of a simulation counts its own steps; who watches all ranks counts the first one's.
+        if current_rank() not in ((None, 0) if self._rank is None else (self._rank,)):
+            return
         self._steps_seen += 1
         first, end = self._steps
         if self._steps_seen == end:
@@ -125,9 +131,10 @@ class profile(Recording):
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        data = native.extension().profiler_stop(handle)
-        data["rank"] = distributed.rank()
-        data["placement"] = native.extension().placement()
+        c = native.extension()
+        data = c.profiler_stop(handle) if self._rank is None else c.profiler_stop_by_device(handle, [self._rank])[0]
+        data["rank"] = distributed.rank() if self._rank is None else self._rank
+        data["placement"] = c.placement()
         ledger = Ledger(data)
         self._done = ledger if self._done is None else self._done.merge(ledger)
         if self._asked_target is None:

@@ -157,6 +157,7 @@ void bind_device(py::module_& module) {
   module.def("is_initialized", &aten::is_started);
   module.def("is_in_bad_fork", &aten::is_in_bad_fork);
   module.def("device_count", &aten::device_count);
+  module.def("set_num_devices", &aten::set_num_devices);
   module.def("device_properties", &device_properties);
   module.def("default_generator", &default_generator);
   module.def("memory_by_category", &memory_by_category);

@@ -8,6 +8,7 @@
 #include "bindings/dry_run.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
+#include "bindings/local_ranks.h"
 #include "bindings/memory.h"
 #include "bindings/module_calls.h"
 #include "bindings/numerics.h"
@@ -63,4 +64,5 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_module_calls(module);
   trn::bindings::bind_collectives(module);
   trn::bindings::bind_distributed(module);
+  trn::bindings::bind_local_ranks(module);
 }

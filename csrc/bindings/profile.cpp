@@ -158,6 +158,7 @@ py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& c
     row["line"] = line_index(sync.line);
     row["count"] = total.count;
     row["bytes"] = total.bytes;
+    row["device"] = sync.device;
     row["blocking"] = sync.blocking;
     row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
     syncs.append(row);
@@ -186,7 +187,11 @@ py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& c
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
   add_collectives(out, calls, all_modules, all_lines, ledger.has_timeline);
-  out["steps"] = ledger.steps;
+  std::int64_t steps = 0;
+  for (const auto& [device, number] : ledger.steps) {
+    steps += number;
+  }
+  out["steps"] = steps;
   out["timeline"] = timeline;
   return out;
 }
@@ -228,14 +233,30 @@ int start(bool timeline, bool lines) {
   return profile;
 }
 
-py::dict stop(int profile) {
-  const Ledger ledger = aten::system().recorder().close(profile);
+Ledger close_profile(int profile) {
+  Ledger ledger = aten::system().recorder().close(profile);
   lines_wanted -= running[profile].first;
   running.erase(profile);
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
+  return ledger;
+}
+
+py::dict stop(int profile) {
+  const Ledger ledger = close_profile(profile);
   return ledger_to_dict(ledger, runtime::collectives().close(aten::system(), profile));
+}
+
+// One ledger for each of the devices.
+py::list stop_by_device(int profile, const std::vector<int>& devices) {
+  const Ledger ledger = close_profile(profile);
+  const runtime::CollectiveRecord calls = runtime::collectives().close(aten::system(), profile);
+  py::list out;
+  for (const int device : devices) {
+    out.append(ledger_to_dict(ledger.of_device(device), calls.of_device(device)));
+  }
+  return out;
 }
 
 py::tuple progress(int profile) {
@@ -269,6 +290,7 @@ void tag(const at::Tensor& tensor, MemoryCategory to) {
 void bind_profile(py::module_& module) {
   module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
   module.def("profiler_stop", &stop);
+  module.def("profiler_stop_by_device", &stop_by_device, py::arg("profile"), py::arg("devices"));
   module.def("profiler_progress", &progress);
   module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "distributed/point_to_point.h"
+#include "distributed/turns.h"
 
 namespace trn::distributed {
 
@@ -62,10 +63,13 @@ TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string gro
 }
 
 TrnBackend::~TrnBackend() {
-  seam_.blocking([this] {
-    queue_->close();
-    queue_.reset();
-  });
+  wait_in([this] { return "the end of group " + agreement_.group(); },
+          [this] {
+            seam_.blocking([this] {
+              queue_->close();
+              queue_.reset();
+            });
+          });
 }
 
 void TrnBackend::setTimeout(std::chrono::milliseconds timeout) {
@@ -219,6 +223,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
     throw;
   }
   const std::uint64_t number = round.number;
+  const std::string description = has_turn() ? agreement_.describe(round) : "";
   auto body = [this, round = std::move(round), flight = std::move(flight), move = std::move(move),
                timeout = request.timeout, where, name]() mutable -> runtime::Picoseconds {
     failure_->check(name);
@@ -245,6 +250,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
   };
   auto work = c10::make_intrusive<CollectiveWork>(rank_, request.type, title.c_str(), number, std::move(request.inputs),
                                                   std::move(request.outputs), where, seam_, queue_, std::move(body));
+  work->set_description(description);
   queue_->push(work);
   if (request.is_async || is_coalescing_) {
     queue_->start();

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "distributed/agreement.h"
+#include "distributed/turns.h"
 
 namespace trn::distributed {
 
@@ -171,8 +172,13 @@ void MessageWork::start_thread() {
   });
 }
 
+std::string MessageWork::describe() const {
+  return text(message_.is_send, bytes_of(tensor_), tensor_.scalar_type()) + (message_.is_send ? " to " : " from ") +
+         peer_text(message_.peer) + " of group " + message_.group;
+}
+
 bool MessageWork::wait(std::chrono::milliseconds timeout) {
-  complete_once(timeout == kNoTimeout ? message_.timeout : timeout);
+  wait_in([this] { return describe(); }, [&] { complete_once(timeout == kNoTimeout ? message_.timeout : timeout); });
   Work::wait(kNoTimeout);  // rethrows
   synchronize();
   return true;
@@ -180,7 +186,19 @@ bool MessageWork::wait(std::chrono::milliseconds timeout) {
 
 bool MessageWork::isCompleted() {
   start_thread();
+  if (!Work::isCompleted()) {
+    wait_in([this] { return describe(); }, [] {});  // who asks in a loop lets other ranks come
+  }
   return Work::isCompleted();
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> MessageWork::getFuture() {
+  if (has_turn()) {
+    wait_in([this] { return describe(); }, [this] { complete_once(message_.timeout); });
+  } else {
+    start_thread();
+  }
+  return future_;
 }
 
 void MessageWork::synchronize() {

@@ -38,10 +38,7 @@ class MessageWork final : public c10d::Work {
   void synchronize() override;
   int sourceRank() const override { return message_.peer; }
   std::vector<at::Tensor> result() override { return {tensor_}; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
-    start_thread();
-    return future_;
-  }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   std::uint64_t getSequencenumber() const override { return number_; }
 
  private:
@@ -50,6 +47,7 @@ class MessageWork final : public c10d::Work {
   void complete(std::chrono::milliseconds timeout);
   void complete_once(std::chrono::milliseconds timeout) noexcept;
   void start_thread();  // completes it without anyone waiting
+  std::string describe() const;
 
   c10::intrusive_ptr<c10d::Backend> control_, payload_;
   Message message_;

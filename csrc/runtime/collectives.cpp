@@ -1,8 +1,25 @@
 #include "runtime/collectives.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace trn::runtime {
+
+CollectiveRecord CollectiveRecord::of_device(int device) const {
+  CollectiveRecord own;
+  std::ranges::copy_if(totals, std::inserter(own.totals, own.totals.end()),
+                       [&](const auto& total) { return total.first.device == device; });
+  for (Event event : timeline) {
+    if (event.call->device == device) {
+      event.call = &own.totals.find(*event.call)->first;
+      own.timeline.push_back(event);
+    }
+  }
+  if (const auto found = exposed.find(device); found != exposed.end()) {
+    own.exposed.insert(*found);
+  }
+  return own;
+}
 
 std::uint32_t Collectives::add_group(const std::string& name, std::vector<int> ranks) {
   std::lock_guard lock(mutex_);

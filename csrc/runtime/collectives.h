@@ -53,6 +53,9 @@ struct CollectiveRecord {
   std::map<Collective, CollectiveTotal> totals;
   std::vector<Event> timeline;         // where the profile keeps one
   std::map<int, Picoseconds> exposed;  // by device: collectives that run side by side count once
+
+  // Of one rank, where several run in a process.
+  CollectiveRecord of_device(int device) const;
 };
 
 class Collectives {
