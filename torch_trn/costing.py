@@ -19,7 +19,6 @@ ENGINE_NAMES = {
     "sync": "SyncE",
     "dma": "HBM",
 }
-_HOST = -1
 NARROWED = ("float64", "int64", "uint64", "complex128")
 
 Spec = list[dict[str, Any]]
@@ -202,27 +201,30 @@ def total(launches: Iterable[Launch]) -> Row:
     return row
 
 
-def device_seconds(launches: Iterable[Launch], dispatch_seconds: float = 0.0) -> float:
-    """Simulated time of all launches: those of a stream follow each other, streams and devices run side by side.
+def device_seconds(
+    launches: Iterable[Launch],
+    dispatch_seconds: float = 0.0,
+    collectives: Iterable[Mapping[str, Any]] = (),
+    beside_seconds: float = 0.0,
+) -> float:
+    """Simulated time: launches of a stream follow each other, streams and devices run side by side.
 
-    The host dispatches to all streams of a device in turn, so their launches can be no denser than that.
+    The host dispatches to all streams of a device in turn, so their launches can be no denser than that. It goes on
+    while streams wait for collectives, which they do for `beside_seconds`.
     """
     streams: dict[tuple[int, int], float] = {}
+    hosts: dict[int, float] = {}
     for launch in launches:
-        stream = (launch.entry["device"], launch.entry["stream"])
+        device = launch.entry["device"]
+        stream = (device, launch.entry["stream"])
         streams[stream] = streams.get(stream, 0.0) + launch.row.seconds
-        host = (launch.entry["device"], _HOST)
-        streams[host] = streams.get(host, 0.0) + launch.row.launches * dispatch_seconds
-    return max(streams.values(), default=0.0)
-
-
-def with_collectives(compute_seconds: float, beside_seconds: float, collectives: Iterable[Mapping[str, Any]]) -> float:
-    """Compute and what stands beside it, and no less than the collectives of any one stream."""
-    streams: dict[tuple[int, int], float] = {}
+        hosts[device] = hosts.get(device, 0.0) + launch.row.launches * dispatch_seconds
+    flights: dict[tuple[int, int], float] = {}
     for call in collectives:
         stream = (call["device"], call["stream"])
-        streams[stream] = streams.get(stream, 0.0) + call["count"] * call["seconds"]
-    return max([compute_seconds + beside_seconds, *streams.values()])
+        flights[stream] = flights.get(stream, 0.0) + call["count"] * call["seconds"]
+    busiest = max(streams.values(), default=0.0) + beside_seconds
+    return max([busiest, *hosts.values(), *flights.values()])
 
 
 def num_devices(launches: Iterable[Launch]) -> int:

@@ -92,7 +92,11 @@ class Ledger:
     @property
     def placement(self) -> dict[str, Any]:
         """Ranks of the job and their devices, as `torch_trn.placement` has them."""
-        return dict(self.data.get("placement") or {"world_size": 1, "order": "linear", "devices": [], "instance": ""})
+        if "placement" in self.data:
+            return dict(self.data["placement"])
+        # Written before collectives took time.
+        last = max((rank for call in self.data["collectives"] for rank in call["ranks"]), default=0)
+        return {"world_size": last + 1, "order": "linear", "devices": [], "instance": ""}
 
     @property
     def exposed_collective_seconds(self) -> float:

@@ -12,11 +12,6 @@ ORDERS = ("linear", "round-robin")
 Placement = dict[str, Any]
 
 
-def of_one_rank() -> Placement:
-    """The placement of a process that is no job's."""
-    return {"world_size": 1, "order": "linear", "devices": [], "instance": ""}
-
-
 def changed(placement: Mapping[str, Any], order: str | Iterable[int] | None, instance: str | None) -> Placement:
     """A copy with another order, or another instance ("" for the smallest that holds the job); None leaves it."""
     new = dict(placement)
@@ -71,7 +66,9 @@ def apply_environment() -> None:
         return
     try:
         if isinstance(order, str) and order.replace(",", "").replace(" ", "").isdigit():
-            order = [int(part) for part in order.split(",")]
-        set_placement(order, instance)
+            order = [int(part) for part in order.split(",") if part.strip()]
+        c = native.extension()
+        # The first collective checks it: `trn run --target` comes after the import.
+        c.set_placement(None, changed(c.placement(), order, instance))
     except ValueError as error:
-        raise ValueError(f"{error} TORCH_TRN_PLACEMENT and TORCH_TRN_INSTANCE chose it.") from None
+        raise ValueError(f"{error} TORCH_TRN_PLACEMENT chose it.") from None

@@ -184,14 +184,17 @@ class Recording(RecordedCollectives):
     @cached_property
     def compute_seconds(self) -> float:
         """Simulated time of the busiest stream's launches."""
-        dispatch = self.target.record["device"]["eager_dispatch_seconds"] if self.mode == "eager" else 0.0
-        return costing.device_seconds(self.costed, dispatch)
+        return costing.device_seconds(self.costed, self._dispatch_seconds)
 
     @cached_property
     def device_seconds(self) -> float:
         """Simulated time: compute, and what collectives add to it."""
         beside = self.exposed_collective_seconds + self.collective_contention_seconds
-        return costing.with_collectives(self.compute_seconds, beside, self.communication.rows)
+        return costing.device_seconds(self.costed, self._dispatch_seconds, self.communication.rows, beside)
+
+    @property
+    def _dispatch_seconds(self) -> float:
+        return float(self.target.record["device"]["eager_dispatch_seconds"]) if self.mode == "eager" else 0.0
 
     @property
     def seconds_per_step(self) -> float:

@@ -92,9 +92,12 @@ void bind_collectives(py::module_& module) {
                              [](const CollectiveModel& self) { return self.topology().num_instances(); })
       .def("__str__", [](const CollectiveModel& self) { return self.topology().describe(); });
   module.def("placement", [] { return placement_to(runtime::collectives().placement()); });
-  module.def("set_placement", [](const target::Target& target, const py::dict& placement) {
-    runtime::collectives().set_placement(target, placement_from(placement));
-  });
+  module.def(
+      "set_placement",
+      [](const target::Target* target, const py::dict& placement) {
+        runtime::collectives().set_placement(target, placement_from(placement));
+      },
+      py::arg("target").none(true), py::arg("placement"), "Checked against the target, unless that is None.");
   module.def("set_world_size", [](std::int64_t size) { runtime::collectives().set_world_size(size); });
 }
 

@@ -54,8 +54,10 @@ void Collectives::set_world_size(std::int64_t world_size) {
   model_.reset();
 }
 
-void Collectives::set_placement(const target::Target& target, Placement placement) {
-  const Topology checked(std::make_shared<target::Target>(target), placement);
+void Collectives::set_placement(const target::Target* target, Placement placement) {
+  if (target) {
+    const Topology checked(std::make_shared<target::Target>(*target), placement);
+  }
   std::lock_guard lock(mutex_);
   placement_ = std::move(placement);
   model_.reset();

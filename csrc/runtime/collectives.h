@@ -66,8 +66,8 @@ class Collectives {
   std::vector<int> group_ranks(std::uint32_t group);
 
   void set_world_size(std::int64_t world_size);
-  // Raises, and changes nothing, where the target cannot hold it.
-  void set_placement(const target::Target& target, Placement placement);
+  // Raises, and changes nothing, where the target, if given, cannot hold it.
+  void set_placement(const target::Target* target, Placement placement);
   Placement placement();
   std::shared_ptr<CollectiveModel> model(System& system);
 

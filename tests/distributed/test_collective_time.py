@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.fsdp
 from typer.testing import CliRunner
 
 START, HOP, DISPATCH = 56.5e-6, 1.5e-6, 60e-6  # trn2.toml
@@ -106,6 +107,49 @@ def test_collectives_side_by_side_are_exposed_once(two_ranks):
     for each, together in two_ranks(side_by_side):
         assert each == pytest.approx([seconds, seconds], rel=1e-6)
         assert together == pytest.approx(seconds, rel=1e-6)
+
+
+def elapsed(sharded):
+    """Three training steps: the clock's time between two events, and the profile's sum."""
+    import torch_trn
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024) for _ in range(4)]).to("trn")
+    if sharded:
+        for layer in model:
+            torch.distributed.fsdp.fully_shard(layer)
+        model = torch.distributed.fsdp.fully_shard(model)
+    else:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+    x = torch.ones(64, 1024, device="trn")
+
+    def step():
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    step()
+    dist.barrier()
+    torch.trn.synchronize()
+    begin, end = torch.trn.Event(enable_timing=True), torch.trn.Event(enable_timing=True)
+    with torch_trn.profile() as prof:
+        begin.record()
+        for _ in range(3):
+            step()
+        end.record()
+    torch.trn.synchronize()
+    return begin.elapsed_time(end) / 1e3, prof.device_seconds, prof.exposed_collective_seconds
+
+
+def test_a_steps_time_is_compute_and_what_it_does_not_hide(two_ranks):
+    for clock, profile, exposed in two_ranks(elapsed, False):
+        assert 0 < exposed < clock
+        assert profile == pytest.approx(clock, rel=1e-6)
+    for clock, profile, exposed in two_ranks(elapsed, True):  # its streams also wait for each other
+        assert 0 < exposed < clock
+        assert profile == pytest.approx(clock, rel=0.05)
 
 
 def messages():
