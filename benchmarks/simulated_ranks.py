@@ -50,6 +50,7 @@ def seconds_per_step(wrap: type[nn.Module] | None, device: str) -> float:
 
 
 def measure(device: str) -> list[Row]:
+    torch.set_num_threads(1)  # as torchrun's processes have
     one, all_ranks = [], []
     ddp = nn.parallel.DistributedDataParallel
     for _ in range(ROUNDS):

@@ -15,7 +15,18 @@ from torch.utils.backend_registration import generate_methods_for_privateuse1_ba
 # In the root of the source tree this folder hides the installed one, which has the extension.
 __path__ = extend_path(__path__, __name__)
 
-from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, rank_placement, target_files
+from torch_trn import (
+    _C,
+    context_parallel,
+    distributed,
+    dynamo,
+    emu,
+    flop_formulas,
+    interop,
+    numerics,
+    rank_placement,
+    target_files,
+)
 from torch_trn import device as _device_module
 from torch_trn import strict as _strict
 from torch_trn.dry_run import NoValueError, Read, dry_run, is_dry_run
@@ -86,6 +97,7 @@ def _register() -> None:
     _device_module.register_submodules(name)
     interop.install()
     distributed.install()
+    context_parallel.install()
     dynamo.install()
     flop_formulas.install()
     _C.set_library_folders(

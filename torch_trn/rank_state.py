@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import importlib
 import os
@@ -25,7 +26,7 @@ def _as_it_is(module: Any, now: Any) -> Any:
 
 
 def _a_copy(module: Any, now: Any) -> Any:
-    return list(now)  # code changes it in place
+    return copy.copy(now)  # code changes it in place
 
 
 def _none(module: Any, now: Any) -> Any:
@@ -47,6 +48,17 @@ _ATTRIBUTES: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("warnings", "filters", _a_copy),
     ("warnings", "showwarning", _as_it_is),
     ("warnings", "_showwarnmsg_impl", _as_it_is),
+    *(
+        ("torch.nn.modules.module", name, _a_copy)
+        for name in (
+            "_global_backward_pre_hooks",
+            "_global_backward_hooks",
+            "_global_forward_pre_hooks",
+            "_global_forward_hooks",
+            "_global_forward_hooks_always_called",
+            "_global_forward_hooks_with_kwargs",
+        )
+    ),
     # It remembers which device "the current one" was.
     ("torch._subclasses.fake_tensor", "FakeTensorMode.cache", _nothing_yet),
     ("torch.nn.functional", "scaled_dot_product_attention", _as_it_is),  # context_parallel replaces it

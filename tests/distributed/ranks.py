@@ -56,11 +56,18 @@ class Ranks:
     """`ranks(function, *args)` runs a module's function on every rank and returns the values in rank order."""
 
     def __init__(
-        self, world_size: int, device: str = "trn", backend: str | None = "cpu:gloo,trn:trn", timeout: float = 30
+        self,
+        world_size: int,
+        device: str = "trn",
+        backend: str | None = "cpu:gloo,trn:trn",
+        timeout: float = 30,
+        start: str = "spawn",
     ) -> None:
         self.world_size = world_size
         self._folder = tempfile.TemporaryDirectory()
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(start)
+        if start == "forkserver":
+            context.set_forkserver_preload(["torch"])  # imported once for all ranks
         store = str(Path(self._folder.name) / "store")
         self._pipes, self.processes = [], []
         os.environ.setdefault("OMP_NUM_THREADS", "1")

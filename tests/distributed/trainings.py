@@ -342,7 +342,10 @@ def pipeline(kind, schedule):
     held = [modules[i].to(device) for i in mine]
     stages = [PipelineStage(module, i, num_stages, device) for module, i in zip(held, mine)]
     runner = schedule_class(
-        stages[0] if single else stages, 4, loss_fn=lambda y, target: (y - target).square().mean(), scale_grads=True
+        stages[0] if single else stages,
+        max(4, size),
+        loss_fn=lambda y, target: (y - target).square().mean(),
+        scale_grads=True,
     )
     parameters = [parameter for module in held for parameter in module.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
