@@ -17,7 +17,7 @@ namespace {
 // A row: [number + 1, name, dtype, reduce, root, layout, arrival] then bytes sent and received, by rank.
 enum Word : std::int64_t { kNumber, kName, kDtype, kReduce, kRoot, kLayout, kArrival, kNumWords };
 constexpr std::int64_t kFailed = -1;  // in place of a number; the root is who is missing
-constexpr std::chrono::milliseconds kRollCall{1000};
+constexpr std::chrono::milliseconds kRollCall{3000};
 constexpr int kTag = 0x7ffffff0;
 
 constexpr std::array kNames = {"all_reduce",
