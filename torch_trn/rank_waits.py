@@ -41,10 +41,15 @@ def _slices(wait: Callable[[float], bool], timeout: float | None) -> bool:
             return False
 
 
+class _Starting(threading.local):
+    now = False
+
+
 def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
     """For as long as `stack` is open."""
     sleep, join, condition_wait = time.sleep, threading.Thread.join, threading.Condition.wait
     start, set_handler = threading.Thread.start, signal.signal
+    starting = _Starting()
 
     def sleep_in_turn(seconds: float) -> None:
         if not _C.has_turn() or seconds < 0:
@@ -71,7 +76,8 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
         return None
 
     def condition_wait_in_turn(self: Any, timeout: float | None = None) -> bool:
-        if not _C.has_turn():
+        # A question without a wait (timeout 0) ends no turn: its asker may hold a lock that all ranks share.
+        if not _C.has_turn() or starting.now or (timeout is not None and timeout <= 0):
             return condition_wait(self, timeout)
         turns.release("threading.Condition.wait", timeout is not None or _others_may_wake(num_ranks))
         try:
@@ -84,15 +90,21 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
 
     def start_of_rank(self: threading.Thread) -> None:
         rank = current_rank()
-        if rank is not None:
-            run = self.run
+        if rank is None:
+            return start(self)
+        run = self.run
 
-            def run_for_rank() -> None:
-                set_current_rank(rank)
-                run()
+        def run_for_rank() -> None:
+            set_current_rank(rank)
+            run()
 
-            self.run = run_for_rank  # type: ignore[method-assign]
-        start(self)
+        self.run = run_for_rank  # type: ignore[method-assign]
+        # It waits until the thread runs. Thread pools start threads under a lock of all pools: no turn ends there.
+        starting.now = True
+        try:
+            return start(self)
+        finally:
+            starting.now = False
 
     def signal_of_rank(number: int, handler: Any) -> Any:
         # Handlers belong to the main thread; a rank's are not called.

@@ -6,8 +6,10 @@ import sys
 import threading
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 import torch_trn
 
@@ -80,3 +82,25 @@ def test_each_rank_has_the_state_of_a_process():
     assert torch.trn.device_count() == devices
     after = dict(os.environ), list(sys.argv), torch.get_rng_state(), threading.active_count(), list(warnings.filters)
     assert before[:2] == after[:2] and torch.equal(before[2], after[2]) and before[3:] == after[3:]
+
+
+def saved_beside(folder):
+    """torch.distributed.checkpoint's asynchronous save: collectives on a thread of each rank."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("cpu:gloo,trn:trn")
+    torch.manual_seed(0)
+    model = fully_shard(nn.Linear(8, 8).to("trn"))
+    expected = [parameter.full_tensor().cpu() for parameter in model.parameters()]
+    future = dcp.async_save({"model": model.state_dict()}, checkpoint_id=folder)
+    model(torch.ones(4, 8, device="trn")).sum().backward()
+    future.result()
+    state = {"model": {name: value.zero_() for name, value in model.state_dict().items()}}
+    dcp.load(state, checkpoint_id=folder)
+    return all(torch.equal(a, value.full_tensor().cpu()) for a, value in zip(expected, state["model"].values()))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, which processes only print
+def test_threads_of_a_rank_are_its_own(tmp_path):
+    assert values_of(3, saved_beside, str(tmp_path), timeout=60) == [True] * 3

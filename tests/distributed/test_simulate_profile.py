@@ -1,0 +1,65 @@
+"""Profiles of simulated ranks against those of processes: each rank's is its own, to the last count."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import trainings
+from torch import nn
+
+import torch_trn
+
+# Not seconds: in a process it depends on chance which stream runs what follows an all_reduce.
+COUNTS = [
+    "steps",
+    "num_devices",
+    "launches",
+    "flops_by_dtype",
+    "hardware_flops_by_dtype",
+    "hbm_read_bytes",
+    "hbm_write_bytes",
+    "dma_transfers",
+    "busy_cycles",
+    "collectives_by_kind",
+    "host_transfers",
+    "fallbacks",
+    "narrowing",
+]
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's, which processes only print
+
+
+def profiled():
+    """A rank's whole report in both modes: the second rank has more to do than the first."""
+    device = trainings.device_of("trn")
+    model = nn.parallel.DistributedDataParallel(trainings.mlp().to(device))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with torch_trn.profile() as prof:
+        for step in range(2):
+            for _ in range(1 + dist.get_rank()):
+                with model.no_sync():
+                    model(trainings.batch(step).to(device)).square().mean().backward()
+            loss = model(trainings.batch(step).to(device)).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+    return [prof.to_dict(), prof.compiled().to_dict()]
+
+
+def simulated():
+    dist.init_process_group("cpu:gloo,trn:trn")
+    return profiled()
+
+
+def test_each_rank_has_the_profile_of_a_process(two_ranks):
+    in_processes = two_ranks(profiled)
+    job = torch_trn.simulate(simulated, 2)
+    for rank, (theirs, ours) in enumerate(zip(in_processes, job.results, strict=True)):
+        for a, b in zip(theirs, ours, strict=True):
+            assert a["steps"] == b["steps"] == 2 and a["host_syncs"]
+            for key in COUNTS:
+                assert a[key] == b[key], (rank, key)
+        whole = job.profiles[rank]
+        assert whole.steps == 2 and whole.flops == theirs[0]["flops"]
+        assert whole.collectives_by_kind.keys() >= {"all_reduce"}
+    assert job.profiles[0].flops < job.profiles[1].flops
+    assert "2 ranks" in str(job) and repr(job) == "<torch_trn.Simulation of 2 ranks>"
