@@ -49,19 +49,33 @@ def pipeline_step(rank: int) -> None:
     shape = (dist.get_world_size() // STAGES // TENSOR, STAGES, TENSOR)
     mesh = dist.init_device_mesh("trn", shape, mesh_dim_names=("data", "pipeline", "tensor"))
     stage = mesh.get_local_rank("pipeline")
-    bounds = [config.layers * i // STAGES for i in range(STAGES + 1)]
+    # 126 layers: eight to a stage, one less beside the embedding and the head.
+    bounds = [0, *range(7, config.layers, 8), config.layers]
     with torch.device("meta"):
+        hidden = torch.empty(1, TOKENS // TENSOR, config.width, dtype=torch.bfloat16, requires_grad=True)
+        tokens = torch.empty(1, TOKENS, dtype=torch.int64)
+        logits = torch.empty(1, TOKENS, config.vocabulary, dtype=torch.bfloat16, requires_grad=True)
         model = llama.Llama(config, bounds[stage], bounds[stage + 1], recompute=True)
     llama.split_heads(model, mesh["tensor"])
     llama.shard(model, mesh["data"], reshard=False, reduce_dtype=torch.bfloat16)
     model.to_empty(device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    is_first, is_last = stage == 0, stage == STAGES - 1
     runner = Schedule1F1B(
-        PipelineStage(model, stage, STAGES, device, group=mesh.get_group("pipeline")), MICROBATCHES, llama.loss_of
+        PipelineStage(
+            model,
+            stage,
+            STAGES,
+            device,
+            input_args=tokens if is_first else hidden,
+            output_args=logits if is_last else hidden,
+            group=mesh.get_group("pipeline"),
+        ),
+        MICROBATCHES,
+        llama.loss_of,
     )
     ids = torch.randint(config.vocabulary, (MICROBATCHES, TOKENS + 1), device=device)
-    inputs = [ids[:, :-1]] if stage == 0 else []
-    runner.step(*inputs, target=ids[:, 1:] if stage == STAGES - 1 else None)
+    runner.step(*([ids[:, :-1]] if is_first else []), target=ids[:, 1:] if is_last else None, return_outputs=False)
     optimizer.step()
     optimizer.zero_grad()
 

@@ -99,7 +99,7 @@ def run_roles(
         raise RuntimeError(
             "[simulate] ranks make their own process group; got a process that has one. Call destroy_process_group()."
         )
-    with _on_target(target), dry_run(values):
+    with _on_target(target), dry_run(values), _one_thread():
         done = _run_all(lambda rank, letters: _run_role(fn, args, rank, world_size, letters), chosen)
         return OneRankRun(world_size, tuple(done[rank] for rank in chosen))
 
@@ -207,6 +207,17 @@ def _on_target(target: str | None) -> Iterator[None]:
         yield
     finally:
         _C.set_target(previous)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """What is left to compute are short loops of torch's own over ranks: a team of threads takes longer to gather."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rendezvous(rank: int, world_size: int) -> Callable[..., Iterator[tuple[Any, int, int]]]:
