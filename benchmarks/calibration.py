@@ -10,7 +10,7 @@ from rows import Row, arguments, emit
 from torch.nn import functional as F
 
 import torch_trn
-from torch_trn import _C
+from torch_trn import _C, target_files
 
 Run = Callable[[], object]
 
@@ -70,6 +70,32 @@ def trn1() -> list[Row]:
     return rows
 
 
+def collectives() -> list[Row]:
+    """Two ranks of one chip; nccom-test does not name its instance."""
+
+    def seconds_of(target: str, op: str, size: int) -> float:
+        placement = {"world_size": 2, "order": "linear", "devices": [], "instance": ""}
+        model = _C.CollectiveModel(_C.Target(target_files.load(target)), placement)
+        return float(model.cost(op, [0, 1], 0, -1, size)["seconds"])
+
+    rows = [
+        Row(f"trn2, {op}, 2 ranks, bus GB/s", measured, f"{passes * 2**30 / seconds_of('trn2', name, 2**30) / 1e9:.1f}")
+        for op, name, measured, passes in (
+            ("all_gather", "all_gather_into_tensor", "64.5", 0.5),
+            ("all_reduce", "all_reduce", "37.8", 1.0),
+            ("reduce_scatter", "reduce_scatter_tensor", "91.8", 0.5),
+        )
+    ]
+    points = [("trn2, all_reduce of 2 MB", "trn2", "all_reduce", 2_000_000, 105)]
+    points += [("trn2, all_gather of 2 MB from each", "trn2", "all_gather_into_tensor", 4_000_000, 91)]
+    nccom = {1: 58, 64: 58, 256: 60, 1024: 68, 4096: 107, 16384: 332, 65536: 1214, 262144: 4750, 1048576: 18930}
+    points += [(f"trn1, all_reduce of {kib:,} KiB", "trn1", "all_reduce", kib << 10, us) for kib, us in nccom.items()]
+    for name, target, op, size, measured in points:
+        model = seconds_of(target, op, size) * 1e6
+        rows.append(Row(f"{name}, us", f"{measured}", f"{model:.0f} ({100 * (model / measured - 1):+.0f} %)"))
+    return rows
+
+
 def main() -> None:
     options = arguments(__doc__)
     torch_trn.set_target("trn2")
@@ -82,6 +108,7 @@ def main() -> None:
         bandwidth("sum of rows", "639 / 315", lambda x: lambda: x.sum(1), 1),
         bandwidth("max of rows", "177 / 97", lambda x: lambda: x.amax(1), 1),
         *trn1(),
+        *collectives(),
     ]
     emit(rows, options.json)
 

@@ -22,6 +22,7 @@ BENCHMARKS = (
     ("calibration.py",),
     ("collectives.py",),
     ("capacity.py",),
+    ("simulated_ranks.py",),
 )
 
 

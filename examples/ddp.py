@@ -1,6 +1,7 @@
 """Data parallelism: each process trains on its own part of the data, and gradients are averaged as backward makes them.
 
     torchrun --nproc-per-node 2 examples/ddp.py
+    trn run --world-size 8 examples/ddp.py
 
 Every rank drives one device. Rank 0 prints the losses, whether all ranks hold the same parameters, and what one step
 sends to the other ranks, beside what the sizes of the gradients say.

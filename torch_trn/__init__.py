@@ -15,34 +15,42 @@ from torch.utils.backend_registration import generate_methods_for_privateuse1_ba
 # In the root of the source tree this folder hides the installed one, which has the extension.
 __path__ = extend_path(__path__, __name__)
 
-from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, target_files
+from torch_trn import _C, distributed, dynamo, emu, flop_formulas, interop, numerics, rank_placement, target_files
 from torch_trn import device as _device_module
 from torch_trn import strict as _strict
 from torch_trn.dry_run import NoValueError, Read, dry_run, is_dry_run
 from torch_trn.dry_run import apply_environment as _apply_dry_run_environment
 from torch_trn.numerics import NarrowingWarning, narrowed_operators, reference_operators, set_numerics
+from torch_trn.rank_placement import placement, set_placement
 from torch_trn.strict import strict
 from torch_trn.target import current_target, set_target, targets
 
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
+    "DeadlockError",
     "Ledger",
     "NarrowingWarning",
     "NoValueError",
+    "RankError",
     "Read",
     "Recording",
+    "Simulation",
     "compare",
     "current_target",
     "device_name",
     "dry_run",
     "emu",
     "is_dry_run",
+    "merge",
     "narrowed_operators",
+    "placement",
     "profile",
     "reference_operators",
     "set_numerics",
+    "set_placement",
     "set_target",
+    "simulate",
     "strict",
     "targets",
 ]
@@ -87,6 +95,7 @@ def _register() -> None:
     _strict.apply_environment()
     _apply_dry_run_environment()
     numerics.apply_environment()
+    rank_placement.apply_environment()
 
 
 def __getattr__(name: str) -> Any:
@@ -99,10 +108,18 @@ def __getattr__(name: str) -> Any:
         from torch_trn import comparison
 
         return getattr(comparison, name)
+    if name == "merge":
+        from torch_trn.job import merge
+
+        return merge
     if name == "Ledger":
         from torch_trn.ledger import Ledger
 
         return Ledger
+    if name in ("DeadlockError", "RankError", "Simulation", "simulate"):
+        from torch_trn import simulation
+
+        return getattr(simulation, name)
     if name == "Recording":
         from torch_trn.recording import Recording
 

@@ -61,12 +61,20 @@ def run(
     values: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="What a dry run's script reads where there is no value.")
     ] = None,
+    world_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Run N ranks in this process, as torchrun would in N processes.")
+    ] = None,
+    prefix_output: Annotated[bool, typer.Option(help="With --world-size: each line says its rank.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
 ) -> None:
-    """Run a script unmodified under a profile and print the report. The exit code is the script's."""
+    """Run a script unmodified under a profile and print the report. The exit code is the script's.
+
+    Under torchrun (`torchrun --no-python ... trn run train.py`) each rank writes files of its own: {rank} in their
+    names is its number, which otherwise stands before the suffix. `trn merge` makes one report of them.
+    """
     from torch_trn.costing import MODES
     from torch_trn.profiler import parse_steps
-    from torch_trn.run import RunOptions, run_script
+    from torch_trn.run import RunOptions, is_quiet_rank, of_rank, run_script
 
     if mode not in MODES:
         raise typer.BadParameter(f"{mode!r} is not one of {', '.join(MODES)}.", param_hint="--mode")
@@ -90,12 +98,22 @@ def run(
     options = RunOptions(
         mode=mode,
         # The script may change its directory before they are written.
-        report=report and report.absolute(),
-        trace=trace and trace.absolute(),
-        ledger=ledger and ledger.absolute(),
+        report=of_rank(report and report.absolute()),
+        trace=of_rank(trace and trace.absolute()),
+        ledger=of_rank(ledger and ledger.absolute()),
         steps=steps,
-        quiet=quiet,
+        quiet=quiet or is_quiet_rank(),
     )
+    if world_size is not None:
+        from torch_trn.rank_scripts import run_script_on_ranks
+        from torch_trn.simulation import checked_world_size
+
+        try:
+            checked_world_size(world_size)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--world-size") from error
+        code = run_script_on_ranks(script, arguments or [], module, world_size, prefix_output, options)
+        raise typer.Exit(code)
     raise typer.Exit(run_script(script, arguments or [], module, options))
 
 
@@ -145,9 +163,12 @@ def ops(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    body = [[row["name"], row["family"], row["engines"], _shown_status(row)] for row in rows]
-    columns = ("operator", "family", "engines", "TorchNeuron")
-    report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=4)))
+    body = [
+        [row["name"], row["family"], row["engines"], _shown_status(row), row["no_program"] or "executes"]
+        for row in rows
+    ]
+    columns = ("operator", "family", "engines", "TorchNeuron", "in hardware numerics")
+    report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=5)))
 
 
 def _statuses(row: dict[str, Any]) -> list[str]:
@@ -201,6 +222,33 @@ def recost(
         report.show(report.rich_table(report.comparison(recordings)))
     else:
         report.show(recordings[0])
+
+
+@app.command("merge")
+def merge(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILES", help="Ledgers or JSON reports, one of each rank.")],
+    target: Annotated[str | None, typer.Option(help="Cost ledgers on this target.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the communication matrix as a picture.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the job's report: .json, or text.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One report of a job from those of its ranks: the slowest, the imbalance, and who sends to whom."""
+    from torch_trn.job import merge as merge_ranks
+    from torch_trn.report import show
+
+    try:
+        job = merge_ranks(paths, target)
+        if plot is not None:
+            job.plot(plot)
+        if report is not None:
+            report.write_text((job.to_json() if report.suffix == ".json" else str(job)) + "\n")
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        typer.echo(f"trn merge: {error}", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(job.to_json())
+    else:
+        show(job)
 
 
 def main(argv: list[str] | None = None) -> None:

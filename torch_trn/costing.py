@@ -202,10 +202,8 @@ def total(launches: Iterable[Launch]) -> Row:
     return row
 
 
-def device_seconds(
-    launches: Iterable[Launch], collectives: Iterable[Mapping[str, Any]] = (), dispatch_seconds: float = 0.0
-) -> float:
-    """Simulated time: launches of a stream follow each other, streams and devices run side by side.
+def device_seconds(launches: Iterable[Launch], dispatch_seconds: float = 0.0) -> float:
+    """Simulated time of all launches: those of a stream follow each other, streams and devices run side by side.
 
     The host dispatches to all streams of a device in turn, so their launches can be no denser than that.
     """
@@ -215,10 +213,16 @@ def device_seconds(
         streams[stream] = streams.get(stream, 0.0) + launch.row.seconds
         host = (launch.entry["device"], _HOST)
         streams[host] = streams.get(host, 0.0) + launch.row.launches * dispatch_seconds
-    for collective in collectives:
-        stream = (collective.get("device", 0), collective.get("stream", 0))
-        streams[stream] = streams.get(stream, 0.0) + collective.get("seconds", 0.0)
     return max(streams.values(), default=0.0)
+
+
+def with_collectives(compute_seconds: float, beside_seconds: float, collectives: Iterable[Mapping[str, Any]]) -> float:
+    """Compute and what stands beside it, and no less than the collectives of any one stream."""
+    streams: dict[tuple[int, int], float] = {}
+    for call in collectives:
+        stream = (call["device"], call["stream"])
+        streams[stream] = streams.get(stream, 0.0) + call["count"] * call["seconds"]
+    return max([compute_seconds + beside_seconds, *streams.values()])
 
 
 def num_devices(launches: Iterable[Launch]) -> int:
@@ -261,8 +265,8 @@ def energy_joules(seconds: float, devices: int, target: Mapping[str, Any]) -> fl
     return float(chip["power_watts"] / chip["num_devices"] * devices * seconds)
 
 
-def money(seconds: float, devices: int, target: Mapping[str, Any]) -> Money:
-    """The devices' share of the instance that is cheapest per device."""
+def money(seconds: float, devices: int, target: Mapping[str, Any], instance: str = "") -> Money:
+    """The devices' share of the named instance if it has a price, else of the one that is cheapest per device."""
     chip_devices = target["chip"]["num_devices"]
     priced = [instance for instance in target["instances"] if instance["usd_per_hour"]]
     if not priced:
@@ -271,7 +275,8 @@ def money(seconds: float, devices: int, target: Mapping[str, Any]) -> Money:
     def share(instance: Mapping[str, Any]) -> float:
         return float(instance["usd_per_hour"] / (instance["num_chips"] * chip_devices))
 
-    cheapest = min(priced, key=share)
+    named = [each for each in priced if each["name"] == instance]
+    cheapest = min(named or priced, key=share)
     of_instance = cheapest["num_chips"] * chip_devices
     note = f"{devices} of {of_instance} devices of a {cheapest['name']} at ${cheapest['usd_per_hour']:g} per hour"
     return Money(share(cheapest) * devices * seconds / 3600, note)

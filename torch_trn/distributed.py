@@ -15,18 +15,38 @@ def _device_name() -> str:
     return str(torch._C._get_privateuse1_backend_name())
 
 
+_rank = 0
+
+
+def set_job(rank: int, world_size: int) -> None:
+    """This process's rank in the job and the job's size, which collectives' time and a job's report go by."""
+    from torch_trn import _C
+
+    global _rank
+    _rank = rank
+    _C.set_world_size(world_size)
+
+
+def rank() -> int:
+    """This process's in the job, also after the process group was destroyed; 0 where there was none."""
+    return _rank
+
+
 def _create(options: Any, _: Any) -> Any:
     """What `init_process_group` and `new_group` call: two gloo groups, for data and for what the ranks say about it."""
     from torch_trn import _C
+    from torch_trn.rank_worlds import transport
 
     rank, size, timeout = options.group_rank, options.group_size, options.timeout
     if not isinstance(timeout, timedelta):
         timeout = timedelta(seconds=timeout)
     ranks = list(options.global_ranks_in_group) or list(range(size))
+    if not dist.is_initialized():  # the job's own group
+        set_job(rank, size)
     parts: dict[str, Any] = {}
     for part in ("data", "control"):
         store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)
-        group: Any = dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+        group: Any = transport(store, rank, size, timeout)
         group.options.group_name = f"{options.group_id}/{part}"
         group.options.global_ranks_in_group = ranks
         parts[part] = group

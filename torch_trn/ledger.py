@@ -19,6 +19,7 @@ _INDEXED = {"op": "ops", "spec": "specs", "module": "modules", "line": "lines"}
 _ENTRY_KEY = ("op", "spec", "phase", "module", "line", "device", "stream")
 _ENTRY_SUMS = ("launches", "fused_read_bytes", "fused_write_bytes", "graphs")
 _SYNC_SUMS = ("count", "bytes")
+_CALL_SUMS = ("count", "exposed_seconds", "wait_seconds")
 
 
 @dataclass
@@ -85,6 +86,19 @@ class Ledger:
         return timeline
 
     @property
+    def rank(self) -> int:
+        return int(self.data.get("rank", 0))
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Ranks of the job and their devices, as `torch_trn.placement` has them."""
+        return dict(self.data.get("placement") or {"world_size": 1, "order": "linear", "devices": [], "instance": ""})
+
+    @property
+    def exposed_collective_seconds(self) -> float:
+        return float(self.data.get("exposed_collective_seconds", 0.0))
+
+    @property
     def launches(self) -> int:
         return sum(entry["launches"] for entry in self.data["entries"])
 
@@ -116,10 +130,14 @@ class Ledger:
             positions[table][json.dumps("")] = 0
         entries: dict[tuple[Any, ...], int] = {}
         syncs: dict[tuple[Any, ...], dict[str, Any]] = {}
+        calls: dict[tuple[Any, ...], int] = {}
         sequence: list[list[Any]] = []
+        flights: list[list[Any]] = []
+        exposed = 0.0
         for source in (self.data, other.data):
             remap = {table: [_intern(out[table], positions[table], v) for v in source[table]] for table in _TABLES}
             renumber: list[int] = []
+            called: list[int] = []
             for entry in source["entries"]:
                 moved = _moved(entry, remap)
                 key = tuple(moved[field] for field in _ENTRY_KEY)
@@ -137,7 +155,16 @@ class Ledger:
                 into = syncs.setdefault(key, {**moved, "count": 0, "bytes": 0})
                 for field in _SYNC_SUMS:
                     into[field] += moved[field]
-            out["collectives"].extend(source["collectives"])
+            for call in source["collectives"]:
+                key = tuple((field, str(value)) for field, value in call.items() if field not in _CALL_SUMS)
+                if key not in calls:
+                    calls[key] = len(out["collectives"])
+                    out["collectives"].append(dict(call))
+                else:
+                    into = out["collectives"][calls[key]]
+                    for field in _CALL_SUMS:
+                        into[field] = into.get(field, 0) + call.get(field, 0)
+                called.append(calls[key])
             out["steps"] += source["steps"]
             if source["peak_memory"]["bytes"] >= out["peak_memory"]["bytes"]:
                 out["peak_memory"] = source["peak_memory"]
@@ -145,8 +172,19 @@ class Ledger:
             ended = max((launch[2] for launch in sequence), default=0.0)
             shift = max(0.0, ended - min((launch[1] for launch in timeline), default=ended))
             sequence.extend([renumber[e], start + shift, end + shift, used] for e, start, end, used in timeline)
+            flights.extend(
+                [called[row], *(time + shift for time in times)]
+                for row, *times in source.get("collective_timeline") or []
+            )
+            for field in ("rank", "placement"):
+                if field in source:
+                    out.setdefault(field, source[field])
+            exposed += source.get("exposed_collective_seconds", 0.0)
         out["host_syncs"] = list(syncs.values())
         out["timeline"] = sequence if self.timeline is not None or other.timeline is not None else None
+        if out["collectives"]:
+            out["exposed_collective_seconds"] = exposed
+            out["collective_timeline"] = flights if out["timeline"] is not None else None
         return merged
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from torch_trn import native
 from torch_trn.module_paths import ModulePaths
+from torch_trn.this_rank import current_rank
 
 
 class Hooks:
@@ -28,7 +30,7 @@ class Hooks:
         self._listeners: list[Callable[[], None]] = []
         self._optimizers: dict[int, KnownOptimizer] = {}
         self._gradients = GradientOwners()
-        self.stepping: Optimizer | None = None
+        self._of_thread = _OfThread()
         self._begin_step: Callable[..., bool]
         self._end_step: Callable[[], None]
 
@@ -66,6 +68,15 @@ class Hooks:
                 self._gradients.clear()
                 self._optimizers.clear()
                 self._leave_step()
+
+    @property
+    def stepping(self) -> Optimizer | None:
+        """The optimizer whose step runs on this thread."""
+        return self._of_thread.stepping
+
+    @stepping.setter
+    def stepping(self, optimizer: Optimizer | None) -> None:
+        self._of_thread.stepping = optimizer
 
     def watch(self, module: nn.Module) -> None:
         self._gradients.watch(module.parameters())
@@ -110,6 +121,10 @@ class Hooks:
         native.extension().profiler_set_phase("optimizer")
 
 
+class _OfThread(threading.local):
+    stepping: Optimizer | None = None
+
+
 class ModuleCalls:
     """Stands in front of `nn.Module.__call__`: a module hook would send every call down torch's slow path."""
 
@@ -134,7 +149,10 @@ class ModuleCalls:
                 leave()
 
         self._hooks = hooks
-        self._paths = ModulePaths(c.profiler_intern_module, KnownModules())
+        known = KnownModules()
+        self._known = known
+        # The first model of each simulated rank has bare paths.
+        self._paths = defaultdict[int | None, ModulePaths](lambda: ModulePaths(c.profiler_intern_module, known))
         self._active = True
         self._call = call
         nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -146,8 +164,8 @@ class ModuleCalls:
         in_step = not parents and self._hooks.stepping is not None
         if in_step:
             self._hooks.enter_model_in_step()
-        if id(module) not in self._paths.ids:
-            self._paths.name(module, parents)
+        if id(module) not in self._known:
+            self._paths[current_rank()].name(module, parents)
             self._hooks.watch(module)
         entered = c.profiler_enter_known_module(module)
         try:
@@ -160,7 +178,7 @@ class ModuleCalls:
 
     def remove(self) -> None:
         self._active = False
-        self._paths.ids.clear()
+        self._known.clear()
         # Who patched over it (torch.fx while it traces) will put back what it found: a call that passes through.
         if nn.Module.__call__ is self._call:
             nn.Module.__call__ = self._original  # type: ignore[method-assign]

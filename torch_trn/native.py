@@ -52,6 +52,11 @@ def cost(spec: list[dict[str, Any]], target: Target) -> dict[str, Any]:
     return result
 
 
+def collective_model(target: Target, placement: Mapping[str, Any]) -> Any:
+    """Costs of collectives on a target, ranks placed as said (`torch_trn.placement`)."""
+    return extension().CollectiveModel(target.handle, dict(placement))
+
+
 def op_status(name: str) -> str:
     """What TorchNeuron does with an operator: `native`, `host` or `absent`."""
     return str(extension().op_status(name))

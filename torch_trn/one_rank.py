@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from torch_trn import _C
+from torch_trn import distributed as _distributed
 from torch_trn.dry_run import NoValueError, Values, dry_run
 from torch_trn.profiler import profile
 from torch_trn.recording import Recording
@@ -168,8 +169,10 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
         os.environ.update({key: str(value) for key, value in environment.items()})
         torch.accelerator.set_device_index(rank % local_size)
         _forget_meshes()
+        _distributed.set_job(rank, world_size)
         yield
     finally:
+        _distributed.set_job(0, 1)
         _forget_meshes()
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -7,9 +7,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from torch_trn import native
+from torch_trn import distributed, native
 from torch_trn.ledger import Ledger
 from torch_trn.recording import Recording
+from torch_trn.this_rank import current_rank
+
+_COMPUTED = [
+    name
+    for base in Recording.__mro__
+    for name, value in vars(base).items()
+    if isinstance(value, functools.cached_property) and name != "target"
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +59,7 @@ class profile(Recording):
         self._handle: int | None = None
         self._depth = 0
         self._steps_seen = 0
+        self._rank: int | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -75,6 +84,7 @@ class profile(Recording):
         if self._depth == 1:
             from torch_trn.module_hooks import HOOKS
 
+            self._rank = current_rank()
             HOOKS.install(self._modules, self._on_step)
             first, end = self._steps
             if first <= self._steps_seen and (end is None or self._steps_seen < end):
@@ -104,6 +114,9 @@ class profile(Recording):
         return recorded
 
     def _on_step(self) -> None:
+        # A rank of a simulation counts its own steps; who watches all ranks counts the first one's.
+        if current_rank() not in ((None, 0) if self._rank is None else (self._rank,)):
+            return
         self._steps_seen += 1
         first, end = self._steps
         if self._steps_seen == end:
@@ -118,13 +131,17 @@ class profile(Recording):
         if self._handle is None:
             return
         handle, self._handle = self._handle, None
-        ledger = Ledger(native.extension().profiler_stop(handle))
+        c = native.extension()
+        data = c.profiler_stop(handle) if self._rank is None else c.profiler_stop_by_device(handle, [self._rank])[0]
+        data["rank"] = distributed.rank() if self._rank is None else self._rank
+        data["placement"] = c.placement()
+        ledger = Ledger(data)
         self._done = ledger if self._done is None else self._done.merge(ledger)
         if self._asked_target is None:
             # Kept now: a target file of the user's own cannot be found again by its name.
             self._asked_target = native.target_for(ledger.target)
         # What was computed from the shorter ledger is out of date; the target is not.
-        for name in ("_costs", "costed", "total", "device_seconds", "num_devices", "fallbacks", "narrowing"):
+        for name in _COMPUTED:
             self.__dict__.pop(name, None)
 
     def __repr__(self) -> str:

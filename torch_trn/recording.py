@@ -12,6 +12,7 @@ from torch_trn import costing, native
 from torch_trn.costing import Launch, Money, Row
 from torch_trn.ledger import PHASES, Ledger
 from torch_trn.native import Target
+from torch_trn.recorded_collectives import ModelFunction, RecordedCollectives
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CostFunction = Callable[[list[dict[str, Any]], Target], Mapping[str, Any]]
 
 
-class Recording:
+class Recording(RecordedCollectives):
     """Numbers of a ledger on a target. `mode` is "eager" (one dispatch per operator) or "compiled" (neighbours fused).
 
     Counts are exact integers and the same on every run; seconds, energy and money are modelled (docs/contract.md).
@@ -32,6 +33,8 @@ class Recording:
         mode: str = "eager",
         cost: CostFunction = native.cost,
         op_status: Callable[[str], str] = native.op_status,
+        collective_model: ModelFunction = native.collective_model,
+        placement: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in costing.MODES:
             raise ValueError(
@@ -42,6 +45,9 @@ class Recording:
         self.mode = mode
         self._cost = cost
         self._op_status = op_status
+        self._collective_model = collective_model
+        self._asked_placement = placement
+        self._recorded_target: Target | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -56,13 +62,41 @@ class Recording:
 
     def on(self, target: Target | str) -> Recording:
         """The same recording on another target, by name or TOML path, without running again."""
-        return Recording(self.ledger, target, self.mode, self._cost, self._op_status)
+        other = self._like(target, self.mode, self.placement)
+        if other.target.name != self.target.name:
+            # Instances are the target's own.
+            other._asked_placement = {**self.placement, "instance": ""}
+        return other
+
+    def placed(self, order: str | Iterable[int] | None = None, instance: str | None = None) -> Recording:
+        """The same recording with the job's ranks elsewhere; arguments as for `torch_trn.set_placement`."""
+        from torch_trn.rank_placement import changed
+
+        return self._like(self.target, self.mode, changed(self.placement, order, instance))
 
     def compiled(self) -> Recording:
         """The same recording as a graph compiler would run it: intermediates of fused neighbours stay in SBUF."""
-        other = Recording(self.ledger, self.target, "compiled", self._cost, self._op_status)
+        other = self._like(self.target, "compiled", self._asked_placement)
         other.__dict__["_costs"] = self._costs
         return other
+
+    def _like(self, target: Target | str, mode: str, placement: Mapping[str, Any] | None) -> Recording:
+        other = Recording(self.ledger, target, mode, self._cost, self._op_status, self._collective_model, placement)
+        # A target file of the user's own cannot be found again by its name.
+        other._recorded_target = self.target if self.target.name == self.ledger.target else self._recorded_target
+        return other
+
+    @cached_property
+    def _as_recorded(self) -> Recording:
+        """Eager, on the target and placement of the recording; this one where that target is not known any more."""
+        if (self.target.name, self.mode, self.placement) == (self.ledger.target, "eager", self.ledger.placement):
+            return self
+        target = self._recorded_target or (self.target if self.target.name == self.ledger.target else None)
+        try:
+            target = target or native.target_for(self.ledger.target)
+        except ValueError:
+            return self
+        return Recording(self.ledger, target, "eager", self._cost, self._op_status, self._collective_model)
 
     @cached_property
     def _costs(self) -> list[Mapping[str, Any]]:
@@ -145,28 +179,19 @@ class Recording:
         """Who held the peak: parameters, gradients, optimizer_state, activations, temporaries."""
         return dict(self.ledger.data["peak_memory"]["by_category"])
 
-    @property
-    def collectives(self) -> list[dict[str, Any]]:
-        """Distinct calls of c10d: op, dtype, group and ranks, this rank's bytes, module, line, and how often."""
-        return [dict(collective) for collective in self.ledger.data["collectives"]]
-
-    @property
-    def collectives_by_kind(self) -> dict[str, dict[str, float]]:
-        kinds: dict[str, dict[str, float]] = {}
-        for item in self.collectives:
-            kind = kinds.setdefault(str(item["op"]), {"count": 0, "bytes": 0, "seconds": 0.0})
-            kind["count"] += item.get("count", 1)
-            kind["bytes"] += item.get("bytes", 0) * item.get("count", 1)
-            kind["seconds"] += item.get("seconds", 0.0)
-        return kinds
-
     # Time, energy, money.
 
     @cached_property
-    def device_seconds(self) -> float:
-        """Simulated time of the busiest stream."""
+    def compute_seconds(self) -> float:
+        """Simulated time of the busiest stream's launches."""
         dispatch = self.target.record["device"]["eager_dispatch_seconds"] if self.mode == "eager" else 0.0
-        return costing.device_seconds(self.costed, self.ledger.data["collectives"], dispatch)
+        return costing.device_seconds(self.costed, dispatch)
+
+    @cached_property
+    def device_seconds(self) -> float:
+        """Simulated time: compute, and what collectives add to it."""
+        beside = self.exposed_collective_seconds + self.collective_contention_seconds
+        return costing.with_collectives(self.compute_seconds, beside, self.communication.rows)
 
     @property
     def seconds_per_step(self) -> float:
@@ -220,7 +245,8 @@ class Recording:
 
     @property
     def money(self) -> Money:
-        return costing.money(self.device_seconds, self.num_devices, self.target.record)
+        instance = self._model.instance if self._is_of_a_job else ""
+        return costing.money(self.device_seconds, self.num_devices, self.target.record, instance)
 
     @property
     def cost_usd(self) -> float | None:
@@ -324,6 +350,16 @@ class Recording:
             "bound_seconds": self.bound_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "memory_by_category": self.memory_by_category,
+            "rank": self.ledger.rank,
+            "placement": self.placement,
+            "placement_text": self.placement_text,
+            "instance": self._model.instance if self._is_of_a_job else "",
+            "compute_seconds": self.compute_seconds,
+            "collective_seconds": self.collective_seconds,
+            "exposed_collective_seconds": self.exposed_collective_seconds,
+            "collective_wait_seconds": self.collective_wait_seconds,
+            "collective_contention_seconds": self.collective_contention_seconds,
+            "sent_bytes": {str(rank): bytes for rank, bytes in self.sent_bytes.items()},
             "collectives": self.collectives,
             "collectives_by_kind": self.collectives_by_kind,
             "energy_joules": self.energy_joules,

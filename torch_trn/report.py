@@ -82,7 +82,7 @@ def build(recording: Recording) -> Report:
         f"torch_trn profile on {recording.target.name}, {recording.mode}{devices}{steps}, "
         f"{recording.launches:,} launches ({sum(launch.row.launches > 0 for launch in recording.costed):,} distinct)"
     )
-    if not recording.launches:
+    if not recording.launches and not recording.ledger.data["collectives"]:
         device = _device_name()
         return Report(
             heading,
@@ -150,9 +150,7 @@ def _summary(recording: Recording) -> list[tuple[str, str]]:
             f"{si(recording.to_device_bytes, 'B')} to the device",
         )
     )
-    for kind, sums in recording.collectives_by_kind.items():
-        time = f" in {seconds(sums['seconds'])}" if sums["seconds"] else ""
-        lines.append((kind, f"{sums['count']:,.0f} of {si(sums['bytes'], 'B')}{time}"))
+    lines += _communication(recording)
     energy = recording.energy_joules
     lines.append(
         ("energy", "unknown: the target has no power figure" if energy is None else f"{si(energy, 'J')}, an estimate")
@@ -160,6 +158,51 @@ def _summary(recording: Recording) -> list[tuple[str, str]]:
     money = recording.money
     lines.append(("cost", money.note if money.usd is None else f"${money.usd:.3g} for {money.note}"))
     return lines
+
+
+def _communication(recording: Recording) -> list[tuple[str, str]]:
+    kinds = recording.collectives_by_kind
+    if not kinds:
+        return []
+    exposed, wait, contention = (
+        recording.exposed_collective_seconds,
+        recording.collective_wait_seconds,
+        recording.collective_contention_seconds,
+    )
+    share = exposed / recording.device_seconds if recording.device_seconds else 0.0
+    text = f"{seconds(recording.collective_seconds)}, {seconds(exposed)} exposed ({percent(share)} of the time)"
+    if contention:
+        text += f"; {seconds(contention)} lost to sharing HBM"
+    if wait:
+        text += f"; {seconds(wait)} of waiting for later ranks beside it"
+    lines = [("communication", text)]
+    lines += [
+        (kind, f"{sums['count']:,.0f} of {si(sums['bytes'], 'B')} in {seconds(sums['seconds'])}")
+        for kind, sums in kinds.items()
+    ]
+    where = recording.placement_text
+    return [*lines, ("placement", where)] if where else lines
+
+
+def _collective_table(recording: Recording) -> Table:
+    calls = sorted(recording.collectives, key=lambda call: -call["count"] * call["seconds"])
+    body = [
+        [
+            call["op"],
+            call["line"] or call["module"] or "(unknown)",
+            call["algorithm"],
+            f"{len(call['ranks']):,}",
+            f"{call['count']:,}",
+            si(call["bytes"], "B"),
+            f"{call['steps']:,}",
+            seconds(call["seconds"]),
+            seconds(call["exposed_seconds"] / call["count"]),
+            si(call["bus_bandwidth"], "B/s"),
+        ]
+        for call in calls[:_TOP_ROWS]
+    ]
+    columns = ("collective", "line", "algorithm", "ranks", "calls", "bytes", "steps", "time", "exposed", "bus")
+    return Table("Collectives, one call", columns, body, left=3, note=_more(len(calls)))
 
 
 def _tables(recording: Recording) -> list[Table]:
@@ -174,6 +217,8 @@ def _tables(recording: Recording) -> list[Table]:
     lines = recording.by_line()
     if any(row.name for row in lines):
         tables.append(_cost_table(recording, "Source lines", "line", lines, lambda name: name or "(unknown)"))
+    if recording.ledger.data["collectives"]:
+        tables.append(_collective_table(recording))
     transfers = recording.host_transfers
     if transfers:
         transfers.sort(key=lambda sync: (-sync["count"], -sync["bytes"]))
@@ -324,20 +369,26 @@ def rich_table(table: Table) -> Any:
     return out
 
 
+def rich_summary(lines: Iterable[tuple[str, str]]) -> Any:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, value in lines:
+        grid.add_row(Text(name), Text(value))
+    return grid
+
+
 def renderable(recording: Recording) -> Group:
     from rich.console import Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     content = build(recording)
     parts: list[Any] = [Text(content.heading, style="bold")]
     if content.summary:
-        grid = RichTable.grid(padding=(0, 2))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column()
-        for name, value in content.summary:
-            grid.add_row(Text(name), Text(value))
-        parts += [Text(), grid, Text()]
+        parts += [Text(), rich_summary(content.summary), Text()]
     for table in content.tables:
         parts += [rich_table(table), *([Text(table.note, style="dim")] if table.note else []), Text()]
     parts += [Text(f"* {note}") for note in content.notes]

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch_trn.profiler import profile
 
 _PROGRESS_AFTER_SECONDS = 5.0
 _PROGRESS_EVERY_SECONDS = 1.0
-_INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,22 @@ class RunOptions:
     ledger: Path | None = None
     steps: str | None = None
     quiet: bool = False
+
+
+def of_rank(path: Path | None) -> Path | None:
+    """The path of this rank of a job that torchrun started: `{rank}` in its name, or before its suffix."""
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if path is None or "{rank}" in path.name:
+        return path and path.with_name(path.name.replace("{rank}", rank))
+    if world_size == "1":
+        return path
+    stem, dot, rest = path.name.partition(".")
+    return path.with_name(f"{stem}.{rank}{dot}{rest}")
+
+
+def is_quiet_rank() -> bool:
+    """Rank 0 prints for all."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def run_script(script: str, arguments: list[str], as_module: bool, options: RunOptions) -> int:
@@ -43,10 +59,17 @@ def run_script(script: str, arguments: list[str], as_module: bool, options: RunO
     if os.getpid() != owner:
         return code  # a child that the script forked and let return
     sys.stdout.flush()
+    return write_reports(recording, options, code)
+
+
+def write_reports(recording: profile, options: RunOptions, code: int, after: Callable[[], None] | None = None) -> int:
+    """The files asked for, then the report and what `after` shows. Returns the exit code: the script's `code`, or 1."""
     try:
         _write(recording, options)
+        if after is not None and not options.quiet:
+            after()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except (OSError, ValueError, RuntimeError) as error:
         # The script's own result stands; only the report is missing.
         print(f"trn run: no report: {error}", file=sys.stderr)
@@ -71,7 +94,7 @@ def _run(script: str, arguments: list[str], as_module: bool) -> int:
         return 1
     except KeyboardInterrupt as interrupt:
         _show(interrupt)
-        return _INTERRUPTED
+        return INTERRUPTED
     except BaseException as error:
         _show(error)
         return 1

@@ -12,7 +12,7 @@ import torch
 
 from torch_trn import _C
 
-_state = {"fallback": False, "uninitialized": False, "pointers": False}
+_state: dict[str, Any] = {"fallback": False, "uninitialized": False, "pointers": False}
 _POINTER_OWNERS: tuple[Any, ...] = (torch.Tensor, torch.UntypedStorage)
 _data_ptr: dict[Any, Callable[[Any], int]] = {}
 
@@ -46,14 +46,15 @@ def _guard_pointers(guard: bool) -> None:
 
 def is_poisoning() -> bool:
     """Whether fresh memory reads as NaN, outside of dry runs."""
-    return _state["uninitialized"]
+    return bool(_state["uninitialized"])
 
 
-def _apply(state: dict[str, bool]) -> None:
+def _apply(state: dict[str, Any]) -> None:
     _state.update(state)
     _C.set_strict_fallback(_state["fallback"])
     if _C.is_initialized() or _state["uninitialized"]:
-        _C.set_poison(_state["uninitialized"] and not _C.dry_run())
+        _C.set_poison(is_poisoning() and not _C.dry_run())
+    _C.set_raises_uninitialized(_state["uninitialized"] == "raise")
     _guard_pointers(_state["pointers"])
 
 
@@ -62,11 +63,14 @@ class strict:
 
     Args:
         fallback: an operator that TorchNeuron would run on the host raises NotImplementedError, naming it.
-        uninitialized: fresh device memory reads as NaN (integers as -1).
+        uninitialized: fresh device memory reads as NaN (integers as -1). "raise": besides, a program that reads such a
+            NaN raises RuntimeError, naming the operator; programs run in hardware numerics.
         pointers: `data_ptr()` of a device tensor raises RuntimeError outside of torch itself.
     """
 
-    def __init__(self, fallback: bool = False, uninitialized: bool = False, pointers: bool = False) -> None:
+    def __init__(self, fallback: bool = False, uninitialized: bool | str = False, pointers: bool = False) -> None:
+        if uninitialized not in (False, True, "raise"):
+            raise ValueError(f'[strict] uninitialized is False, True or "raise"; got {uninitialized!r}.')
         self._previous = dict(_state)
         _apply({"fallback": fallback, "uninitialized": uninitialized, "pointers": pointers})
 
@@ -80,12 +84,18 @@ class strict:
 
 
 def apply_environment() -> None:
-    """TORCH_TRN_STRICT: "1" for all modes, or their names, separated by commas."""
+    """TORCH_TRN_STRICT: "1" for all modes, or their names, separated by commas; also `uninitialized=raise`."""
     text = os.environ.get("TORCH_TRN_STRICT", "").strip()
     if not text or text == "0":
         return
-    names = set(_state) if text == "1" else {part.strip() for part in text.split(",")}
-    unknown = names - set(_state)
+    parts = list(_state) if text == "1" else [part.strip() for part in text.split(",")]
+    modes: dict[str, Any] = {part: True for part in parts} | (
+        {"uninitialized": "raise"} if "uninitialized=raise" in parts else {}
+    )
+    unknown = set(modes) - {*_state, "uninitialized=raise"}
     if unknown:
-        raise ValueError(f"[strict] TORCH_TRN_STRICT takes {', '.join(_state)} or 1; got {', '.join(sorted(unknown))}.")
-    strict(**{name: True for name in names})
+        raise ValueError(
+            f"[strict] TORCH_TRN_STRICT takes 1, {', '.join(_state)} or uninitialized=raise; got "
+            f"{', '.join(sorted(unknown))}."
+        )
+    strict(**{name: modes[name] for name in _state if name in modes})

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch_trn.recording import Recording
 
 _PHASE_TRACK, _MODULE_TRACK, _STREAM_TRACK, _ENGINE_TRACK = 1, 2, 10, 1000
+_COLLECTIVE_TRACK = 500
 _ENGINES_PER_STREAM = 10
 _MICROSECONDS = 1e6
 
@@ -34,11 +35,13 @@ def build(recording: Recording) -> dict[str, Any]:
         )
     events: list[dict[str, Any]] = []
     launches = list(_placed(recording))
+    origin = _origin(recording)
     for device in sorted({launch.entry["device"] for launch, *_ in launches}):
         here = [item for item in launches if item[0].entry["device"] == device]
         events += _metadata(device, {item[0].entry["stream"] for item in here})
         events += _launch_events(recording, device, here)
         events += _group_events(device, here)
+    events += _collective_events(recording, origin, max((end for _, _, end, _ in launches), default=0.0))
     return {
         "traceEvents": events,
         "displayTimeUnit": "ns",
@@ -54,10 +57,17 @@ def build(recording: Recording) -> dict[str, Any]:
 Placed = tuple[costing.Launch, float, float, int]
 
 
+def _origin(recording: Recording) -> float:
+    """Recorded time at which the trace begins."""
+    launched = [start for _, start, _, _ in recording.ledger.timeline or []]
+    arrived = [times[0] for _, *times in recording.ledger.data.get("collective_timeline") or []]
+    return min([*launched, *arrived], default=0.0)
+
+
 def _placed(recording: Recording) -> Iterator[Placed]:
     """Launches with start, end and HBM in use. Re-costed ones follow each other within their stream."""
     timeline = recording.ledger.timeline or []
-    origin = min((start for _, start, _, _ in timeline), default=0.0)
+    origin = _origin(recording)
     as_recorded = recording.mode == "eager" and recording.target.name == recording.ledger.target
     clocks: dict[tuple[int, int], float] = {}
     for number, start, end, used in timeline:
@@ -134,6 +144,41 @@ def _launch_events(recording: Recording, device: int, launches: list[Placed]) ->
             "pid": device,
             "ts": start * _MICROSECONDS,
             "args": {"bytes": used},
+        }
+
+
+def _collective_events(recording: Recording, origin: float, ended: float) -> Iterator[dict[str, Any]]:
+    """A track per stream of collectives. Re-costed ones begin after the recorded share of the launches' time."""
+    flights = recording.ledger.data.get("collective_timeline") or []
+    recorded_end = max((end for _, _, end, _ in recording.ledger.timeline or []), default=origin)
+    scale = ended / (recorded_end - origin) if recorded_end > origin else 1.0
+    named: set[tuple[int, int]] = set()
+    clocks: dict[tuple[int, int], float] = {}
+    for row, _, begin, _ in flights:
+        call = recording.communication.rows[row]
+        place = call["device"], call["stream"]
+        track = _COLLECTIVE_TRACK + call["stream"]
+        if place not in named:
+            named.add(place)
+            label = f"collectives, group {call['group']}"
+            for kind, args in (("thread_name", {"name": label}), ("thread_sort_index", {"sort_index": track})):
+                yield {"ph": "M", "name": kind, "pid": call["device"], "tid": track, "args": args}
+        start = (begin - origin) * scale
+        if call["op"] not in ("send", "recv"):
+            start = max(start, clocks.get(place, 0.0))
+        clocks[place] = start + call["seconds"]
+        yield {
+            "ph": "X",
+            "name": call["op"],
+            "cat": call["phase"],
+            "pid": call["device"],
+            "tid": track,
+            "ts": start * _MICROSECONDS,
+            "dur": call["seconds"] * _MICROSECONDS,
+            "args": {
+                key: call[key]
+                for key in ("algorithm", "steps", "dtype", "bytes", "moved_bytes", "bus_bandwidth", "module", "line")
+            },
         }
 
 

@@ -63,27 +63,31 @@ Programs& programs() {
 }
 
 template <class Shape>
-concept Bound = requires(std::optional<BoundPart> (*family)(const LaunchArguments&, const Shape&,
-                                                            const program::Program&)) { family = &bind_part; };
+concept Bound = requires(const LaunchArguments& args, const Shape& shape, const program::Program& program) {
+  bind_part(args, shape, program);
+};
+// Families of which an operator may have several parts of one shape.
+template <class Shape>
+concept BoundByNumber = requires(const LaunchArguments& args, const Shape& shape, const program::Program& program) {
+  bind_part(args, shape, program, std::size_t{});
+};
 
 struct Binder {
   const LaunchArguments& args;
   const program::Program& program;
+  std::size_t part;
 
   template <class Shape>
   std::optional<BoundPart> operator()(const Shape& shape) const {
-    if constexpr (Bound<Shape>) {
+    if constexpr (BoundByNumber<Shape>) {
+      return bind_part(args, shape, program, part);
+    } else if constexpr (Bound<Shape>) {
       return bind_part(args, shape, program);
     } else {
       return std::nullopt;
     }
   }
 };
-
-template <std::size_t... I>
-bool is_bound(std::string_view family, std::index_sequence<I...>) {
-  return ((Bound<std::variant_alternative_t<I, kernels::Shape>> && family == kernels::kFamilyNames[I]) || ...);
-}
 
 // Are these the tensors that the program was built for?
 bool fits(const BoundPart& bound, const program::Program& program) {
@@ -128,7 +132,7 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
   std::vector<BoundPart> parts;
   for (const kernels::Part& part : spec) {
     const auto program = program_of(part);
-    auto bound = std::visit(Binder{args, program->program}, part);
+    auto bound = std::visit(Binder{args, program->program, parts.size()}, part);
     if (!bound || !fits(*bound, program->program)) {
       return std::nullopt;
     }
@@ -140,10 +144,6 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
 }
 
 }  // namespace
-
-bool family_executes(std::string_view family) {
-  return is_bound(family, std::make_index_sequence<std::variant_size_v<kernels::Shape>>());
-}
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -162,7 +162,7 @@ BoundPart::Result dense_result(const at::Tensor& alias) {
   return {alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias};
 }
 
-void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
+void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto target = system().target();
   for (const BoundPart& bound : parts) {
@@ -181,7 +181,7 @@ void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics)
         program::execute(bound.program->program, workers, tensors);
       });
     } catch (const trn::Error& error) {
-      rethrow(error);
+      rethrow({error.category(), c10::str("[aten::", op_name, "] ", error.what())});
     }
     for (const BoundPart::Result& output : bound.outputs) {
       for (std::size_t i = 0; i < output.members.size(); ++i) {

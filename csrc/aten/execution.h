@@ -37,17 +37,16 @@ struct BoundPart {
   std::vector<Result> outputs;
 };
 
-// Whether a family of the operator table has programs that execute: a bind_part below.
-bool family_executes(std::string_view family);
 // nullopt: the operator, or these arguments, have no program that executes.
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args);
-void execute(const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
+void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics);
 
 using BuildProgram = std::function<std::shared_ptr<const BuiltProgram>(const kernels::Part&)>;
 // A launch over lists: each member's own program.
 std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build);
 
-// By family: the operator's tensors for one part of its Spec, or nothing.
+// By family: the operator's tensors for one part of its Spec, or nothing. What an earlier part writes, a later one
+// reads: such a tensor must not be staged here.
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::MatmulShape& shape,
@@ -59,7 +58,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::C
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::NormShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
-                                   const program::Program& program);
+                                   const program::Program& program, std::size_t part);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::CopyShape& shape,

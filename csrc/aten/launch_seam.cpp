@@ -29,6 +29,18 @@ enum Kind : std::int64_t {
   kOther
 };
 std::atomic<bool> strict_fallback{false};
+std::atomic<SyncDebugMode> sync_debug_mode_{SyncDebugMode::off};
+
+void debug_sync(std::string_view op_name) {
+  const SyncDebugMode mode = sync_debug_mode_.load(std::memory_order_relaxed);
+  if (C10_LIKELY(mode == SyncDebugMode::off)) {
+    return;
+  }
+  const std::string message = c10::str(
+      "[", op_name, "] the host waits for the device here. torch.trn.set_sync_debug_mode(\"default\") allows it.");
+  TORCH_CHECK(mode != SyncDebugMode::error, message);
+  TORCH_WARN(message);
+}
 
 // kernels::Precision in seven bits, above the 48 of an address.
 std::atomic<std::int64_t> precision_bits{0};
@@ -151,6 +163,9 @@ void launch(const OperatorPlan& plan, const runtime::LaunchVariant& variant, int
 }
 
 void host_copy(std::string_view op_name, int device, runtime::Direction direction, std::int64_t bytes, bool blocking) {
+  if (blocking) {
+    debug_sync(op_name);
+  }
   auto& machine = system();
   runtime::HostSync sync;
   sync.direction = direction;
@@ -162,6 +177,14 @@ void host_copy(std::string_view op_name, int device, runtime::Direction directio
     sync.op = machine.launches().intern_op(op_name);
   }
   machine.host_copy(sync, device, current_stream(device), bytes);
+}
+
+void set_sync_debug_mode(SyncDebugMode mode) {
+  sync_debug_mode_ = mode;
+}
+
+SyncDebugMode sync_debug_mode() {
+  return sync_debug_mode_;
 }
 
 void set_strict_fallback(bool strict) {

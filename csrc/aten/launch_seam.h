@@ -42,6 +42,11 @@ void launch(const OperatorPlan& plan, const runtime::LaunchVariant& variant, int
 // A value of `bytes` crosses to or from the host because of `op_name`.
 void host_copy(std::string_view op_name, int device, runtime::Direction direction, std::int64_t bytes, bool blocking);
 
+// What becomes of an operator that makes the host wait for the device; as torch.cuda numbers it.
+enum class SyncDebugMode { off, warn, error };
+void set_sync_debug_mode(SyncDebugMode mode);
+SyncDebugMode sync_debug_mode();
+
 // Strict mode: operators that TorchNeuron would run on the host raise.
 void set_strict_fallback(bool strict);
 void check_strict(const OperatorPlan& plan);

@@ -71,7 +71,7 @@ void count_narrowing(const OperatorPlan& plan, const std::vector<BoundPart>& par
 
 void run(const OperatorPlan& plan, const std::vector<BoundPart>& parts) {
   count_narrowing(plan, parts);
-  execute(parts, departures());
+  execute(plan.name, parts, departures());
 }
 
 // How a result of a known launch lies: an argument itself, or memory of its own; or the result itself, where it is an
@@ -151,7 +151,7 @@ bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> argume
 }
 
 HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> arguments)
-    : plan_(plan), may_execute_(family_executes(find_op(plan.op.operator_name()).family)) {
+    : plan_(plan), may_execute_(no_program(find_op(plan.op.operator_name())).empty()) {
   if (!may_execute_) {
     return;
   }

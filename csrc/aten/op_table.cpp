@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "aten/rules/attention.h"
 #include "aten/rules/box.h"
@@ -14,6 +15,7 @@
 #include "aten/rules/index.h"
 #include "aten/rules/matmul.h"
 #include "aten/rules/norm.h"
+#include "aten/rules/parts.h"
 #include "aten/rules/pointwise.h"
 #include "aten/rules/random.h"
 #include "aten/rules/reduction.h"
@@ -26,11 +28,33 @@ namespace trn::aten {
 
 namespace {
 
+// What hardware numerics leave to the CPU's kernels, and why. All of it is counted.
+namespace why {
+constexpr std::string_view kHost = "runs on the host";
+constexpr std::string_view kTransfer = "hands a value to the host";
+constexpr std::string_view kRandom =
+    "random numbers are those of the CPU generator's sequence, which no instruction makes";
+constexpr std::string_view kAmount = "how many elements it gives, or takes, is data: the host looks";
+constexpr std::string_view kQuantized = "quantized elements have no program";
+constexpr std::string_view kComplex = "complex elements have no program";
+constexpr std::string_view kBits = "bits of a number's representation: values are exact, instructions counted only";
+constexpr std::string_view kPlaces =
+    "only moves or masks elements by their places: values are exact, instructions counted only";
+constexpr std::string_view kSeries =
+    "a special function: counted by the terms of its series, which are not written out";
+constexpr std::string_view kTaps = "counted by its taps; the program that gathers them is not written";
+constexpr std::string_view kCompares = "counted by its comparisons; the program that makes them is not written";
+constexpr std::string_view kFollows = "each element follows from others of its result: counted only";
+constexpr std::string_view kFused = "a fused form of operators that have programs: counted only";
+constexpr std::string_view kTest = "exists for PyTorch's own tests";
+constexpr std::string_view kGeneric = "counted by its bytes alone";
+}  // namespace why
+
 constexpr OpRow kOps[] = {
 #include "aten/op_rows.inc"
 };
 
-constexpr OpRow kGeneric = {"", "generic", "VectorE", rules::generic};
+constexpr OpRow kGeneric = {"", "generic", "VectorE", rules::generic, why::kGeneric};
 
 constexpr std::string_view kNoLaunch[] = {
     "_efficientzerotensor",
@@ -113,6 +137,17 @@ static_assert(no_launch_has_no_row(), "an operator that launches nothing has no 
 
 std::span<const OpRow> op_table() {
   return kOps;
+}
+
+std::string_view no_program(const OpRow& row) {
+  constexpr std::pair<std::string_view, std::string_view> kFamilies[] = {
+      {"host", why::kHost}, {"transfer", why::kTransfer}, {"generic", why::kGeneric}};
+  for (const auto& [family, reason] : kFamilies) {
+    if (row.no_program.empty() && row.family == family) {
+      return reason;
+    }
+  }
+  return row.no_program;
 }
 
 const OpRow& find_op(std::string_view base_name) {

@@ -14,7 +14,11 @@ struct OpRow {
   std::string_view family;   // one of kernels::kFamilyNames, or "host": it runs on the host, and is costed as transfers
   std::string_view engines;  // "TensorE", "VectorE+ScalarE", ...
   CountRule rule;
+  std::string_view no_program = {};  // why no program of it executes; empty: one does, if not of all arguments
 };
+
+// Of a row, or of its whole family.
+std::string_view no_program(const OpRow& row);
 
 std::span<const OpRow> op_table();  // sorted by name; duplicates fail the build
 

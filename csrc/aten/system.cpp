@@ -53,6 +53,21 @@ void configure(std::shared_ptr<const target::Target> target, int num_devices) {
   }
 }
 
+void set_num_devices(int num_devices) {
+  std::lock_guard lock(start_mutex);
+  TORCH_CHECK_VALUE(num_devices >= 1 && num_devices <= runtime::System::kMaxDevices,
+                    "[devices] the number of devices must be positive; got ", num_devices, ", limit ",
+                    runtime::System::kMaxDevices, ".");
+  configured_devices = num_devices;
+  if (auto* running = machine.load()) {
+    try {
+      running->set_num_devices(num_devices);
+    } catch (const trn::Error& error) {
+      rethrow(error);
+    }
+  }
+}
+
 std::shared_ptr<const target::Target> configured_target() {
   std::lock_guard lock(start_mutex);
   TORCH_CHECK(the_target, "[torch_trn] no target is configured. Import torch_trn first.");

@@ -13,6 +13,8 @@ namespace trn::aten {
 
 // Set before the first use; nothing is reserved until then.
 void configure(std::shared_ptr<const target::Target> target, int num_devices);
+// Also of a machine that runs: more devices than there were are added, fewer hide the rest.
+void set_num_devices(int num_devices);
 std::shared_ptr<const target::Target> configured_target();  // raises when there is none
 // Starts the machine on first use. Raises in a process forked after the start.
 runtime::System& system();

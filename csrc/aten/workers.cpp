@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -9,6 +10,8 @@
 namespace trn::aten {
 
 namespace {
+
+std::atomic<bool> strict_reads{false};
 
 struct Pool {
   std::mutex mutex;
@@ -44,7 +47,9 @@ void with_workers(const target::Target& target, const emu::Numerics& numerics,
     shared.cores.back()->set_checks(false, false);
   }
   shared.workers.cores.clear();
+  const bool raises = raises_uninitialized();
   for (std::size_t t = 0; t < num_threads; ++t) {
+    shared.cores[t]->dma.set_checks(raises);
     shared.workers.cores.push_back(shared.cores[t].get());
   }
   shared.workers.run = [](std::int64_t n, const std::function<void(std::int64_t)>& worker) {
@@ -56,6 +61,14 @@ void with_workers(const target::Target& target, const emu::Numerics& numerics,
   };
   ++shared.workers.launch;
   body(shared.workers);
+}
+
+void set_raises_uninitialized(bool raises) {
+  strict_reads = raises;
+}
+
+bool raises_uninitialized() {
+  return strict_reads.load(std::memory_order_relaxed);
 }
 
 void restart_launches() {

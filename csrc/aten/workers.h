@@ -13,6 +13,10 @@ namespace trn::aten {
 void with_workers(const target::Target& target, const emu::Numerics& numerics,
                   const std::function<void(const program::Workers&)>& body);
 
+// Strict mode: a program that reads device memory which nothing wrote raises. Whole numbers aside: any is a value.
+void set_raises_uninitialized(bool raises);
+bool raises_uninitialized();
+
 // Random bits of stochastic rounding begin anew.
 void restart_launches();
 

@@ -14,6 +14,7 @@
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
 #include "aten/system.h"
+#include "aten/workers.h"
 #include "target/target.h"
 
 namespace py = pybind11;
@@ -116,6 +117,8 @@ py::list op_table() {
     out["name"] = py::str(row.name.data(), row.name.size());
     out["family"] = py::str(row.family.data(), row.family.size());
     out["engines"] = py::str(row.engines.data(), row.engines.size());
+    const std::string_view no_program = aten::no_program(row);
+    out["no_program"] = py::str(no_program.data(), no_program.size());
     out["overloads"] = overloads[row.name];
     rows.append(out);
   }
@@ -154,6 +157,7 @@ void bind_device(py::module_& module) {
   module.def("is_initialized", &aten::is_started);
   module.def("is_in_bad_fork", &aten::is_in_bad_fork);
   module.def("device_count", &aten::device_count);
+  module.def("set_num_devices", &aten::set_num_devices);
   module.def("device_properties", &device_properties);
   module.def("default_generator", &default_generator);
   module.def("memory_by_category", &memory_by_category);
@@ -182,6 +186,10 @@ void bind_device(py::module_& module) {
     });
   });
   module.def("set_strict_fallback", &aten::set_strict_fallback);
+  module.def("set_sync_debug_mode",
+             [](int mode) { aten::set_sync_debug_mode(static_cast<aten::SyncDebugMode>(mode)); });
+  module.def("sync_debug_mode", [] { return static_cast<int>(aten::sync_debug_mode()); });
+  module.def("set_raises_uninitialized", &aten::set_raises_uninitialized);
   module.def("set_poison", [](bool poison) {
     for (int i = 0; i < aten::device_count(); ++i) {
       aten::system().device(i).memory->set_poison(poison);

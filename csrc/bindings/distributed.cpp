@@ -20,6 +20,7 @@ namespace {
 distributed::DeviceSeam device_seam() {
   distributed::DeviceSeam seam;
   seam.system = &aten::system;
+  seam.current_device = [] { return aten::is_started() ? aten::current_device() : -1; };
   seam.current_stream = &aten::current_stream;
   seam.current_site = &aten::current_site;
   seam.held_values = [](const at::Tensor& tensor) {

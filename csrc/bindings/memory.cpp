@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "aten/host_allocator.h"
 #include "aten/memory_history.h"
 #include "aten/system.h"
 
@@ -117,9 +118,33 @@ void record_memory_history(bool keeps_events, const std::optional<std::string>& 
   aten::start_memory_history(std::move(options), clear);
 }
 
+py::dict row_of(const c10::CachingAllocator::Stat& stat) {
+  py::dict row;
+  row["current"] = stat.current;
+  row["peak"] = stat.peak;
+  row["allocated"] = stat.allocated;
+  row["freed"] = stat.freed;
+  return row;
+}
+
+py::dict host_memory_stats() {
+  const at::HostStats stats = aten::host_allocator()->get_stats();
+  py::dict out;
+  out["num_host_alloc"] = stats.num_host_alloc;
+  out["num_host_free"] = stats.num_host_free;
+  out["allocations"] = row_of(stats.allocations);
+  out["allocated_bytes"] = row_of(stats.allocated_bytes);
+  out["active_requests"] = row_of(stats.active_requests);
+  out["active_bytes"] = row_of(stats.active_bytes);
+  return out;
+}
+
 }  // namespace
 
 void bind_memory(py::module_& module) {
+  module.def("host_memory_stats", &host_memory_stats);
+  module.def("reset_accumulated_host_memory_stats", [] { aten::host_allocator()->reset_accumulated_stats(); });
+  module.def("reset_peak_host_memory_stats", [] { aten::host_allocator()->reset_peak_stats(); });
   module.def("memory_snapshot", &memory_snapshot);
   module.def("memory_trace", &memory_trace);
   module.def("record_memory_history", &record_memory_history);

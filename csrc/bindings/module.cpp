@@ -2,11 +2,13 @@
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 
+#include "bindings/collectives.h"
 #include "bindings/device.h"
 #include "bindings/distributed.h"
 #include "bindings/dry_run.h"
 #include "bindings/emu.h"
 #include "bindings/kernels.h"
+#include "bindings/local_ranks.h"
 #include "bindings/memory.h"
 #include "bindings/module_calls.h"
 #include "bindings/numerics.h"
@@ -60,5 +62,7 @@ PYBIND11_MODULE(_C, module) {
   trn::bindings::bind_memory(module);
   trn::bindings::bind_profile(module);
   trn::bindings::bind_module_calls(module);
+  trn::bindings::bind_collectives(module);
   trn::bindings::bind_distributed(module);
+  trn::bindings::bind_local_ranks(module);
 }

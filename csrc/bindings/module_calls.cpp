@@ -81,7 +81,7 @@ PyObject* begin_step(PyObject*, PyObject* const* args, Py_ssize_t num_args) {
 
 PyObject* end_step(PyObject*, PyObject*) {
   aten::set_phase(std::nullopt);
-  aten::system().recorder().step();
+  aten::system().recorder().step(aten::current_device());
   Py_RETURN_NONE;
 }
 

@@ -85,6 +85,8 @@ void bind_memory(Class& core) {
   }
   core.def("hbm", &Tile::in_hbm, py::arg("array"), py::arg("dtype") = "float32",
            "An array as a tensor in HBM: its rows are partitions. Not copied.")
+      .def("hbm", &Tile::fresh_hbm, py::arg("shape"), py::arg("dtype") = "float32",
+           "A new tensor in HBM, NaN until written; `array` holds its bytes.")
       .def(
           "load",
           [](RecordedCore& core, const Tile& tile, const py::array& array) {

@@ -69,7 +69,58 @@ py::dict memory_dict(const Ledger& ledger) {
   return out;
 }
 
-py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective, std::int64_t>& calls) {
+// Adds "collectives", "collective_timeline" and the sum of "exposed_collective_seconds" on the device that has most.
+void add_collectives(py::dict& out, const runtime::CollectiveRecord& record, const std::vector<std::string>& modules,
+                     const std::vector<std::string>& lines, bool has_timeline) {
+  py::list rows, timeline;
+  std::map<std::uint32_t, py::object> ranks;  // one list for all rows of a group
+  std::unordered_map<const runtime::Collective*, std::size_t> position;
+  for (const auto& [call, total] : record.totals) {
+    auto& members = ranks[call.group];
+    if (!members) {
+      members = py::cast(runtime::collectives().group_ranks(call.group));
+    }
+    py::dict row;
+    row["op"] = call.op;
+    row["dtype"] = call.dtype;
+    row["group"] = runtime::collectives().group_name(call.group);
+    row["ranks"] = members;
+    row["position"] = call.position;
+    row["root"] = call.root;
+    row["size_bytes"] = call.bytes;
+    row["input_bytes"] = call.input_bytes;
+    row["output_bytes"] = call.output_bytes;
+    row["bytes"] = std::max(call.input_bytes, call.output_bytes);
+    row["moved_bytes"] = call.moved_bytes;
+    row["phase"] = name(call.site.phase);
+    row["module"] = modules.at(call.site.module);
+    row["line"] = lines.at(call.site.line);
+    row["device"] = call.device;
+    row["stream"] = call.stream;
+    row["count"] = total.count;
+    row["exposed_seconds"] = runtime::to_seconds(total.exposed);
+    row["wait_seconds"] = runtime::to_seconds(total.waited);
+    position[&call] = rows.size();
+    rows.append(row);
+  }
+  for (const auto& event : record.timeline) {
+    py::list row;
+    row.append(position.at(event.call));
+    for (const auto time : {event.able, event.begin, event.end}) {
+      row.append(runtime::to_seconds(time));
+    }
+    timeline.append(row);
+  }
+  runtime::Picoseconds exposed = 0;
+  for (const auto& [device, sum] : record.exposed) {
+    exposed = std::max(exposed, sum);
+  }
+  out["collectives"] = rows;
+  out["collective_timeline"] = has_timeline ? py::object(timeline) : py::none();
+  out["exposed_collective_seconds"] = runtime::to_seconds(exposed);
+}
+
+py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& calls) {
   auto& machine = aten::system();
   auto& launches = machine.launches();
   const auto all_modules = machine.recorder().modules();
@@ -107,28 +158,10 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
     row["line"] = line_index(sync.line);
     row["count"] = total.count;
     row["bytes"] = total.bytes;
+    row["device"] = sync.device;
     row["blocking"] = sync.blocking;
     row["direction"] = sync.direction == runtime::Direction::to_host ? "to_host" : "to_device";
     syncs.append(row);
-  }
-  py::list collectives;
-  for (const auto& [call, count] : calls) {
-    py::dict row;
-    row["op"] = call.op;
-    row["dtype"] = call.dtype;
-    row["group"] = call.group;
-    row["ranks"] = call.ranks;
-    row["input_bytes"] = call.input_bytes;
-    row["output_bytes"] = call.output_bytes;
-    row["bytes"] = std::max(call.input_bytes, call.output_bytes);
-    row["moved_bytes"] = call.moved_bytes;
-    row["phase"] = name(call.site.phase);
-    row["module"] = all_modules.at(call.site.module);
-    row["line"] = all_lines.at(call.site.line);
-    row["device"] = call.device;
-    row["stream"] = call.stream;
-    row["count"] = count;
-    collectives.append(row);
   }
   py::object timeline = py::none();
   if (ledger.has_timeline) {
@@ -153,8 +186,12 @@ py::dict ledger_to_dict(const Ledger& ledger, const std::map<runtime::Collective
   out["entries"] = entries;
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
-  out["collectives"] = collectives;
-  out["steps"] = ledger.steps;
+  add_collectives(out, calls, all_modules, all_lines, ledger.has_timeline);
+  std::int64_t steps = 0;
+  for (const auto& [device, number] : ledger.steps) {
+    steps += number;
+  }
+  out["steps"] = steps;
   out["timeline"] = timeline;
   return out;
 }
@@ -188,7 +225,7 @@ std::map<int, runtime::Picoseconds> clocks() {
 
 int start(bool timeline, bool lines) {
   const int profile = aten::system().recorder().open(timeline);
-  runtime::collective_log().open(profile);
+  runtime::collectives().open(profile, timeline);
   aten::begin_recording();
   running[profile] = {lines, clocks()};
   lines_wanted += lines;
@@ -196,14 +233,30 @@ int start(bool timeline, bool lines) {
   return profile;
 }
 
-py::dict stop(int profile) {
-  const Ledger ledger = aten::system().recorder().close(profile);
+Ledger close_profile(int profile) {
+  Ledger ledger = aten::system().recorder().close(profile);
   lines_wanted -= running[profile].first;
   running.erase(profile);
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
-  return ledger_to_dict(ledger, runtime::collective_log().close(profile));
+  return ledger;
+}
+
+py::dict stop(int profile) {
+  const Ledger ledger = close_profile(profile);
+  return ledger_to_dict(ledger, runtime::collectives().close(aten::system(), profile));
+}
+
+// One ledger for each of the devices.
+py::list stop_by_device(int profile, const std::vector<int>& devices) {
+  const Ledger ledger = close_profile(profile);
+  const runtime::CollectiveRecord calls = runtime::collectives().close(aten::system(), profile);
+  py::list out;
+  for (const int device : devices) {
+    out.append(ledger_to_dict(ledger.of_device(device), calls.of_device(device)));
+  }
+  return out;
 }
 
 py::tuple progress(int profile) {
@@ -237,6 +290,7 @@ void tag(const at::Tensor& tensor, MemoryCategory to) {
 void bind_profile(py::module_& module) {
   module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
   module.def("profiler_stop", &stop);
+  module.def("profiler_stop_by_device", &stop_by_device, py::arg("profile"), py::arg("devices"));
   module.def("profiler_progress", &progress);
   module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);

@@ -141,6 +141,7 @@ void bind_target(py::module_& module) {
   bind_record<target::Device>(module, "Device");
   bind_record<target::Link>(module, "Link");
   bind_record<target::Chip>(module, "Chip");
+  bind_record<target::Collectives>(module, "Collectives");
   bind_record<target::Instance>(module, "Instance");
   bind_record<target::Target>(module, "Target")
       .def(py::init(&target_from_dict), py::arg("fields"),

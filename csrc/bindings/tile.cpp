@@ -1,6 +1,9 @@
 // Tiles: allocation, parts, values.
 #include "bindings/tile.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "bindings/recorded_core.h"
 #include "emu/convert.h"
 #include "emu/lanes.h"
@@ -79,6 +82,19 @@ Tile Tile::in_hbm(const Core& core, const py::array& array, const std::string& d
   }
   tile.place(array);
   return tile;
+}
+
+Tile Tile::fresh_hbm(const Core& core, const std::vector<py::ssize_t>& shape, const std::string& dtype) {
+  const target::Dtype kind = target::dtype_from_name(dtype);
+  if (std::ranges::any_of(shape, [](py::ssize_t size) { return size < 0; })) {
+    throw Error(
+        Category::invalid_argument,
+        "[hbm] sizes are not negative; got " + std::to_string(std::ranges::min(shape)) + ", limit 0. Check the shape.");
+  }
+  const bool has_numpy = emu::is_integer(kind) || kind == target::Dtype::float32 || kind == target::Dtype::float16;
+  py::array array(py::dtype(has_numpy ? dtype : "u" + std::to_string(target::itemsize(kind))), shape);
+  std::memset(array.mutable_data(), 0xFF, static_cast<std::size_t>(array.nbytes()));
+  return in_hbm(core, array, dtype);
 }
 
 Tile Tile::rows(const Core& core, const py::array& array, const Tile& like) {
@@ -173,6 +189,7 @@ void bind_tile(py::module_& module) {
                                }
                                return py::tuple(py::cast(shape));
                              })
+      .def_property_readonly("array", [](const Tile& tile) { return tile.array ? tile.array : py::none(); })
       .def("part", &Tile::part, py::arg("partitions"), py::arg("start"), py::arg("size"),
            py::arg("start_partition") = 0, "`size` elements from `start` of each of the partitions.")
       .def("pattern", &Tile::pattern, py::arg("partitions"), py::arg("start"), py::arg("pattern"),

@@ -40,6 +40,9 @@ struct Tile {
   // An array's rows as partitions, its other dimensions as free ones.
   static Tile in_hbm(const Core& core, const pybind11::array& array, const std::string& dtype);
 
+  // The same over new memory, which reads as NaN.
+  static Tile fresh_hbm(const Core& core, const std::vector<pybind11::ssize_t>& shape, const std::string& dtype);
+
   // A dense array of any shape as rows of another tile's.
   static Tile rows(const Core& core, const pybind11::array& array, const Tile& like);
 

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "distributed/failure.h"
+#include "runtime/collective_cost.h"
 
 namespace trn::distributed {
 
@@ -145,11 +146,12 @@ std::int64_t Agreement::finish(Round& round, Milliseconds timeout) {
       break;
     }
     if (row(peer)[kNumber] == kFailed) {
-      const auto missing = static_cast<int>(row(peer)[kRoot]);
+      const auto known = static_cast<int>(row(peer)[kRoot]);
+      const int missing = known < 0 ? verdict_of(peer) : known;
       announce_failure(missing);
       raise(where + "every rank of the group must be there; got word from rank " + std::to_string(peer) +
-            " that rank " + std::to_string(missing) + " is not, in " + describe(round) +
-            ". See that rank's own output.");
+            (missing < 0 ? std::string(" that some rank") : " that rank " + std::to_string(missing)) + " is not, in " +
+            describe(round) + ". See that rank's own output.");
     }
   }
   if (stopped_at >= 0) {
@@ -196,6 +198,56 @@ std::int64_t Agreement::finish(Round& round, Milliseconds timeout) {
     latest = std::max(latest, row(peer)[kArrival]);
   }
   return latest;
+}
+
+std::int64_t Agreement::sent(const std::int64_t* row, int rank) const {
+  return row[kNumWords + rank];
+}
+
+std::int64_t Agreement::received(const std::int64_t* row, int rank) const {
+  return row[kNumWords + control_->getSize() + rank];
+}
+
+std::int64_t Agreement::bytes(const Round& round) const {
+  using enum runtime::CollectiveKind;
+  const int num_ranks = control_->getSize(), self = control_->getRank(), root = round.call.root;
+  const auto* own = round.sent.const_data_ptr<std::int64_t>();
+  const auto row = [&](int rank) {
+    return rank == self ? own : round.received.const_data_ptr<std::int64_t>() + rank * round.received.size(1);
+  };
+  std::int64_t sum = 0, most = 0;
+  switch (runtime::kind_of(round.call.name)) {
+    case all_reduce:
+      return sent(own, self);
+    case broadcast:
+      return received(own, root);
+    case reduce:
+      return sent(own, root);
+    case all_gather:
+    case reduce_scatter:
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        sum += runtime::kind_of(round.call.name) == all_gather ? received(own, rank) : sent(own, rank);
+      }
+      return sum;
+    case gather:
+    case scatter:
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        sum += runtime::kind_of(round.call.name) == gather ? sent(row(rank), root) : received(row(rank), root);
+      }
+      return sum;
+    case all_to_all:
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        std::int64_t out = 0, in = 0;
+        for (int peer = 0; peer < num_ranks; ++peer) {
+          out += peer == rank ? 0 : sent(row(rank), peer);
+          in += peer == rank ? 0 : received(row(rank), peer);
+        }
+        most = std::max({most, out, in});
+      }
+      return most;
+    default:
+      return 0;
+  }
 }
 
 void Agreement::announce_failure(int missing) {

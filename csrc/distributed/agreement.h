@@ -45,6 +45,9 @@ class Agreement {
   // Waits for the others and raises, on every rank alike, when the calls do not fit together. The latest arrival.
   std::int64_t finish(Round& round, Milliseconds timeout);
 
+  // What the call's cost depends on (runtime::CollectiveShape), the same on every rank; after finish().
+  std::int64_t bytes(const Round& round) const;
+
   // Tells the others, in place of this rank's next call, that the group is of no use: `missing` did not take part, -1
   // if that is not known yet.
   void announce_failure(int missing);
@@ -58,6 +61,9 @@ class Agreement {
 
  private:
   std::string text(const std::int64_t* row) const;
+  // Sent to, or received from, `rank` as a row says.
+  std::int64_t sent(const std::int64_t* row, int rank) const;
+  std::int64_t received(const std::int64_t* row, int rank) const;
   // What a peer that announced its failure found out, or -1.
   int verdict_of(int peer);
 

@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "distributed/point_to_point.h"
-#include "runtime/collectives.h"
+#include "distributed/turns.h"
 
 namespace trn::distributed {
 
@@ -46,6 +46,7 @@ TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string gro
               ". Make both from one group.");
   options_->group_name = agreement_.group();
   options_->global_ranks_in_group.assign(global_ranks_.begin(), global_ranks_.end());
+  group_ = runtime::collectives().add_group(agreement_.group(), global_ranks_);
 }
 
 TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
@@ -58,13 +59,17 @@ TrnBackend::TrnBackend(const DeviceSeam& seam, std::string name, std::string gro
       agreement_(c10::intrusive_ptr<c10d::Backend>(), std::move(group)) {
   options_->group_name = agreement_.group();
   options_->global_ranks_in_group.assign(global_ranks_.begin(), global_ranks_.end());
+  group_ = runtime::collectives().add_group(agreement_.group(), global_ranks_);
 }
 
 TrnBackend::~TrnBackend() {
-  seam_.blocking([this] {
-    queue_->close();
-    queue_.reset();
-  });
+  wait_in([this] { return "the end of group " + agreement_.group(); },
+          [this] {
+            seam_.blocking([this] {
+              queue_->close();
+              queue_.reset();
+            });
+          });
 }
 
 void TrnBackend::setTimeout(std::chrono::milliseconds timeout) {
@@ -146,6 +151,9 @@ Place TrnBackend::place(const char* name, const Tensors& a, const Tensors& b) {
       device = tensor.device().index();
     }
   }
+  if (device < 0) {  // a barrier
+    device = device_ < 0 ? seam_.current_device() : device_;
+  }
   if (device < 0) {
     return {};
   }
@@ -156,33 +164,24 @@ Place TrnBackend::place(const char* name, const Tensors& a, const Tensors& b) {
   return {device, seam_.current_stream(device), stream_};
 }
 
-void TrnBackend::record(const char* op, std::optional<at::ScalarType> dtype, const Place& place,
-                        std::int64_t input_bytes, std::int64_t output_bytes, std::int64_t moved_bytes) {
+runtime::Collective TrnBackend::collective(const char* op, std::optional<at::ScalarType> dtype,
+                                           const Place& place) const {
   runtime::Collective collective;
   collective.op = op;
   collective.dtype = dtype ? std::string(c10::getDtypeNames(*dtype).first) : "mixed";
-  collective.group = agreement_.group();
-  collective.ranks = global_ranks_;
-  collective.input_bytes = input_bytes;
-  collective.output_bytes = output_bytes;
-  collective.moved_bytes = moved_bytes;
-  collective.site = seam_.current_site();
+  collective.group = group_;
+  collective.position = rank_;
+  if (seam_.system().recorder().active()) {
+    collective.site = seam_.current_site();
+  }
   collective.device = place.device;
   collective.stream = place.stream;
-  runtime::collective_log().add(collective);
+  return collective;
 }
 
-runtime::Picoseconds TrnBackend::arrival(const Place& place) const {
+runtime::Flight TrnBackend::issue(const Request& request, const Place& place) {
   if (place.device < 0) {
-    return 0;
-  }
-  auto& clock = seam_.system().device(place.device).clock;
-  return std::max(clock.host(), clock.ready(place.compute_stream));
-}
-
-void TrnBackend::record(const Request& request, const Place& place) {
-  if (place.device < 0 || !seam_.system().recorder().active()) {
-    return;
+    return {};
   }
   const auto sum = [](const Tensors& tensors) {
     std::int64_t bytes = 0;
@@ -191,8 +190,22 @@ void TrnBackend::record(const Request& request, const Place& place) {
     }
     return bytes;
   };
-  record(request.call.name, request.call.dtype, place, sum(request.inputs), sum(request.outputs),
-         moved_bytes(request.call, rank_));
+  runtime::Collective call = collective(request.call.name, request.call.dtype, place);
+  call.root = request.call.root;
+  call.input_bytes = sum(request.inputs);
+  call.output_bytes = sum(request.outputs);
+  call.bytes = std::max(call.input_bytes, call.output_bytes);
+  call.moved_bytes = moved_bytes(request.call, rank_);
+  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
+}
+
+runtime::Flight TrnBackend::issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place) {
+  runtime::Collective call = collective(is_send ? "send" : "recv", tensor.scalar_type(), place);
+  call.root = peer;
+  call.bytes = bytes_of(tensor);
+  (is_send ? call.input_bytes : call.output_bytes) = call.bytes;
+  call.moved_bytes = is_send ? call.bytes : 0;
+  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
 }
 
 TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const Transfer&)> move) {
@@ -200,18 +213,19 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
   failure_->check(name);
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, request.inputs, request.outputs);
-  record(request, where);
+  runtime::Flight flight = issue(request, where);
   const std::string title = name_ + ":" + name;
   Agreement::Round round;
   try {
-    round = agreement_.begin(std::move(request.call), arrival(where));
+    round = agreement_.begin(std::move(request.call), flight.arrival);
   } catch (const c10::Error& error) {
     failure_->set(error.what_without_backtrace());
     throw;
   }
   const std::uint64_t number = round.number;
-  auto body = [this, round = std::move(round), move = std::move(move), timeout = request.timeout, where,
-               name]() mutable -> runtime::Picoseconds {
+  const std::string description = has_turn() ? agreement_.describe(round) : "";
+  auto body = [this, round = std::move(round), flight = std::move(flight), move = std::move(move),
+               timeout = request.timeout, where, name]() mutable -> runtime::Picoseconds {
     failure_->check(name);
     try {
       const runtime::Picoseconds latest = agreement_.finish(round, timeout);
@@ -227,7 +241,8 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
       if (where.device < 0) {
         return 0;
       }
-      return std::max(latest, seam_.system().device(where.device).clock.ready(where.stream));
+      flight.call.bytes = agreement_.bytes(round);
+      return runtime::collectives().finish(seam_.system(), flight, latest);
     } catch (const c10::Error& error) {
       failure_->set(error.what_without_backtrace());
       throw;
@@ -235,6 +250,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
   };
   auto work = c10::make_intrusive<CollectiveWork>(rank_, request.type, title.c_str(), number, std::move(request.inputs),
                                                   std::move(request.outputs), where, seam_, queue_, std::move(body));
+  work->set_description(description);
   queue_->push(work);
   if (request.is_async || is_coalescing_) {
     queue_->start();
@@ -249,14 +265,14 @@ TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, 
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, {tensor}, {});
-  const runtime::Picoseconds arrived = arrival(where);
-  if (seam_.system().recorder().active()) {
-    const std::int64_t bytes = bytes_of(tensor);
-    record(name, tensor.scalar_type(), where, is_send ? bytes : 0, is_send ? 0 : bytes, is_send ? bytes : 0);
-  }
-  MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout};
+  runtime::Flight flight = issue(tensor, is_send, peer, where);
+  MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout, flight.arrival};
+  auto done = [seam = seam_, flight = std::move(flight)](int other, runtime::Picoseconds latest) mutable {
+    flight.call.root = other;
+    return runtime::collectives().finish(seam.system(), flight, latest);
+  };
   auto work = c10::make_intrusive<MessageWork>(control_, payload_, std::move(message), tensor, num_messages_++, where,
-                                               seam_, failure_, [arrived](int) { return arrived; });
+                                               seam_, failure_, std::move(done));
   work->post();
   return collect(work);
 }

@@ -13,6 +13,7 @@
 #include "distributed/failure.h"
 #include "distributed/transfer.h"
 #include "distributed/work.h"
+#include "runtime/collectives.h"
 
 namespace trn::distributed {
 
@@ -90,12 +91,12 @@ class TrnBackend : public c10d::Backend {
   WorkPtr collect(WorkPtr work);
   // Also checks that the tensors lie on one device of this machine.
   virtual Place place(const char* name, const Tensors& a, const Tensors& b);
-  // When this rank is there, on its simulated clock.
-  runtime::Picoseconds arrival(const Place& place) const;
-  void record(const Request& request, const Place& place);
-  // In the ledger of the profiles that are open.
-  void record(const char* op, std::optional<at::ScalarType> dtype, const Place& place, std::int64_t input_bytes,
-              std::int64_t output_bytes, std::int64_t moved_bytes);
+  // As the device and the profiles that are open see it.
+  runtime::Collective collective(const char* op, std::optional<at::ScalarType> dtype, const Place& place) const;
+  // This rank reaches a collective, or a message, now: on the simulated clock, and for the profiles that are open. A
+  // collective's bytes are a guess, as the other ranks have not said theirs.
+  runtime::Flight issue(const Request& request, const Place& place);
+  runtime::Flight issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place);
   std::chrono::milliseconds or_default(std::chrono::milliseconds timeout) const;
   std::vector<std::int64_t> everywhere(std::int64_t bytes) const;
   std::vector<std::int64_t> only(int rank, std::int64_t bytes) const;
@@ -103,6 +104,7 @@ class TrnBackend : public c10d::Backend {
   DeviceSeam seam_;
   std::string name_;
   std::vector<int> global_ranks_;
+  std::uint32_t group_ = 0;  // among runtime::collectives()'s
   c10::intrusive_ptr<TrnOptions> options_;
   c10::intrusive_ptr<c10d::Backend> payload_, control_;
   Agreement agreement_;

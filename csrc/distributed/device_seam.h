@@ -11,6 +11,7 @@ namespace trn::distributed {
 
 struct DeviceSeam {
   runtime::System& (*system)() = nullptr;
+  int (*current_device)() = nullptr;  // -1 before any was used
   int (*current_stream)(int device) = nullptr;
   runtime::Site (*current_site)() = nullptr;
   // A dry run: the values of a device tensor as a CPU tensor over the same memory, undefined where it holds none; is

@@ -103,15 +103,24 @@ TrnBackend::WorkPtr OneRankBackend::done(const char* name, OpType type, Tensors 
 
 TrnBackend::WorkPtr OneRankBackend::start(Request request, std::function<void(const Transfer&)>) {
   const Place where = place(request.call.name, request.inputs, request.outputs);
-  record(request, where);
-  const runtime::Picoseconds arrived = arrival(where);
+  runtime::Flight flight = issue(request, where);
+  const bool is_part = request.type == OpType::GATHER || request.type == OpType::SCATTER;
+  if (is_part && request.call.root != rank_) {
+    flight.call.bytes *= size_;  // of which this rank has one part
+  } else if (request.type == OpType::ALLTOALL || request.type == OpType::ALLTOALL_BASE) {
+    flight.call.bytes = flight.call.moved_bytes;
+  }
   Tensors inputs = request.inputs, outputs = request.outputs;
   const char* name = request.call.name;
   const OpType type = request.type;
   return done(name, type, std::move(inputs), std::move(outputs), where, [=, this, request = std::move(request)]() {
     stand_for_peers(request);
-    return where.device < 0 ? 0 : std::max(arrived, seam_.system().device(where.device).clock.ready(where.stream));
+    return finish(flight, where);
   });
+}
+
+runtime::Picoseconds OneRankBackend::finish(const runtime::Flight& flight, const Place& where) {
+  return where.device < 0 ? 0 : runtime::collectives().finish(seam_.system(), flight, flight.arrival);
 }
 
 TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_send, int peer, int tag) {
@@ -119,11 +128,7 @@ TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_se
   TORCH_CHECK_VALUE(peer < size_ && peer != rank_, "[", name, "] takes another rank of the group; got ", peer,
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   const Place where = place(name, {tensor}, {});
-  if (where.device >= 0 && seam_.system().recorder().active()) {
-    const std::int64_t bytes = bytes_of(tensor);
-    record(name, tensor.scalar_type(), where, is_send ? bytes : 0, is_send ? 0 : bytes, is_send ? bytes : 0);
-  }
-  const runtime::Picoseconds arrived = arrival(where);
+  const runtime::Flight flight = where.device < 0 ? runtime::Flight{} : issue(tensor, is_send, peer, where);
   return done(name, is_send ? OpType::SEND : OpType::RECV, {tensor}, {tensor}, where, [=, this]() {
     const int from = is_send ? rank_ : peer, to = is_send ? peer : rank_;
     const Letters::Address address = next(from, to, tag);
@@ -134,7 +139,7 @@ TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_se
     } else {
       write(tensor, letters_->find(address));
     }
-    return arrived;
+    return finish(flight, where);
   });
 }
 

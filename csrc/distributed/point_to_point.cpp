@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "distributed/agreement.h"
+#include "distributed/turns.h"
 
 namespace trn::distributed {
 
@@ -84,8 +85,9 @@ void MessageWork::post() {
 }
 
 void MessageWork::post_header() {
-  own_header_ = at::tensor({std::int64_t{1}, bytes_of(tensor_), static_cast<std::int64_t>(tensor_.scalar_type())});
-  peer_header_ = at::zeros({3}, at::kLong);
+  own_header_ = at::tensor(
+      {std::int64_t{1}, bytes_of(tensor_), static_cast<std::int64_t>(tensor_.scalar_type()), message_.arrival});
+  peer_header_ = at::zeros({4}, at::kLong);
   std::vector<at::Tensor> from{own_header_}, into{peer_header_};
   header_receive_ = control_->recv(into, message_.peer, header_tag(message_.tag, !message_.is_send));
   header_send_ = control_->send(from, message_.peer, header_tag(message_.tag, message_.is_send));
@@ -139,7 +141,7 @@ void MessageWork::complete(std::chrono::milliseconds timeout) {
     check_header(timeout);
   }
   view_.finish();
-  end_ = done_(message_.peer);
+  end_ = done_(message_.peer, std::max(message_.arrival, peer_header_.const_data_ptr<std::int64_t>()[3]));
 }
 
 void MessageWork::complete_once(std::chrono::milliseconds timeout) noexcept {
@@ -149,8 +151,9 @@ void MessageWork::complete_once(std::chrono::milliseconds timeout) noexcept {
   }
   try {
     complete(timeout);
-  } catch (const c10::Error& error) {
-    failure_->set(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+    failure_->set(torch_error ? torch_error->what_without_backtrace() : error.what());
     finish(std::current_exception());
     future_->setErrorIfNeeded(std::current_exception());
     return;
@@ -169,8 +172,13 @@ void MessageWork::start_thread() {
   });
 }
 
+std::string MessageWork::describe() const {
+  return text(message_.is_send, bytes_of(tensor_), tensor_.scalar_type()) + (message_.is_send ? " to " : " from ") +
+         peer_text(message_.peer) + " of group " + message_.group;
+}
+
 bool MessageWork::wait(std::chrono::milliseconds timeout) {
-  complete_once(timeout == kNoTimeout ? message_.timeout : timeout);
+  wait_in([this] { return describe(); }, [&] { complete_once(timeout == kNoTimeout ? message_.timeout : timeout); });
   Work::wait(kNoTimeout);  // rethrows
   synchronize();
   return true;
@@ -178,7 +186,19 @@ bool MessageWork::wait(std::chrono::milliseconds timeout) {
 
 bool MessageWork::isCompleted() {
   start_thread();
+  if (!Work::isCompleted()) {
+    wait_in([this] { return describe(); }, [] {});  // who asks in a loop lets other ranks come
+  }
   return Work::isCompleted();
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> MessageWork::getFuture() {
+  if (has_turn()) {
+    wait_in([this] { return describe(); }, [this] { complete_once(message_.timeout); });
+  } else {
+    start_thread();
+  }
+  return future_;
 }
 
 void MessageWork::synchronize() {

@@ -23,8 +23,10 @@ class MessageWork final : public c10d::Work {
     int tag = 0;
     std::string group;
     std::chrono::milliseconds timeout{0};
+    runtime::Picoseconds arrival = 0;  // of this end
   };
-  using Done = std::function<runtime::Picoseconds(int peer)>;
+  // When the message is there, both ends having come by `latest`.
+  using Done = std::function<runtime::Picoseconds(int peer, runtime::Picoseconds latest)>;
 
   MessageWork(c10::intrusive_ptr<c10d::Backend> control, c10::intrusive_ptr<c10d::Backend> payload, Message message,
               const at::Tensor& tensor, std::uint64_t number, Place place, const DeviceSeam& seam,
@@ -36,10 +38,7 @@ class MessageWork final : public c10d::Work {
   void synchronize() override;
   int sourceRank() const override { return message_.peer; }
   std::vector<at::Tensor> result() override { return {tensor_}; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
-    start_thread();
-    return future_;
-  }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   std::uint64_t getSequencenumber() const override { return number_; }
 
  private:
@@ -48,6 +47,7 @@ class MessageWork final : public c10d::Work {
   void complete(std::chrono::milliseconds timeout);
   void complete_once(std::chrono::milliseconds timeout) noexcept;
   void start_thread();  // completes it without anyone waiting
+  std::string describe() const;
 
   c10::intrusive_ptr<c10d::Backend> control_, payload_;
   Message message_;

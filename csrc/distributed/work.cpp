@@ -5,6 +5,8 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include "distributed/turns.h"
+
 namespace trn::distributed {
 
 namespace {
@@ -66,14 +68,47 @@ void CollectiveWork::publish() {
 }
 
 bool CollectiveWork::wait(std::chrono::milliseconds timeout) {
-  if (timeout == kNoTimeout) {
-    queue_->drive(*this);
+  const auto finish_it = [&] {
+    if (timeout == kNoTimeout) {
+      queue_->drive(*this);
+    } else {
+      queue_->start();
+    }
+    Work::wait(timeout);
+  };
+  if (Work::isCompleted()) {
+    Work::wait(timeout);  // rethrows
   } else {
-    queue_->start();
+    wait_in([this] { return description_; }, finish_it);
   }
-  Work::wait(timeout);
   synchronize();
   return true;
+}
+
+bool CollectiveWork::isCompleted() {
+  if (!Work::isCompleted()) {
+    wait_in([this] { return description_; }, [] {});  // who asks in a loop lets other ranks come
+  }
+  return Work::isCompleted();
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> CollectiveWork::getFuture() {
+  // Of the ranks of one process: who waits for a future, or hangs a callback on it, has no other rank's turn. So the
+  // future is done when it is given away; on the simulated clock nobody has waited.
+  if (has_turn()) {
+    wait_in([this] { return description_; },
+            [this] {
+              queue_->start();
+              {
+                std::unique_lock lock(mutex_);
+                cv_.wait(lock, [this] { return completed_; });
+              }
+              while (!future_->completed()) {
+                std::this_thread::yield();
+              }
+            });
+  }
+  return future_;
 }
 
 void CollectiveWork::synchronize() {

@@ -35,10 +35,13 @@ class CollectiveWork final : public c10d::Work {
                  Body body);
 
   bool wait(std::chrono::milliseconds timeout) override;
+  bool isCompleted() override;
   void synchronize() override;
   std::vector<at::Tensor> result() override { return outputs_; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   std::uint64_t getSequencenumber() const override { return number_; }
+  // Names the call in messages.
+  void set_description(std::string text) { description_ = std::move(text); }
 
  private:
   friend class Queue;
@@ -46,6 +49,7 @@ class CollectiveWork final : public c10d::Work {
   void publish();  // completes the future
 
   std::uint64_t number_;
+  std::string description_;
   std::vector<at::Tensor> outputs_;
   Place place_;
   DeviceSeam seam_;

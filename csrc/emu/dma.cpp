@@ -39,6 +39,14 @@ View HbmTensor::view(std::int64_t partitions, std::int64_t partition_stride, std
   return view;
 }
 
+void Dma::require_written(std::string_view where, const View& src) const {
+  // All ones is the NaN of some 8-bit floats, which a tensor may well hold.
+  const bool is_told = src.memory == Memory::hbm && target::itemsize(src.dtype) > 1;
+  View checked = src;
+  checked.raises_uninitialized |= raises_uninitialized_ && is_told;
+  require_initialized(where, checked);
+}
+
 void Dma::count(const View& dst, const View& src) {
   hbm_read_bytes_ += src.memory == Memory::hbm ? distinct_bytes(src) : 0;
   hbm_write_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
@@ -53,9 +61,7 @@ void Dma::copy(const View& dst, const View& src) {
     require_at_most("dma", "a tile spans at most every partition", dst.partitions, core_.num_partitions,
                     "Split the tile.");
   }
-  if (src.memory != Memory::hbm) {
-    require_initialized("dma", src);
-  }
+  require_written("dma", src);
   if (src.dtype == dst.dtype) {
     transfer(dst, src);
   } else if (is_integer(src.dtype)) {
@@ -72,6 +78,8 @@ void Dma::accumulate(const View& dst, const View& src) {
                 "Give both tiles one shape.");
   require_equal("dma", "both ends have the same elements per partition", src.free_elements(), dst.free_elements(),
                 "Give both tiles one shape.");
+  require_written("dma", dst);
+  require_written("dma", src);
   auto add = [](auto in, auto* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); };
   const bool has_64_bits = target::itemsize(src.dtype) == 8;
   if (is_integer(dst.dtype) && is_integer(src.dtype) && numerics_.computes_integers(has_64_bits)) {
@@ -93,6 +101,7 @@ void Dma::compute(const View& dst, std::span<const View> srcs) {
   float* sums = lanes_.row(0, n);
   for (std::size_t s = 0; s < srcs.size(); ++s) {
     require_equal(where, "all tensors have the same elements", srcs[s].elements(), n, "Give them one shape.");
+    require_written(where, srcs[s]);
     std::int64_t at = 0;
     const View& src = srcs[s];
     Walk walk(src);
@@ -138,6 +147,7 @@ void Dma::transpose(const View& dst, const View& src, std::span<const int> axes)
                 "Give it the transposed shape.");
   require_equal(where, "the result has the permuted shape", dst.free_elements(), permuted.free_elements(),
                 "Give it the transposed shape.");
+  require_written(where, src);
   transfer(dst, permuted);
   count(dst, src);
 }

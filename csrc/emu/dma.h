@@ -26,6 +26,9 @@ class Dma {
  public:
   explicit Dma(const target::Core& core, const Numerics& numerics = {}) : core_(core), numerics_(numerics) {}
 
+  // Reading what nothing wrote to HBM raises (strict mode).
+  void set_checks(bool raises_uninitialized) { raises_uninitialized_ = raises_uninitialized; }
+
   // Both have the same number of partitions and of elements in each; order within a row is kept.
   void copy(const View& dst, const View& src);
 
@@ -45,6 +48,7 @@ class Dma {
   std::int64_t hbm_write_bytes() const { return hbm_write_bytes_; }
 
  private:
+  void require_written(std::string_view where, const View& src) const;
   void count(const View& dst, const View& src);
   template <class Move>
   void indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, bool fills,
@@ -52,6 +56,7 @@ class Dma {
 
   target::Core core_;
   Numerics numerics_;
+  bool raises_uninitialized_ = false;
   std::int64_t hbm_read_bytes_ = 0, hbm_write_bytes_ = 0;
   Lanes lanes_;
 };

@@ -25,6 +25,7 @@ void NeuronCore::seek_stochastic_bits(std::uint64_t position) {
 void NeuronCore::set_checks(bool poisons, bool raises_uninitialized) {
   sbuf.set_checks(poisons, raises_uninitialized);
   psum.set_checks(poisons, raises_uninitialized);
+  dma.set_checks(raises_uninitialized);
 }
 
 }  // namespace trn::emu

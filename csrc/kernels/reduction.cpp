@@ -88,9 +88,9 @@ class Reduction {
     return smallest;
   }
 
-  // Tiles: two copies of each input, one each of the prologue's value and of the NaN mask.
+  // Tiles: two copies of each input, one each of the prologue's values and of the NaN mask.
   std::int64_t bytes_per_element() const {
-    std::int64_t bytes = 2 * itemsize(Dtype::float32);
+    std::int64_t bytes = (num_values() + 1) * itemsize(Dtype::float32);
     for (const auto& input : s_.inputs) {
       bytes += input.elements == size_ ? 2 * itemsize(tiling::sbuf_dtype(input.dtype)) : 0;
     }
@@ -141,13 +141,29 @@ class Reduction {
     }
   }
 
-  // The prologue's value of the loaded tiles; the first input itself where there is none.
-  Tile value(const std::vector<Tile>& loaded, const Tile& work, const Tile& position) {
+  // What the prologue computes in; the first holds its result.
+  std::int64_t num_values() const { return tiling::num_temporaries(s_.prologue); }
+  template <class Allocate>
+  std::vector<std::int16_t> values(Allocate allocate) const {
+    std::vector<std::int16_t> buffers{allocate("value")};
+    for (std::int64_t i = 1; i < num_values(); ++i) {
+      buffers.push_back(allocate("value" + std::to_string(i)));
+    }
+    return buffers;
+  }
+  // The prologue's value of the loaded tiles; the first input itself where there is none. `tile` of a buffer.
+  template <class TileOf>
+  Tile value(const std::vector<Tile>& loaded, const std::vector<std::int16_t>& buffers, TileOf tile,
+             const Tile& position) {
     if (s_.prologue.empty() && !loaded.empty()) {
       return loaded.front();
     }
-    tiling::apply_steps(b_, s_.prologue, loaded, {work}, {work}, position);
-    return work;
+    std::vector<Tile> work;
+    for (const std::int16_t buffer : buffers) {
+      work.push_back(tile(buffer));
+    }
+    tiling::apply_steps(b_, s_.prologue, loaded, {work.front()}, work, position);
+    return work.front();
   }
 
   // max and min of PyTorch propagate NaN, the engine's do not (facts 2: relu(NaN) is 0): a mask is reduced beside.
@@ -163,7 +179,8 @@ class Reduction {
     for (auto& tensor : tiled_) {
       k_.give_tile(tensor);
     }
-    const auto work = k_.work("value", Dtype::float32, 1), mask = k_.work("nan", Dtype::float32, 1);
+    const auto work = values([&](const std::string& name) { return k_.work(name, Dtype::float32, 1); });
+    const auto mask = k_.work("nan", Dtype::float32, 1);
     const auto total = k_.column("total"), part = k_.column("part");
     const auto nan_total = k_.column("nan_total"), nan_part = k_.column("nan_part");
     k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
@@ -177,8 +194,8 @@ class Reduction {
           k_.load(tensor, row, p, g, col, width);
           loaded.push_back(on_chip_tile(tensor.tile, p, {{g, k_.chunk()}, {width, 1}}));
         }
-        const Tile work_tile = on_chip_tile(work, p, {{g, k_.chunk()}, {width, 1}});
-        const Tile source = value(loaded, work_tile, StreamTile{p, g * width, row}.position());
+        auto work_tile = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, {{g, k_.chunk()}, {width, 1}}); };
+        const Tile source = value(loaded, work, work_tile, StreamTile{p, g * width, row}.position());
         const Tile mask_tile = on_chip_tile(mask, p, {{g, k_.chunk()}, {width, 1}});
         const bool once = k_.resident();
         b_.tensor_reduce(on_chip_tile(once ? total : part, p, g), source, s_.alu);
@@ -248,7 +265,8 @@ class Reduction {
       tensor.tile =
           b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, width);
     }
-    const auto work = b_.sbuf("value", Dtype::float32, partitions, width, 1);
+    const auto work =
+        values([&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, width, 1); });
     const auto wide = b_.sbuf("wide", Dtype::float32, partitions, width, 1);
     const auto ones = b_.sbuf("ones", Dtype::float32, partitions, 1, 1);
     const auto sums = b_.psum("sums", Dtype::float32, 1, width);
@@ -266,9 +284,9 @@ class Reduction {
             b_.dma(loaded.back(), hbm_tile(tensor.hbm, p, s_.rows, {{segment.size, 1}}, col * s_.rows + row));
           }
           const int depth = b_.depth() - 1;
-          const Tile source = widened(value(loaded, on_chip_tile(work, p, segment.size),
-                                            StreamTile{p, segment.size, col * s_.rows + row}.position()),
-                                      wide);
+          auto work_tile = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, segment.size); };
+          const Tile position = StreamTile{p, segment.size, col * s_.rows + row}.position();
+          const Tile source = widened(value(loaded, work, work_tile, position), wide);
           b_.tiles(segment.size, moving, [&](const Index& c, std::int64_t w) {
             b_.matmul(on_chip_tile(sums, 1, w, c), on_chip_tile(ones, p, 1), on_chip_tile(source.buffer, p, w, c),
                       after ? program::kAccumulate : static_cast<std::int16_t>(depth));
@@ -301,7 +319,8 @@ class Reduction {
       tensor.tile =
           b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, free);
     }
-    const auto work = b_.sbuf("value", Dtype::float32, partitions, free, 1);
+    const auto work =
+        values([&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, free, 1); });
     const auto mask = b_.sbuf("nan", Dtype::float32, partitions, free, 1);
     const auto wide = b_.sbuf("wide", Dtype::float32, partitions, sums_floats_ ? free : 1, 1);
     const auto ones = b_.sbuf("ones", Dtype::float32, partitions, 1, 1);
@@ -327,7 +346,8 @@ class Reduction {
         loaded.push_back(on_chip_tile(tensor.tile, p, n));
         b_.dma(loaded.back(), hbm_tile(tensor.hbm, p, n, {{n, 1}}, first));
       }
-      const Tile source = value(loaded, on_chip_tile(work, p, n), StreamTile{p, n, first}.position());
+      auto work_tile = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, n); };
+      const Tile source = value(loaded, work, work_tile, StreamTile{p, n, first}.position());
       if (sums_floats_) {
         const Tile moving_tile = widened(source, wide);
         b_.tiles(n, moving, [&](const Index& c, std::int64_t w) {

@@ -137,7 +137,7 @@ Tile on_chip_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t fre
 // One tile of a streamed flat tensor: `partitions` rows of `free` consecutive elements, from element `first`.
 struct StreamTile {
   std::int64_t partitions = 0, free = 0;
-  Index first;
+  Index first = {};
   // The same elements of a flat HBM tensor, each counting for `unit` consecutive ones.
   Tile hbm(std::int16_t buffer, std::int64_t unit = 1) const;
   Tile position() const { return hbm(-1); }

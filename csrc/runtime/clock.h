@@ -6,6 +6,7 @@
 #include <deque>
 #include <mutex>
 
+#include "runtime/busy_ranges.h"
 #include "runtime/spin_lock.h"
 #include "target/error.h"
 
@@ -35,6 +36,9 @@ class Clock {
     const Picoseconds end = start + std::max(dispatch, duration);
     host_ += dispatch;
     ready = end;
+    if (keeps_busy_) {
+      busy_.add(start, end);
+    }
     return {start, end};
   }
   // Time at which all work submitted to the stream is done.
@@ -71,6 +75,17 @@ class Clock {
     std::lock_guard lock(mutex_);
     return host_ >= event;
   }
+  // From now on when launches ran is kept, for what runs beside them; what ended before `time` is forgotten.
+  void keep_busy_since(Picoseconds time) {
+    std::lock_guard lock(mutex_);
+    keeps_busy_ = true;
+    busy_.forget_before(time);
+  }
+  // How much of [start, end) some stream was at work.
+  Picoseconds busy_within(Picoseconds start, Picoseconds end) {
+    std::lock_guard lock(mutex_);
+    return busy_.covered(start, end);
+  }
   int new_stream() {
     std::lock_guard lock(mutex_);
     streams_.push_back(host_);
@@ -94,6 +109,8 @@ class Clock {
   SpinLock mutex_;
   Picoseconds host_ = 0;
   std::deque<Picoseconds> streams_{0};  // stream 0 is the default
+  bool keeps_busy_ = false;
+  BusyRanges busy_;
 };
 
 }  // namespace trn::runtime

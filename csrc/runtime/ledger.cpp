@@ -73,7 +73,9 @@ Ledger Recorder::close(int profile) {
     ledger.timeline.assign(timeline_.begin() + static_cast<std::ptrdiff_t>(begin.timeline_begin), timeline_.end());
   }
   ledger.peak_memory = begin.peak_memory;
-  ledger.steps = num_steps_ - begin.steps;
+  for (const auto& [device, steps] : num_steps_) {
+    ledger.steps[device] = steps - begin.steps[device];
+  }
   num_timelines_ -= begin.timeline;
   open_.erase(it);
   num_open_ = static_cast<int>(open_.size());
@@ -83,9 +85,8 @@ Ledger Recorder::close(int profile) {
     host_syncs_.clear();
     timeline_.clear();
     timeline_.shrink_to_fit();
-    graph_open_ = false;
+    open_groups_.clear();
     ++epoch_;
-    ++group_;
   }
   return ledger;
 }
@@ -109,26 +110,26 @@ void Recorder::launch(const LaunchVariant& variant, const Site& site, int device
   Entry& entry = entries_[it->second];
   ++entry.launches;
   ++num_launches_;
-  if (!graph_open_) {
+  OpenGroup& group = open_groups_[device];
+  if (!group.graph_open) {
     ++entry.graphs;
-    graph_open_ = true;
+    group.graph_open = true;
   }
 
   // A launch stays in the open group when it consumes one of its products and brings no second anchor.
-  bool joins = variant.fusion != Fusion::barrier && !(variant.fusion == Fusion::anchor && group_has_anchor_);
+  bool joins = variant.fusion != Fusion::barrier && !(variant.fusion == Fusion::anchor && group.has_anchor);
   if (joins) {
     joins = false;
     for (const auto& use : reads) {
-      joins |= use.block->fusion_group == group_;
+      joins |= use.block->fusion_group == group.number;
     }
   }
   if (!joins) {
-    ++group_;
-    group_has_anchor_ = false;
+    close_group(group);
   }
-  group_has_anchor_ |= variant.fusion == Fusion::anchor;
+  group.has_anchor |= variant.fusion == Fusion::anchor;
   for (const auto& use : reads) {
-    if (use.block->fusion_group == group_) {
+    if (use.block->fusion_group == group.number) {
       entry.fused_read_bytes += use.bytes;
     } else {
       use.block->read_outside_group = true;
@@ -136,7 +137,7 @@ void Recorder::launch(const LaunchVariant& variant, const Site& site, int device
   }
   const bool keeps_products = variant.fusion != Fusion::barrier;
   for (const auto& use : writes) {
-    use.block->fusion_group = keeps_products ? group_ : 0;
+    use.block->fusion_group = keeps_products ? group.number : 0;
     use.block->producer_ledger = keeps_products ? epoch_ : 0;
     use.block->producer_entry = it->second;
     use.block->producer_bytes = static_cast<std::uint32_t>(std::min<std::int64_t>(use.bytes, UINT32_MAX));
@@ -169,9 +170,8 @@ void Recorder::host_sync(const HostSync& sync, std::int64_t bytes) {
   ++total.count;
   total.bytes += bytes;
   if (sync.blocking) {
-    graph_open_ = false;
-    ++group_;
-    group_has_anchor_ = false;
+    close_group(open_groups_[sync.device]);
+    open_groups_[sync.device].graph_open = false;
   }
 }
 
@@ -196,15 +196,36 @@ void Recorder::tagged(Block* block, MemoryCategory from, MemoryCategory to) {
 std::pair<std::int64_t, std::int64_t> Recorder::progress(int profile) const {
   std::lock_guard lock(mutex_);
   const Open& begin = open_.at(profile);
-  return {num_launches_ - begin.launches, num_steps_ - begin.steps};
+  std::int64_t steps = 0;
+  for (const auto& [device, number] : num_steps_) {
+    const auto before = begin.steps.find(device);
+    steps += number - (before == begin.steps.end() ? 0 : before->second);
+  }
+  return {num_launches_ - begin.launches, steps};
 }
 
-void Recorder::step() {
+void Recorder::step(int device) {
   std::lock_guard lock(mutex_);
-  ++num_steps_;
-  graph_open_ = false;
-  ++group_;
-  group_has_anchor_ = false;
+  ++num_steps_[device];
+  close_group(open_groups_[device]);
+  open_groups_[device].graph_open = false;
+}
+
+void Recorder::close_group(OpenGroup& group) {
+  group.number = ++last_group_;
+  group.has_anchor = false;
+}
+
+Ledger Ledger::of_device(int device) const {
+  Ledger out = *this;
+  for (auto& entry : out.entries) {
+    entry.launches = entry.device == device ? entry.launches : 0;
+  }
+  std::erase_if(out.host_syncs, [&](const auto& item) { return item.first.device != device; });
+  std::erase_if(out.timeline, [&](const auto& event) { return entries[event.entry].device != device; });
+  std::erase_if(out.peak_memory, [&](const auto& item) { return item.first != device; });
+  std::erase_if(out.steps, [&](const auto& item) { return item.first != device; });
+  return out;
 }
 
 }  // namespace trn::runtime

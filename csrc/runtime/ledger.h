@@ -46,6 +46,7 @@ struct HostSync {
   std::uint32_t module = 0, line = 0;
   Direction direction = Direction::to_host;
   bool blocking = true;
+  std::uint8_t device = 0;
   auto operator<=>(const HostSync&) const = default;
 };
 struct HostSyncTotal {
@@ -71,7 +72,10 @@ struct Ledger {
   std::vector<TimelineEvent> timeline;
   bool has_timeline = false;
   std::map<int, PeakMemory> peak_memory;  // by device
-  std::int64_t steps = 0;
+  std::map<int, std::int64_t> steps;      // by device
+
+  // What happened on one device. Entries keep their places, as the timeline names them.
+  Ledger of_device(int device) const;
 };
 
 struct BlockUse {
@@ -92,7 +96,7 @@ class Recorder {
   void host_sync(const HostSync& sync, std::int64_t bytes);
   void freed(Block* block);
   void tagged(Block* block, MemoryCategory from, MemoryCategory to);
-  void step();
+  void step(int device);
   // Launches and steps of an open profile so far.
   std::pair<std::int64_t, std::int64_t> progress(int profile) const;
 
@@ -118,7 +122,7 @@ class Recorder {
     std::size_t timeline_begin = 0;
     bool timeline = false;
     std::map<int, PeakMemory> peak_memory;
-    std::int64_t steps = 0;
+    std::map<int, std::int64_t> steps;
     std::int64_t launches = 0;
   };
   struct EntryKey {
@@ -142,11 +146,17 @@ class Recorder {
   std::vector<TimelineEvent> timeline_;
   int num_timelines_ = 0;
   std::uint64_t epoch_ = 1;  // of entries_: blocks remember the epoch in which they were produced
-  std::uint64_t group_ = 1;  // the open fusion group
-  bool group_has_anchor_ = false;
-  bool graph_open_ = false;
+  // Of a device: the open fusion group, and whether a graph of mode "compiled" is open.
+  struct OpenGroup {
+    std::uint64_t number = 0;
+    bool has_anchor = false;
+    bool graph_open = false;
+  };
+  void close_group(OpenGroup& group);
+  std::map<int, OpenGroup> open_groups_;
+  std::uint64_t last_group_ = 0;
   std::int64_t num_launches_ = 0;
-  std::int64_t num_steps_ = 0;
+  std::map<int, std::int64_t> num_steps_;
   Names modules_, lines_;
 };
 

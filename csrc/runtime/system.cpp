@@ -13,39 +13,57 @@ constexpr std::size_t kRangeBytes = std::size_t{256} << 30;  // address space pe
 }
 
 System::System(std::shared_ptr<const target::Target> target, int num_devices, Memory::AttachmentDeleter deleter)
-    : num_devices_(num_devices), launches_(target) {
-  if (num_devices < 1 || num_devices > kMaxDevices) {
-    throw Error(Category::invalid_argument, "[devices] the number of devices must be positive; got " +
-                                                std::to_string(num_devices) + ", limit " + std::to_string(kMaxDevices) +
-                                                ".");
-  }
+    : deleter_(deleter), launches_(target) {
   const auto hbm_bytes = static_cast<std::size_t>(target->device.hbm_bytes);
   if (hbm_bytes > kRangeBytes) {
     throw Error(Category::unsupported, "[target] device.hbm_bytes exceeds the address range of a device; got " +
                                            std::to_string(hbm_bytes) + ", limit " + std::to_string(kRangeBytes) + ".");
   }
-  void* range = mmap(nullptr, kRangeBytes * static_cast<std::size_t>(num_devices), PROT_NONE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (range == MAP_FAILED) {
-    throw Error(Category::out_of_memory, "[devices] cannot reserve the address range of " +
-                                             std::to_string(num_devices) +
+  devices_.reserve(kMaxDevices);  // other threads read it while devices are added
+  set_num_devices(num_devices);
+}
+
+void System::set_num_devices(int num_devices) {
+  if (num_devices < 1 || num_devices > kMaxDevices) {
+    throw Error(Category::invalid_argument, "[devices] the number of devices must be positive; got " +
+                                                std::to_string(num_devices) + ", limit " + std::to_string(kMaxDevices) +
+                                                ".");
+  }
+  const std::lock_guard lock(devices_mutex_);
+  if (const int missing = num_devices - static_cast<int>(devices_.size()); missing > 0) {
+    add_devices(missing);
+  }
+  num_devices_.store(num_devices, std::memory_order_release);
+}
+
+void System::add_devices(int count) {
+  void* reserved = mmap(nullptr, kRangeBytes * static_cast<std::size_t>(count), PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) {
+    throw Error(Category::out_of_memory, "[devices] cannot reserve the address range of " + std::to_string(count) +
                                              " devices. Set TORCH_TRN_NUM_DEVICES to fewer.");
   }
-  base_ = static_cast<char*>(range);
-  for (int i = 0; i < num_devices; ++i) {
+  auto* base = static_cast<char*>(reserved);
+  const int first = static_cast<int>(devices_.size());
+  const auto hbm_bytes = static_cast<std::size_t>(target()->device.hbm_bytes);
+  for (int i = 0; i < count; ++i) {
     auto device = std::make_unique<Device>();
-    device->index = i;
+    device->index = first + i;
     device->memory =
-        std::make_unique<Memory>(i, base_ + kRangeBytes * static_cast<std::size_t>(i), kRangeBytes, deleter);
+        std::make_unique<Memory>(first + i, base + kRangeBytes * static_cast<std::size_t>(i), kRangeBytes, deleter_);
     device->memory->set_limit(hbm_bytes);
     devices_.push_back(std::move(device));
   }
+  const int range = num_ranges_.load();
+  ranges_[static_cast<std::size_t>(range)] = {base, first, count};
+  num_made_.store(first + count, std::memory_order_release);
+  num_ranges_.store(range + 1, std::memory_order_release);
 }
 
 Device& System::device(int index) {
-  if (index < 0 || index >= num_devices_) {
+  if (index < 0 || index >= num_made_.load(std::memory_order_acquire)) {
     throw Error(Category::invalid_argument, "[device] no such device; got index " + std::to_string(index) + ", limit " +
-                                                std::to_string(num_devices_ - 1) +
+                                                std::to_string(num_devices() - 1) +
                                                 ". TORCH_TRN_NUM_DEVICES sets how many there are.");
   }
   return *devices_[static_cast<std::size_t>(index)];
@@ -53,10 +71,15 @@ Device& System::device(int index) {
 
 Device* System::device_of(const void* ptr) {
   const auto* address = static_cast<const char*>(ptr);
-  if (address < base_ || address >= base_ + kRangeBytes * static_cast<std::size_t>(num_devices_)) {
-    return nullptr;
+  const int num_ranges = num_ranges_.load(std::memory_order_acquire);
+  for (int i = 0; i < num_ranges; ++i) {
+    const Range& range = ranges_[static_cast<std::size_t>(i)];
+    if (address >= range.base && address < range.base + kRangeBytes * static_cast<std::size_t>(range.count)) {
+      const auto offset = static_cast<std::size_t>(address - range.base) / kRangeBytes;
+      return devices_[static_cast<std::size_t>(range.first) + offset].get();
+    }
   }
-  return devices_[static_cast<std::size_t>(address - base_) / kRangeBytes].get();
+  return nullptr;
 }
 
 void System::set_target(std::shared_ptr<const target::Target> target) {
@@ -65,6 +88,7 @@ void System::set_target(std::shared_ptr<const target::Target> target) {
     throw Error(Category::unsupported, "[target] device.hbm_bytes exceeds the address range of a device; got " +
                                            std::to_string(hbm_bytes) + ", limit " + std::to_string(kRangeBytes) + ".");
   }
+  const std::lock_guard lock(devices_mutex_);
   for (auto& device : devices_) {
     device->memory->set_limit(hbm_bytes);
   }
@@ -88,7 +112,9 @@ void System::host_copy(const HostSync& sync, int device, int stream, std::int64_
     dev.clock.host_wait(dev.clock.ready(stream));
   }
   if (recorder_.active()) {
-    recorder_.host_sync(sync, bytes);
+    HostSync own = sync;
+    own.device = static_cast<std::uint8_t>(device);
+    recorder_.host_sync(own, bytes);
   }
 }
 

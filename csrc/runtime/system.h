@@ -1,9 +1,11 @@
 // The simulated machine as the driver sees it: its devices, the launches they take and the record of them.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -28,7 +30,9 @@ class System {
   // Reserves the address ranges; commits nothing.
   System(std::shared_ptr<const target::Target> target, int num_devices, Memory::AttachmentDeleter deleter);
 
-  int num_devices() const { return num_devices_; }
+  int num_devices() const { return num_devices_.load(std::memory_order_relaxed); }
+  // Devices past the number are there no more for who asks; their memory stays valid for tensors that outlive them.
+  void set_num_devices(int num_devices);
   Device& device(int index);
   // The device whose HBM holds `ptr`, or nullptr.
   Device* device_of(const void* ptr);
@@ -46,9 +50,19 @@ class System {
   void host_copy(const HostSync& sync, int device, int stream, std::int64_t bytes);
 
  private:
-  int num_devices_;
-  char* base_ = nullptr;
+  // Devices whose address ranges were reserved together.
+  struct Range {
+    char* base = nullptr;
+    int first = 0, count = 0;
+  };
+  void add_devices(int count);
+
+  std::atomic<int> num_devices_{0}, num_made_{0};
+  std::array<Range, kMaxDevices> ranges_;
+  std::atomic<int> num_ranges_{0};
   std::vector<std::unique_ptr<Device>> devices_;
+  Memory::AttachmentDeleter deleter_;
+  std::mutex devices_mutex_;  // of who adds devices
   Launches launches_;
   Recorder recorder_;
 };

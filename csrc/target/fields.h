@@ -83,8 +83,21 @@ struct Fields<Link> {
   static constexpr auto all = std::tuple{
       TRN_FIELD(Link, name),
       TRN_FIELD(Link, topology),
+      TRN_FIELD(Link, num_chips),
       TRN_FIELD(Link, bytes_per_second),
       TRN_FIELD(Link, latency_seconds),
+  };
+};
+
+template <>
+struct Fields<Collectives> {
+  static constexpr const char* kPath = "collectives";
+  static constexpr auto all = std::tuple{
+      TRN_FIELD(Collectives, start_seconds),
+      TRN_FIELD(Collectives, all_reduce_bytes_per_second),
+      TRN_FIELD(Collectives, reduce_scatter_bytes_per_second),
+      TRN_FIELD(Collectives, mesh_max_bytes),
+      TRN_FIELD(Collectives, rdh_max_bytes),
   };
 };
 
@@ -110,8 +123,8 @@ template <>
 struct Fields<Target> {
   static constexpr const char* kPath = "";
   static constexpr auto all = std::tuple{
-      TRN_FIELD(Target, name), TRN_FIELD(Target, core),      TRN_FIELD(Target, device),
-      TRN_FIELD(Target, chip), TRN_FIELD(Target, instances),
+      TRN_FIELD(Target, name), TRN_FIELD(Target, core),        TRN_FIELD(Target, device),
+      TRN_FIELD(Target, chip), TRN_FIELD(Target, collectives), TRN_FIELD(Target, instances),
   };
 };
 
@@ -149,7 +162,8 @@ constexpr bool is_complete() {
 }  // namespace detail
 
 static_assert(detail::is_complete<Core>() && detail::is_complete<Device>() && detail::is_complete<Link>() &&
-                  detail::is_complete<Chip>() && detail::is_complete<Instance>() && detail::is_complete<Target>(),
+                  detail::is_complete<Collectives>() && detail::is_complete<Chip>() &&
+                  detail::is_complete<Instance>() && detail::is_complete<Target>(),
               "a record has a field that its list lacks");
 
 }  // namespace trn::target

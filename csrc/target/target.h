@@ -61,8 +61,18 @@ struct Device {
 struct Link {
   std::string name;             // "on_chip", "neuronlink", "neuronlink_z", "efa"
   std::string topology;         // "torus_2d", "all_to_all", "ring", "network"
+  std::int64_t num_chips = 0;   // that one such network joins; on_chip: 1; network: 0, any number
   double bytes_per_second = 0;  // of one chip, all its links of this kind; on_chip: of one device
-  double latency_seconds = 0;   // of one hop; on_chip: of the smallest collective
+  double latency_seconds = 0;   // of one hop
+};
+
+// What a collective takes on its devices, whatever lies between them.
+struct Collectives {
+  double start_seconds = 0;                    // before the first hop
+  double all_reduce_bytes_per_second = 0;      // bus bandwidth of one device; of all that only copies: on_chip's
+  double reduce_scatter_bytes_per_second = 0;  // likewise; also of a reduce
+  std::int64_t mesh_max_bytes = 0;             // up to here every rank talks to every other
+  std::int64_t rdh_max_bytes = 0;              // up to here recursive doubling and halving, then rings
 };
 
 struct Chip {
@@ -86,6 +96,7 @@ struct Target {
   Core core;
   Device device;
   Chip chip;
+  Collectives collectives;
   std::vector<Instance> instances;
 };
 

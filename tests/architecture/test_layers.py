@@ -1,4 +1,4 @@
-"""Includes in csrc follow the arrows that CMakeLists.txt draws; files say what they are for and stay short."""
+"""Includes in csrc follow the arrows that csrc/CMakeLists.txt draws; files say what they are for and stay short."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ MAX_LINES = 500
 
 def layers() -> dict[str, list[str]]:
     """Folder -> what its trn_layer() line depends on, in the file's order."""
-    lines = re.findall(r"^trn_layer\((\w+)(?: DEPENDS ([^)]*))?\)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
+    lines = re.findall(r"^trn_layer\((\w+)(?: DEPENDS ([^)]*))?\)", (CSRC / "CMakeLists.txt").read_text(), re.MULTILINE)
     return {folder: depends.split() for folder, depends in lines}
 
 

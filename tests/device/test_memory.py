@@ -354,3 +354,23 @@ def test_pinned_memory():
     assert x.is_pinned() and not torch.arange(10.0).is_pinned()
     assert torch.equal(x.to("trn", non_blocking=True).cpu(), x)
     assert torch.empty(3, pin_memory=True).is_pinned()
+
+
+def test_pinned_memory_has_statistics():
+    trn.reset_peak_host_memory_stats()
+    before = trn.host_memory_stats()
+    x = torch.empty(3 * MIB, dtype=torch.uint8).pin_memory()
+    during = trn.host_memory_stats()
+    assert during["active_bytes.current"] - before["active_bytes.current"] == 3 * MIB
+    assert during["active_requests.current"] - before["active_requests.current"] == 1
+    assert during["allocated_bytes.current"] >= during["active_bytes.current"]
+    del x
+    after = trn.host_memory_stats()
+    assert after["active_bytes.current"] == before["active_bytes.current"]
+    assert after["active_bytes.peak"] == during["active_bytes.current"]
+    assert trn.host_memory_stats_as_nested_dict()["active_bytes"]["peak"] == after["active_bytes.peak"]
+    trn.reset_peak_host_memory_stats()
+    trn.reset_accumulated_host_memory_stats()
+    reset = trn.host_memory_stats()
+    assert reset["active_bytes.peak"] == after["active_bytes.current"] and reset["active_bytes.allocated"] == 0
+    assert trn.get_allocator_backend() == "native"

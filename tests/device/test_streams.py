@@ -173,6 +173,26 @@ def test_record_stream_keeps_memory_until_the_stream_is_done():
     assert trn.memory_allocated() == base
 
 
+def test_sync_debug_mode():
+    x = torch.ones(3, device="trn")
+    assert trn.get_sync_debug_mode() == 0
+    try:
+        trn.set_sync_debug_mode("warn")
+        for wait in (x.sum().item, x.cpu, x.nonzero, lambda: bool(x.all())):
+            with pytest.warns(UserWarning, match="the host waits for the device"):
+                wait()
+        trn.set_sync_debug_mode(2)
+        assert trn.get_sync_debug_mode() == 2
+        with pytest.raises(RuntimeError, match=r"_local_scalar_dense\] the host waits"):
+            x.sum().item()
+        x.add_(1).relu_()
+        with pytest.raises(RuntimeError, match=r"must be one of .*; got 'loud'"):
+            trn.set_sync_debug_mode("loud")
+    finally:
+        trn.set_sync_debug_mode("default")
+    assert x.tolist() == [2, 2, 2]
+
+
 def test_not_capturing():
     assert not trn.is_current_stream_capturing()
 

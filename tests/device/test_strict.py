@@ -27,6 +27,27 @@ def test_fresh_memory_reads_as_nan():
         assert torch.zeros(10, device="trn").sum().item() == 0
 
 
+def test_a_program_that_reads_fresh_memory_raises():
+    x = torch.ones(3, 4, device="trn")
+    with torch_trn.set_numerics("hardware"), torch_trn.strict(uninitialized="raise"):
+        fresh = torch.empty(3, 4, device="trn")
+        for read in (lambda: x + fresh, lambda: x @ fresh.t(), lambda: fresh.sum(), lambda: fresh.add_(1), fresh.clone):
+            with pytest.raises(RuntimeError, match=r"\[aten::\w+.*written before they are read.*fresh memory in hbm"):
+                read()
+        fresh[:, ::2] = 1
+        assert (fresh[:, ::2] + x[:, ::2]).tolist() == [[2, 2]] * 3
+        with pytest.raises(RuntimeError, match="fresh memory"):
+            fresh + x
+        fresh[:, 1::2] = float("nan")
+        assert (fresh + x).isnan().sum().item() == 6
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.GELU())
+        model.to("trn")(x).mean().backward()
+    with torch_trn.set_numerics("hardware"):
+        x + torch.empty(3, 4, device="trn")
+    with pytest.raises(ValueError, match=r"uninitialized is False, True or .raise.; got 'maybe'"):
+        torch_trn.strict(uninitialized="maybe")
+
+
 def test_a_device_pointer_does_not_reach_host_code():
     x = torch.ones(3, device="trn")
     with torch_trn.strict(pointers=True):
@@ -47,7 +68,7 @@ def test_modes_nest_and_end():
         torch.ones(1, device="trn").data_ptr()
 
 
-@pytest.mark.parametrize(("value", "code"), [("uninitialized", 0), ("1", 0), ("speed", 1)])
+@pytest.mark.parametrize(("value", "code"), [("uninitialized", 0), ("1", 0), ("uninitialized=raise", 0), ("speed", 1)])
 def test_the_environment_sets_them(value, code):
     program = "import torch, torch_trn; assert torch.empty(100, device='trn').isnan().all()"
     run = subprocess.run(

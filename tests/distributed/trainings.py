@@ -7,6 +7,13 @@ from torch import nn
 BATCH, WIDTH, STEPS = 8, 16, 4
 
 
+def of_steps(steps, names, kind):
+    """Trainings by name, each of so many steps."""
+    global STEPS
+    STEPS = steps
+    return {name: globals()[name](kind) for name in names}
+
+
 def device_of(kind):
     return torch.device(kind, dist.get_rank()) if kind != "cpu" else torch.device("cpu")
 
@@ -31,10 +38,10 @@ def full(tensor):
     return tensor.detach().cpu().clone()
 
 
-def train(model, forward, device, steps=STEPS, optimizer=None, clip=False):
+def train(model, forward, device, steps=None, optimizer=None, clip=False):
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for step in range(steps):
+    for step in range(steps or STEPS):
         x = batch(step).to(device)
         optimizer.zero_grad()
         loss = forward(x).float().square().mean()
@@ -300,7 +307,7 @@ def two_dimensional(kind):
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     device = device_of(kind)
-    mesh = dist.init_device_mesh(kind, (2, 2), mesh_dim_names=("data", "tensor"))
+    mesh = dist.init_device_mesh(kind, (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
     model = blocks().to(device)
     for block in model:
         parallelize_module(block, mesh["tensor"], {"up": ColwiseParallel(), "down": RowwiseParallel()})

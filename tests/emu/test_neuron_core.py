@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import torch_trn
 from torch_trn import _C, target_files
 
 
@@ -29,6 +30,35 @@ def test_a_load_takes_an_array_that_cannot_be_written(core: Any) -> None:
         core.store(values, tile)
     with pytest.raises(ValueError, match="dense and in C order; got another one"):
         core.load(tile, np.zeros((3, 2), np.float32).T)
+
+
+def test_fresh_hbm_is_nan_until_written(core: Any) -> None:
+    tensor = core.hbm((2, 3), "bfloat16")
+    assert tensor.memory == "hbm" and tensor.shape == (2, 3) and np.isnan(tensor.read()).all()
+    source = core.sbuf("bfloat16", 2, 3)
+    source.write(np.arange(6.0))
+    core.dma_copy(tensor, source)
+    assert tensor.read().tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert tensor.array.dtype == np.uint16 and tensor.array[0, 1] == 0x3F80
+    assert core.hbm((4,), "int32").array.tolist() == [-1] * 4
+    with pytest.raises(ValueError, match="sizes are not negative; got -2"):
+        core.hbm((3, -2))
+
+
+def test_strict_reads_of_fresh_hbm_raise() -> None:
+    core = torch_trn.emu.NeuronCore("trn2", strict=True)
+    tensor, tile = core.hbm((2, 3)), core.sbuf("float32", 2, 3)
+    for read in (
+        lambda: core.dma_copy(tile, tensor),
+        lambda: core.load(tile, tensor.array),
+        lambda: core.dma_compute(core.hbm(np.zeros((2, 3), np.float32)), [tensor], [1.0], "add"),
+    ):
+        with pytest.raises(RuntimeError, match=r"written before they are read .strict mode.; got fresh memory in hbm"):
+            read()
+    tensor.array[:] = 1
+    tensor.array[1, 2] = np.nan
+    core.dma_copy(tile, tensor)
+    assert np.isnan(tile.read()).sum() == 1
 
 
 def stored(core: Any, tile: Any, shape: tuple[int, int]) -> Any:

@@ -11,13 +11,18 @@ ARGUMENTS = {
     "gpt_stdlib.py": ["--steps", "6"],
     "capacity_plan.py": ["--model", "8b", "--tokens", "256", "trn2-ultraserver:1"],
 }
-LAUNCHER = {"ddp.py": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+RANKS = ["-m", "torch_trn.cli", "run", "--world-size", "4"]
+LAUNCHER = {"ddp.py": TORCHRUN, "fsdp2.py": RANKS, "tensor_parallel.py": RANKS, "pipeline.py": RANKS}
 PRINTED = {
     "hello.py": "trn:0 512.0",
     "gpt_stdlib.py": "--- sample ---",
     "cnn_digits.py": "test accuracy 9",
     "mixed_precision.py": "bfloat16",
     "ddp.py": "all ranks hold the same parameters: True",
+    "fsdp2.py": "reduce_scatter_tensor: 5 calls in a step",
+    "tensor_parallel.py": "as on one device: True",
+    "pipeline.py": "a step sends 8 activations on and gets 8 gradients back",
     "checkpointing.py": "checkpointing True",
     "save_resume.py": "resumed",
     "three_targets.py": "trn3",
@@ -30,10 +35,15 @@ def test_no_example_is_left_out():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
 
 
-@pytest.mark.parametrize("name", sorted(PRINTED))
-def test_example_runs(name, tmp_path):
+def launches():
+    """Every example; those of several ranks in processes of their own or in one, one of them both ways."""
+    return [*((name, LAUNCHER.get(name, [])) for name in sorted(PRINTED)), ("ddp.py", RANKS)]
+
+
+@pytest.mark.parametrize(("name", "launcher"), launches())
+def test_example_runs(name, launcher, tmp_path):
     run = subprocess.run(
-        [sys.executable, *LAUNCHER.get(name, []), str(EXAMPLES / name), *ARGUMENTS.get(name, [])],
+        [sys.executable, *launcher, str(EXAMPLES / name), *ARGUMENTS.get(name, [])],
         capture_output=True,
         text=True,
         timeout=240,

@@ -74,13 +74,6 @@ def test_one_host_dispatches_to_all_streams() -> None:
     assert made.device_seconds == 40 * 0.5
 
 
-def test_collectives_take_time_on_their_stream() -> None:
-    both = [{"op": "all_reduce", "bytes": 8, "seconds": 3.0, "stream": 1}] * 2
-    made = recording(entry(MATMUL, 1), collectives=both)
-    assert made.device_seconds == 6.0
-    assert made.collectives_by_kind == {"all_reduce": {"count": 2, "bytes": 16, "seconds": 6.0}}
-
-
 def test_mfu_is_time_at_the_documented_peak_over_time_taken() -> None:
     made = recording(entry(MATMUL, 2))
     assert made.mfu == pytest.approx(200 / 25 / 9.0)

@@ -17,7 +17,10 @@ from .index import DeviceLike, _checked_index, _lazy_init, device_type, is_initi
 __all__ = [
     "device_memory_used",
     "empty_cache",
+    "get_allocator_backend",
     "get_per_process_memory_fraction",
+    "host_memory_stats",
+    "host_memory_stats_as_nested_dict",
     "ipc_collect",
     "max_memory_allocated",
     "max_memory_cached",
@@ -32,9 +35,11 @@ __all__ = [
     "memory_stats_as_nested_dict",
     "memory_summary",
     "memory_usage",
+    "reset_accumulated_host_memory_stats",
     "reset_accumulated_memory_stats",
     "reset_max_memory_allocated",
     "reset_max_memory_cached",
+    "reset_peak_host_memory_stats",
     "reset_peak_memory_stats",
     "set_per_process_memory_fraction",
 ]
@@ -55,6 +60,17 @@ def memory_stats_as_nested_dict(device: DeviceLike = None) -> dict[str, Any]:
     return {**stats, **{new: stats[old] for old, new in _CUDA_NAMES.items() if old in stats}}
 
 
+def _flattened(nested: dict[str, Any]) -> dict[str, int]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, int] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": entry for inner, entry in _flattened(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
 def memory_stats(device: DeviceLike = None) -> dict[str, int]:
     """Statistics of the allocator by name, each a non-negative integer.
 
@@ -62,16 +78,7 @@ def memory_stats(device: DeviceLike = None) -> dict[str, int]:
     `{allocated,reserved,active}_bytes.{current,peak,allocated,freed}`, `num_alloc_retries`, `num_ooms`,
     `num_tensor_frees`, `allocation_requests`. Empty before the first use of the device.
     """
-    flat: dict[str, int] = {}
-
-    def flatten(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                flatten(f"{prefix}.{key}" if prefix else key, entry)
-        else:
-            flat[prefix] = value
-
-    flatten("", memory_stats_as_nested_dict(device))
+    flat = _flattened(memory_stats_as_nested_dict(device))
     if flat:
         for stat in _NEURON_STATS:
             for field in _STAT_FIELDS:
@@ -151,6 +158,35 @@ def reset_accumulated_memory_stats(device: DeviceLike = None) -> None:
     """Sets the historical totals to zero."""
     if is_initialized():
         torch._C._accelerator_resetAccumulatedStats(_checked_index(device))
+
+
+def host_memory_stats_as_nested_dict() -> dict[str, Any]:
+    """The statistics of host_memory_stats, nested: stats["active_bytes"]["peak"]."""
+    return dict(_C.host_memory_stats()) if is_initialized() else {}
+
+
+def host_memory_stats() -> dict[str, int]:
+    """Statistics of pinned host memory by name, each a non-negative integer; torch.cuda's keys, less its wall times.
+
+    `{allocations,allocated_bytes,active_requests,active_bytes}.{current,peak,allocated,freed}`, blocks and bytes that
+    the allocator holds and that are in use; `num_host_alloc`, `num_host_free`. Empty before the device's first use.
+    """
+    return dict(sorted(_flattened(host_memory_stats_as_nested_dict()).items()))
+
+
+def reset_accumulated_host_memory_stats() -> None:
+    """Sets the historical totals of pinned memory to zero."""
+    _C.reset_accumulated_host_memory_stats()
+
+
+def reset_peak_host_memory_stats() -> None:
+    """Sets the peaks of pinned memory to the present values."""
+    _C.reset_peak_host_memory_stats()
+
+
+def get_allocator_backend() -> str:
+    """The name "native", torch.cuda's of a caching allocator; there is no other."""
+    return "native"
 
 
 reset_max_memory_allocated = reset_peak_memory_stats

@@ -8,6 +8,7 @@ from typing import overload
 import torch
 
 from torch_trn import _C
+from torch_trn.this_rank import current_rank
 
 from .index import DeviceLike, _checked_index, current_device, device_count
 
@@ -77,7 +78,10 @@ def manual_seed(seed: int) -> None:
 
 
 def manual_seed_all(seed: int) -> None:
-    """Seeds every device; torch.manual_seed calls it."""
+    """Seeds every device; torch.manual_seed calls it. A simulated rank has one, the current."""
+    if current_rank() is not None:
+        manual_seed(seed)
+        return
     for generator in default_generators:
         generator.manual_seed(int(seed))
 

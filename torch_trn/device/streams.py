@@ -17,8 +17,10 @@ __all__ = [
     "StreamContext",
     "current_stream",
     "default_stream",
+    "get_sync_debug_mode",
     "is_current_stream_capturing",
     "set_stream",
+    "set_sync_debug_mode",
     "stream",
 ]
 
@@ -148,6 +150,26 @@ def stream(stream: torch.Stream | None) -> StreamContext:
 def is_current_stream_capturing() -> bool:
     """False: launches are never captured into a graph."""
     return False
+
+
+_SYNC_DEBUG_MODES = ("default", "warn", "error")
+
+
+def set_sync_debug_mode(debug_mode: int | str) -> None:
+    """What becomes of operations that make the host wait for the device: `.item()`, copies to the host, nonzero.
+
+    Args:
+        debug_mode: "default" or 0 lets them pass, "warn" or 1 warns, "error" or 2 raises RuntimeError after the wait.
+    """
+    modes: tuple[int | str, ...] = (*_SYNC_DEBUG_MODES, *range(len(_SYNC_DEBUG_MODES)))
+    if debug_mode not in modes:
+        raise RuntimeError(f"[set_sync_debug_mode] the mode must be one of {modes}; got {debug_mode!r}.")
+    _C.set_sync_debug_mode(modes.index(debug_mode) % len(_SYNC_DEBUG_MODES))
+
+
+def get_sync_debug_mode() -> int:
+    """0 for "default", 1 for "warn", 2 for "error"."""
+    return int(_C.sync_debug_mode())
 
 
 def _sleep(cycles: int) -> None:

@@ -117,7 +117,7 @@ def _read(path: str) -> TargetFile:
 
     raw, files = _raw(path, ())
     reader = Reader(path)
-    reader.known("", raw, ["base", "name", "core", "device", "chip", "instance", "documented"])
+    reader.known("", raw, ["base", "name", "core", "device", "chip", "collectives", "instance", "documented"])
     if "name" not in raw:
         reader.fail("name", "must be given", "no such field", 'Add name = "..." at the top of the file.')
     chip = reader.table("chip", raw.get("chip"), "chip", ("link",))
@@ -126,6 +126,7 @@ def _read(path: str) -> TargetFile:
         "core": reader.table("core", raw.get("core"), "core"),
         "device": reader.table("device", raw.get("device"), "device"),
         "chip": chip | {"links": _links(reader, "chip", raw["chip"])},
+        "collectives": reader.table("collectives", raw.get("collectives"), "collectives"),
         "instances": [],
     }
     for i, element in enumerate(reader.tables("instance", raw.get("instance", []))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -89,6 +90,11 @@ def identities(target: dict[str, Any], documented: dict[str, Any]) -> Iterator[I
         total = instance["num_chips"] * chip["hbm_bytes"]
         formula = f"instance[{i}].num_chips x chip.hbm_bytes"
         yield Identity(field, formula, total, f"{field} ({instance['name']})", instance["hbm_bytes"])
+        joined = [link["num_chips"] for link in instance["links"] if link["topology"] != "network"]
+        if joined:
+            field = f"instance[{i}].num_chips"
+            formula = "the product of num_chips over the links between them"
+            yield Identity(field, formula, math.prod(joined), f"{field} ({instance['name']})", instance["num_chips"])
 
 
 def check(reader: Reader, target: dict[str, Any], documented: dict[str, Any]) -> None:

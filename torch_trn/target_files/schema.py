@@ -33,6 +33,7 @@ class Kind(NamedTuple):
 
 TEXT = Kind("must be a non-empty string", str)
 COUNT = Kind("must be a positive whole number", int, high=2**63 - 1)
+COUNT_OR_ANY = Kind("must be a whole number, 0 for any", int, low_allowed=True, high=2**63 - 1)
 POSITIVE = Kind("must be a positive number", float)
 NON_NEGATIVE = Kind("must be zero or a positive number", float, low_allowed=True)
 FRACTION = Kind("must be a number above 0 and at most 1", float, high=1.0)
@@ -85,7 +86,20 @@ FIELDS: dict[str, dict[str, Kind]] = {
     },
     "chip": {"name": TEXT, "num_devices": COUNT, "hbm_bytes": COUNT, "power_watts": NON_NEGATIVE},
     "instance": {"name": TEXT, "num_chips": COUNT, "hbm_bytes": COUNT, "usd_per_hour": NON_NEGATIVE},
-    "link": {"name": TEXT, "topology": TOPOLOGY, "bytes_per_second": POSITIVE, "latency_seconds": POSITIVE},
+    "link": {
+        "name": TEXT,
+        "topology": TOPOLOGY,
+        "num_chips": COUNT_OR_ANY,
+        "bytes_per_second": POSITIVE,
+        "latency_seconds": POSITIVE,
+    },
+    "collectives": {
+        "start_seconds": POSITIVE,
+        "all_reduce_bytes_per_second": POSITIVE,
+        "reduce_scatter_bytes_per_second": POSITIVE,
+        "mesh_max_bytes": COUNT,
+        "rdh_max_bytes": COUNT,
+    },
     "documented": {
         "sbuf_bytes": COUNT,
         "psum_bytes": COUNT,

@@ -224,8 +224,7 @@ BoundPart::Result written(const at::Tensor& table, bool has_base) {
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape& shape,
-                                   const program::Program& program) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const IndexShape& shape, const program::Program&) {
   const Picks picks = picks_of(args, shape);
   const bool gathers = shape.kind == IndexKind::gather;
   if (!picks.table.defined() || !picks.index.defined() || gathers == picks.rows.defined()) {

@@ -1,8 +1,7 @@
 // Binds the negative log likelihood, forward and backward.
-#include <algorithm>
-
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/execution/layout.h"
 
 namespace trn::aten {
 
@@ -25,19 +24,8 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::N
   if (shape.backward) {
     inputs.push_back(args.tensor("total_weight"));
   }
-  const auto outputs = args.output_tensors();
-  if (!std::ranges::all_of(inputs, is_plain) || !std::ranges::all_of(outputs, is_plain) ||
-      !name_classes(cpu_alias(inputs[1]), shape)) {
-    return std::nullopt;
-  }
-  BoundPart bound;
-  for (const at::Tensor& input : inputs) {
-    bound.inputs.push_back(cpu_alias(input).contiguous());
-  }
-  for (const at::Tensor& output : outputs) {
-    bound.outputs.push_back(dense_result(cpu_alias(output)));
-  }
-  return bound;
+  const bool is_plain_target = is_plain(inputs[1]) && name_classes(cpu_alias(inputs[1]), shape);
+  return is_plain_target ? bind_dense(inputs, args.output_tensors()) : std::nullopt;
 }
 
 }  // namespace trn::aten

@@ -114,8 +114,7 @@ class NormOperands {
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape,
-                                   const program::Program& program) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape, const program::Program&) {
   if (args.base_name() == "batch_norm_update_stats") {
     return std::nullopt;
   }

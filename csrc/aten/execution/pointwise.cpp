@@ -12,6 +12,7 @@
 #include "aten/execution/layout.h"
 #include "aten/rules/broadcast.h"
 #include "aten/rules/lists.h"
+#include "aten/rules/parts.h"
 #include "aten/rules/pointwise.h"
 
 namespace trn::aten {
@@ -126,6 +127,10 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
                                    const program::Program& program) {
   if (is_any(args.base_name(), {"embedding_dense_backward", "max_unpool2d", "max_unpool3d"})) {
     return cleared(args, shape);
+  }
+  if (rules::streams_parts(args.base_name())) {
+    const rules::PartStream stream = rules::part_stream(args);
+    return bind_tensors(stream.inputs, stream.outputs, shape, program);
   }
   require_divisor(args);
   // What is filled is not read.

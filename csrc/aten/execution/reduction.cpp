@@ -9,6 +9,7 @@
 #include "aten/execution.h"
 #include "aten/execution/rows.h"
 #include "aten/rules/lists.h"
+#include "aten/rules/parts.h"
 
 namespace trn::aten {
 
@@ -20,7 +21,9 @@ constexpr std::string_view kComputed[] = {"all",
                                           "any",
                                           "argmax",
                                           "argmin",
+                                          "binary_cross_entropy",
                                           "count_nonzero",
+                                          "huber_loss",
                                           "linalg__powsum",
                                           "linalg_vector_norm",
                                           "max",
@@ -30,6 +33,7 @@ constexpr std::string_view kComputed[] = {"all",
                                           "nansum",
                                           "norm",
                                           "prod",
+                                          "smooth_l1_loss",
                                           "std",
                                           "std_mean",
                                           "sum",
@@ -70,12 +74,24 @@ std::optional<BoundPart> bind_list(const LaunchArguments& args, const kernels::R
   return BoundPart{.program = {}, .inputs = {at::stack(rows)}, .outputs = {{buffer, {}, {}, members}}};
 }
 
+// A bias gradient of a recurrent cell: the sum over the batch of gradients that the part before has written.
+std::optional<BoundPart> bind_gate_bias(const LaunchArguments& args, std::size_t number) {
+  const rules::BiasGradient sum = rules::bias_gradients(args).at(number);
+  if (!is_plain(sum.gates) || !is_plain(sum.bias) || !sum.gates.is_contiguous()) {
+    return std::nullopt;
+  }
+  return BoundPart{.program = {}, .inputs = {cpu_alias(sum.gates)}, .outputs = {dense_result(cpu_alias(sum.bias))}};
+}
+
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ReductionShape& shape,
-                                   const program::Program&) {
+                                   const program::Program&, std::size_t part) {
   if (args.base_name().starts_with("convolution_backward")) {
     return bind_bias_gradient(args, shape);
+  }
+  if (rules::streams_parts(args.base_name())) {
+    return bind_gate_bias(args, part - 1);
   }
   if (rules::is_list_reduction(args)) {
     return bind_list(args, shape);

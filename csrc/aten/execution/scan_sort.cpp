@@ -20,7 +20,7 @@ bool keeps_order(const program::Program& program) {
   return std::ranges::find(program.buffers, "mask", &program::Buffer::name) == program.buffers.end();
 }
 
-std::optional<BoundPart> bind_rows(const LaunchArguments& args, const program::Program& program) {
+std::optional<BoundPart> bind_rows(const LaunchArguments& args) {
   const at::Tensor& self = args.tensor("self");
   const auto outputs = args.output_tensors();
   if (!self.defined() || !is_plain(self) || !std::ranges::all_of(outputs, is_plain)) {
@@ -40,15 +40,14 @@ std::optional<BoundPart> bind_rows(const LaunchArguments& args, const program::P
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ScanShape&,
-                                   const program::Program& program) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::ScanShape&, const program::Program&) {
   if (!is_any(args.base_name(), {"cumsum", "cumprod", "_cummax_helper", "_cummin_helper"})) {
     return std::nullopt;
   }
   const at::Tensor &self = args.tensor("self"), &out = args.output();
   // The cast comes first, so a floating input must not be summed on its way to whole numbers.
   const bool truncates = self.is_floating_point() && !out.is_floating_point();
-  return truncates || out.scalar_type() == at::kBool ? std::nullopt : bind_rows(args, program);
+  return truncates || out.scalar_type() == at::kBool ? std::nullopt : bind_rows(args);
 }
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SortShape&,
@@ -60,7 +59,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
   }
   // What has been found makes room for an infinity, and NaN equals nothing.
   const bool is_finite = !self.is_floating_point() || cpu_alias(self).isfinite().all().item<bool>();
-  return is_finite ? bind_rows(args, program) : std::nullopt;
+  return is_finite ? bind_rows(args) : std::nullopt;
 }
 
 }  // namespace trn::aten

@@ -4,6 +4,7 @@
 
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/execution/layout.h"
 
 namespace trn::aten {
 
@@ -22,26 +23,16 @@ bool is_found_by_value(const kernels::WindowShape& shape, const at::Tensor& in) 
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
-                                   const program::Program& program) {
+                                   const program::Program&) {
   const bool sums_up = args.base_name().find("upsample_nearest") != std::string_view::npos;
   std::vector<at::Tensor> inputs{args.tensor(shape.backward || sums_up ? "grad_output" : "self")};
   if (shape.backward && shape.indices) {
     inputs.push_back(args.tensor("indices"));
   }
-  const auto outputs = args.output_tensors();
-  if ((!sums_up && std::ranges::find(kPools, args.base_name()) == std::end(kPools)) ||
-      !std::ranges::all_of(inputs, is_plain) || !std::ranges::all_of(outputs, is_plain) ||
-      !is_found_by_value(shape, inputs.front())) {
-    return std::nullopt;
-  }
-  BoundPart bound;
-  for (const at::Tensor& input : inputs) {
-    bound.inputs.push_back(cpu_alias(input).contiguous());
-  }
-  for (const at::Tensor& output : outputs) {
-    bound.outputs.push_back(dense_result(cpu_alias(output)));
-  }
-  return bound;
+  const bool is_known = sums_up || std::ranges::find(kPools, args.base_name()) != std::end(kPools);
+  return is_known && is_plain(inputs.front()) && is_found_by_value(shape, inputs.front())
+             ? bind_dense(inputs, args.output_tensors())
+             : std::nullopt;
 }
 
 }  // namespace trn::aten

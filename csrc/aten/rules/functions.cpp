@@ -7,8 +7,9 @@
 #include <iterator>
 #include <limits>
 #include <numbers>
+#include <span>
 
-#include "aten/rules/expression.h"
+#include "aten/rules/functions.h"
 #include "aten/rules/rounding.h"
 
 namespace trn::aten::rules {
@@ -207,6 +208,30 @@ void prelu(Expression& e) {
   e.output(0, e.select(e.apply(Alu::greater, x, 0), x, e.multiply(x, e.input(1))));
 }
 
+void prelu_backward(Expression& e) {
+  const Value grad = e.argument("grad_output"), x = e.argument("self");
+  const Value positive = e.apply(Alu::greater, x, 0);
+  e.output(0, e.select(positive, grad, e.multiply(grad, e.argument("weight"))));
+  e.output(1, e.multiply(e.apply(Alu::minimum, x, 0), grad));
+}
+
+// grad (tanh s + x sigmoid(x) (1 - tanh^2 s)) with s = log(1 + exp(x))
+void mish_backward(Expression& e) {
+  const Value grad = e.argument("grad_output"), x = e.argument("self");
+  const Value tanh = e.activation(Activation::tanh, e.activation(Activation::softplus, x));
+  const Value falls = e.apply(Alu::multiply, e.activation(Activation::square, tanh), -1, Alu::add, 1);
+  const Value slope = e.multiply(e.activation(Activation::silu, x), falls);
+  e.output(0, e.multiply(e.add(slope, tanh), grad));
+}
+
+// min(x, 0) - log(1 + exp(-|x|)), and that exponential
+void log_sigmoid(Expression& e) {
+  const Value x = e.input(0);
+  const Value small = e.activation(Activation::exp, abs(e, x), -1);
+  e.output(0, e.apply(Alu::minimum, x, 0, Alu::subtract, e.activation(Activation::log, small, 1, 1)));
+  e.output(1, small);
+}
+
 // -log(1 + exp(-x)); its backward sigmoid(-x) grad. The buffer is the CPU's alone.
 void log_sigmoid_backward(Expression& e) {
   e.output(0, e.multiply(e.activation(Activation::sigmoid, e.argument("self"), -1), e.argument("grad_output")));
@@ -301,9 +326,25 @@ void logit(Expression& e) {
   e.output(0, e.activation(Activation::log, e.divide(x, rest)));
 }
 
-void cosh(Expression& e) {
-  const Value up = e.activation(Activation::exp, e.input(0)), down = e.activation(Activation::exp, e.input(0), -1);
-  e.output(0, e.multiply(e.add(up, down), 0.5F));
+// grad / (x (1 - x)); outside of [eps, 1 - eps] 0, without eps NaN
+void logit_backward(Expression& e) {
+  const Value grad = e.argument("grad_output"), x = e.argument("self");
+  const int position = e.args().find("eps");
+  const bool has_eps = position >= 0 && !e.args().inputs()[position].isNone() && e.argument("eps").constant >= 0;
+  const float eps = has_eps ? e.argument("eps").constant : 0;
+  const Value rest = e.apply(Alu::multiply, x, -1, Alu::add, 1);
+  const Value slope = e.divide(grad, e.multiply(rest, x));
+  const Value below = e.apply(Alu::less, x, eps);
+  const Value outside = e.apply(Alu::greater, x, 1 - eps, Alu::logical_or, below);
+  e.output(0, e.where_not(outside, slope, has_eps ? 0 : std::numeric_limits<float>::quiet_NaN()));
+}
+
+// -x log x; 0 at 0, minus infinity below
+void entropy(Expression& e) {
+  const Value x = e.input(0);
+  const Value inside = e.apply(Alu::multiply, e.activation(Activation::log, x), -1, Alu::multiply, x);
+  const Value at_zero = e.where_not(e.apply(Alu::equal, x, 0), inside, 0);
+  e.output(0, e.where_not(e.apply(Alu::less, x, 0), at_zero, -kInfinity));
 }
 
 void fextreme(Expression& e, Alu alu) {  // the other operand where one is NaN
@@ -326,9 +367,10 @@ void nan_to_num(Expression& e) {
   e.output(0, e.where_not(e.apply(Alu::equal, x, -kInfinity), result, low));
 }
 
-void xlogy(Expression& e) {
+// x log(y + shift); 0 where x is 0, unless y is NaN
+void times_log(Expression& e, float shift) {
   const Value x = e.argument("self"), y = e.argument("other");
-  const Value log = y.is_constant() ? Value(std::log(y.constant)) : e.activation(Activation::log, y);
+  const Value log = y.is_constant() ? Value(std::log(y.constant + shift)) : e.activation(Activation::log, y, 1, shift);
   const Value product = e.multiply(x, log);
   if (x.is_constant()) {
     e.output(0, product);
@@ -354,55 +396,13 @@ void dropout_backward(Expression& e) {
   e.output(0, e.apply(Alu::multiply, e.input(0), e.argument("scale", 1).constant, Alu::multiply, e.input(1)));
 }
 
-float loss_scale(const Expression& e) {
-  const bool is_mean = e.args().integer("reduction", 1) == 1;
-  return is_mean ? 1.0F / static_cast<float>(std::max<std::int64_t>(e.args().tensor("self").numel(), 1)) : 1;
-}
-
-void mse_loss_backward(Expression& e) {
-  const Value difference = e.subtract(e.argument("self"), e.argument("target"));
-  e.output(0, e.apply(Alu::multiply, difference, 2 * loss_scale(e), Alu::multiply, e.argument("grad_output")));
-}
-
-void smooth_l1_loss_backward(Expression& e) {
-  const float beta = e.argument("beta", e.argument("delta", 1).constant).constant;
-  const bool is_huber = e.args().find("delta") >= 0;
-  const Value difference = e.subtract(e.argument("self"), e.argument("target"));
-  const float slope = is_huber ? 1 : 1 / std::max(beta, std::numeric_limits<float>::min());
-  const float limit = is_huber ? beta : 1;
-  const Value scaled = beta == 0 && !is_huber ? e.activation(Activation::sign, difference)
-                                              : e.apply(Alu::multiply, difference, slope, Alu::minimum, limit);
-  const Value clipped = e.apply(Alu::maximum, scaled, -limit, Alu::multiply, loss_scale(e));
-  e.output(0, e.multiply(clipped, e.argument("grad_output")));
-}
-
-// A three-part reduction to [-pi, pi]: two pi in parts of few bits, so that their multiples are exact.
-Value reduced_angle(Expression& e, Value x, float quarter_turns) {
-  constexpr double kTurn = 2 * std::numbers::pi;
-  const Value turns = round(e, e.apply(Alu::multiply, x, static_cast<float>(1 / kTurn), Alu::add, quarter_turns / 4));
-  constexpr float kHigh = 6.28125F, kMiddle = 1.9340515e-03F;
-  constexpr auto kLow = static_cast<float>(kTurn - 6.28125 - static_cast<double>(kMiddle));
-  Value rest = e.apply(Alu::multiply, turns, -kHigh, Alu::add, x);
-  rest = e.apply(Alu::multiply, turns, -kMiddle, Alu::add, rest);
-  return e.apply(Alu::multiply, turns, -kLow, Alu::add, rest);
-}
-
-void sin(Expression& e) {
-  e.output(0, e.activation(Activation::sin, reduced_angle(e, e.input(0), 0)));
-}
-
-struct Function {
-  std::string_view name;
-  void (*write)(Expression&);
-};
-
 constexpr Function kFunctions[] = {
     {"_masked_scale", dropout_backward},
     {"_prelu_kernel", prelu},
+    {"_prelu_kernel_backward", prelu_backward},
     {"addcdiv", [](Expression& e) { add_scaled(e, Alu::divide); }},
     {"addcmul", [](Expression& e) { add_scaled(e, Alu::multiply); }},
     {"ceil", write_ceil},
-    {"cosh", cosh},
     {"div", divide},
     {"elu", elu},
     {"elu_backward", elu_backward},
@@ -422,38 +422,44 @@ constexpr Function kFunctions[] = {
     {"hardswish_backward", hardswish_backward},
     {"hardtanh_backward", hardtanh_backward},
     {"heaviside", heaviside},
-    {"huber_loss_backward", smooth_l1_loss_backward},
     {"hypot", hypot},
     {"isfinite", is_finite},
     {"leaky_relu_backward", leaky_relu_backward},
     {"lerp", lerp},
     {"log_sigmoid_backward", log_sigmoid_backward},
+    {"log_sigmoid_forward", log_sigmoid},
     {"logaddexp", [](Expression& e) { log_add_exp(e, 1); }},
     {"logaddexp2", [](Expression& e) { log_add_exp(e, std::numbers::ln2_v<float>); }},
     {"logit", logit},
-    {"mse_loss_backward", mse_loss_backward},
+    {"logit_backward", logit_backward},
+    {"mish_backward", mish_backward},
     {"nan_to_num", nan_to_num},
     {"native_dropout_backward", dropout_backward},
     {"round", round_decimals},
     {"rsub", rsub},
     {"sigmoid_backward", sigmoid_backward},
     {"silu_backward", silu_backward},
-    {"sin", sin},
-    {"smooth_l1_loss_backward", smooth_l1_loss_backward},
     {"softplus", softplus},
     {"softplus_backward", softplus_backward},
     {"softshrink", softshrink},
     {"softshrink_backward", shrink_mask},
+    {"special_entr", entropy},
+    {"special_xlog1py", [](Expression& e) { times_log(e, 1); }},
     {"tanh_backward", tanh_backward},
     {"threshold", threshold},
     {"threshold_backward", threshold_backward},
     {"trunc", write_trunc},
-    {"xlogy", xlogy},
+    {"xlogy", [](Expression& e) { times_log(e, 0); }},
 };
 
 const Function* find(std::string_view name) {
-  const auto* const found = std::ranges::lower_bound(kFunctions, name, {}, &Function::name);
-  return found != std::end(kFunctions) && found->name == name ? found : nullptr;
+  for (const std::span<const Function> table : {std::span<const Function>(kFunctions), losses(), trigonometry()}) {
+    const auto found = std::ranges::lower_bound(table, name, {}, &Function::name);
+    if (found != table.end() && found->name == name) {
+      return &*found;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace

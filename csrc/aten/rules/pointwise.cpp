@@ -106,15 +106,14 @@ void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
 
 // Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
 constexpr std::string_view kComputed[] = {
-    "abs",         "acosh",    "add",         "arange",     "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
-    "ceil",        "clamp",    "clamp_max",   "clamp_min",  "cos",         "deg2rad",     "div",         "eq",
-    "exp",         "exp2",     "expm1",       "fill",       "floor",       "ge",          "gt",          "hardsigmoid",
-    "hardswish",   "hardtanh", "isinf",       "isnan",      "isneginf",    "isposinf",    "le",          "leaky_relu",
-    "linspace",    "log",      "log10",       "log1p",      "log2",        "logical_and", "logical_not", "logical_or",
-    "logical_xor", "lt",       "masked_fill", "maximum",    "minimum",     "mish",        "mul",         "ne",
-    "neg",         "pow",      "rad2deg",     "reciprocal", "relu",        "remainder",   "rsqrt",       "sgn",
-    "sigmoid",     "sign",     "signbit",     "silu",       "sqrt",        "sub",         "tanh",        "where",
-    "zero"};
+    "abs",      "acosh",       "add",        "arange",    "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
+    "ceil",     "clamp",       "clamp_max",  "clamp_min", "deg2rad",     "div",         "eq",          "exp",
+    "exp2",     "expm1",       "fill",       "floor",     "ge",          "gt",          "hardsigmoid", "hardswish",
+    "hardtanh", "isinf",       "isnan",      "isneginf",  "isposinf",    "le",          "leaky_relu",  "linspace",
+    "log",      "log10",       "log1p",      "log2",      "logical_and", "logical_not", "logical_or",  "logical_xor",
+    "lt",       "masked_fill", "maximum",    "minimum",   "mish",        "mul",         "ne",          "neg",
+    "pow",      "rad2deg",     "reciprocal", "relu",      "remainder",   "rsqrt",       "sgn",         "sigmoid",
+    "sign",     "signbit",     "silu",       "sqrt",      "sub",         "tanh",        "where",       "zero"};
 
 }  // namespace
 

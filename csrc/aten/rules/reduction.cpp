@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "aten/rules/expression.h"
 #include "aten/rules/steps.h"
 
 namespace trn::aten::rules {
@@ -27,22 +28,20 @@ constexpr Function kFunctions[] = {
     {"any", Alu::maximum, {ts(Alu::not_equal)}},
     {"argmax", Alu::maximum, {}},
     {"argmin", Alu::minimum, {}},
-    {"binary_cross_entropy",
-     Alu::add,
-     {act(Activation::log), act(Activation::log), tt(Alu::subtract), tt(Alu::multiply), tt(Alu::add)}},
+    {"binary_cross_entropy", Alu::add, {}},
     {"count_nonzero", Alu::add, {ts(Alu::not_equal)}},
     {"hash_tensor", Alu::bitwise_xor, {}},
-    {"huber_loss", Alu::add, {tt(Alu::subtract), act(Activation::abs), ts(Alu::minimum), tt(Alu::multiply)}},
+    {"huber_loss", Alu::add, {}},
     {"logsumexp", Alu::add, {ts(Alu::subtract), act(Activation::exp)}},
     {"max", Alu::maximum, {}},
     {"mean", Alu::add, {}},
     {"min", Alu::minimum, {}},
-    {"mse_loss", Alu::add, {tt(Alu::subtract), act(Activation::square)}},
+    {"mse_loss", Alu::add, {}},
     {"multi_margin_loss", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
     {"multilabel_margin_loss_forward", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
     {"nansum", Alu::add, {tt(Alu::equal), select()}},
     {"prod", Alu::multiply, {}},
-    {"smooth_l1_loss", Alu::add, {tt(Alu::subtract), act(Activation::abs), ts(Alu::minimum), tt(Alu::multiply)}},
+    {"smooth_l1_loss", Alu::add, {}},
     {"soft_margin_loss", Alu::add, {tt(Alu::multiply), act(Activation::softplus)}},
     {"std", Alu::add, {}},
     {"std_mean", Alu::add, {}},
@@ -169,8 +168,8 @@ Spec loss(const LaunchArguments& args) {
   if (function == nullptr) {
     return {};
   }
-  auto steps = prologue_of(*function);
-  if (is_strided(args.tensor("weight"))) {
+  auto steps = has_expression(function->name) ? expression(args, function->name) : prologue_of(*function);
+  if (!has_expression(function->name) && is_strided(args.tensor("weight"))) {
     append(steps, tt(Alu::multiply));
   }
   const auto inputs = args.input_tensors();

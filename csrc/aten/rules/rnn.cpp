@@ -1,4 +1,4 @@
-// Count rules of recurrent cells and layers.
+// Count rules of recurrent layers.
 #include "aten/rules/rnn.h"
 
 #include <algorithm>
@@ -32,15 +32,6 @@ std::vector<Step> gru_steps(bool biases) {
 std::vector<Step> gru_backward_steps() {
   return steps_of(tt(Alu::subtract), tt(Alu::multiply, 10), ts(Alu::subtract, 0, 3), act(Activation::square),
                   tt(Alu::add));
-}
-
-bool is_device(const at::Tensor& tensor) {
-  return tensor.defined() && is_device_tensor(tensor);
-}
-
-// A cell's iteration space is the hidden state; its gates are several times as long.
-Spec cell(const LaunchArguments& args, const at::Tensor& state, std::vector<Step> steps) {
-  return stream(numel(state), accesses(args.input_tensors()), accesses(args.output_tensors()), std::move(steps));
 }
 
 struct Layer {
@@ -77,22 +68,6 @@ Spec pointwise_part(const Layer& layer, bool backward) {
 }
 
 }  // namespace
-
-Spec lstm_cell(const LaunchArguments& args) {
-  return cell(args, args.tensor("cx"), lstm_steps(is_device(args.tensor("input_bias"))));
-}
-
-Spec lstm_cell_backward(const LaunchArguments& args) {
-  return cell(args, args.tensor("cx"), lstm_backward_steps());
-}
-
-Spec gru_cell(const LaunchArguments& args) {
-  return cell(args, args.tensor("hx"), gru_steps(is_device(args.tensor("input_bias"))));
-}
-
-Spec gru_cell_backward(const LaunchArguments& args) {
-  return cell(args, args.tensor("grad_hy"), gru_backward_steps());
-}
 
 Spec rnn_layer(const LaunchArguments& args) {
   const auto layer = layer_of(args);

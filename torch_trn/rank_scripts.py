@@ -1,0 +1,127 @@
+"""A torchrun-style script on simulated ranks: `trn run --world-size N script.py`."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import io
+import os
+import sys
+from types import CodeType, ModuleType
+from typing import Any
+
+from torch_trn.profiler import profile
+from torch_trn.rank_state import RankState, UserModules
+from torch_trn.rank_threads import DeadlockError, RankError, RanksTimeoutError
+from torch_trn.run import INTERRUPTED, RunOptions, write_reports
+from torch_trn.simulation import checked_world_size, rank_table, run_ranks
+
+
+def run_script_on_ranks(
+    script: str, arguments: list[str], as_module: bool, world_size: int, prefix: bool, options: RunOptions
+) -> int:
+    """Runs it on every rank to its end or to the first error, then reports. Returns the exit code."""
+    if not as_module and not os.path.exists(script):
+        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+        return 2
+    recordings = [
+        profile(timeline=bool(options.trace or options.steps), steps=options.steps, mode=options.mode)
+        for _ in range(checked_world_size(world_size))
+    ]
+    modules = UserModules()
+
+    def prepare(rank: int, state: RankState) -> None:
+        folder = os.getcwd() if as_module else os.path.dirname(os.path.realpath(script))
+        state.set_attribute("sys", "argv", [script, *arguments])
+        if not sys.flags.safe_path:
+            state.set_attribute("sys", "path", [folder, *sys.path[1:]])
+        state.own_modules(modules)
+        if prefix:
+            for name in ("stdout", "stderr"):
+                state.set_attribute("sys", name, Prefixed(getattr(sys, name), f"[rank {rank}] "))
+
+    def body(rank: int) -> None:
+        with recordings[rank]:
+            try:
+                run_as_main(script, as_module)
+            except SystemExit as stop:
+                if stop.code:
+                    raise
+
+    own = modules.take()
+    sys.meta_path.insert(0, modules)
+    try:
+        run_ranks(body, world_size, prepare=prepare)
+        code = 0
+    except RankError as error:
+        cause = error.__cause__
+        code = cause.code if isinstance(cause, SystemExit) and isinstance(cause.code, int) else 1
+        print(error, file=sys.stderr)
+    except (DeadlockError, RanksTimeoutError) as error:
+        print(error, file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        sys.meta_path.remove(modules)
+        modules.take()
+        modules.put(own)
+    sys.stdout.flush()
+    return write_reports(recordings[0], options, code, after=lambda: show_ranks(recordings))
+
+
+def show_ranks(recordings: list[profile]) -> None:
+    """A line for each rank, under the first one's report."""
+    from torch_trn import report
+
+    report.show(report.rich_table(rank_table(recordings)))
+
+
+def run_as_main(script: str, as_module: bool) -> None:
+    """As `python script` or `python -m script`, in a module `__main__` of this rank."""
+    main = ModuleType("__main__")
+    code: CodeType
+    if as_module:
+        spec = importlib.util.find_spec(script)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{script}.__main__")
+        loader: Any = spec.loader if spec is not None else None
+        if spec is None or not hasattr(loader, "get_code"):
+            raise ModuleNotFoundError(f"No module named {script!r} that can be run", name=script)
+        code = loader.get_code(spec.name)
+        main.__dict__.update(__spec__=spec, __loader__=loader, __package__=spec.parent)
+        sys.argv[0] = spec.origin or script
+    else:
+        with io.open_code(os.path.realpath(script)) as file:
+            code = compile(file.read(), script, "exec", dont_inherit=True)
+        main.__dict__.update(__package__=None)
+    main.__dict__.update(__file__=sys.argv[0], __builtins__=builtins, __cached__=None)
+    sys.modules["__main__"] = main
+    exec(code, main.__dict__)
+
+
+class Prefixed(io.TextIOBase):
+    """A stream whose lines say which rank wrote them."""
+
+    def __init__(self, stream: Any, prefix: str) -> None:
+        self._stream, self._prefix = stream, prefix
+        self._unfinished = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self._stream.encoding)
+
+    def write(self, text: str) -> int:
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in lines:
+            self._stream.write(f"{self._prefix}{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -1,0 +1,197 @@
+"""Ranks as threads that take turns: started, watched for deadlocks, ended together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch_trn.this_rank import set_current_rank
+
+_WATCH_SECONDS = 0.02
+_QUIET_SECONDS = 0.06  # without an event between ranks, all of them waiting, every thread asleep
+_END_SECONDS = 15.0
+_FIRST_INTERRUPT_SECONDS, _INTERRUPT_EVERY_SECONDS = 0.3, 1.0
+_OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_TASKS = Path("/proc/self/task")
+
+
+class RankError(RuntimeError):
+    """A rank raised: its number, its error as `__cause__`, and its traceback in the message."""
+
+    def __init__(self, rank: int, world_size: int, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(type(error), error, own_part(error.__traceback__))).rstrip()
+        super().__init__(
+            f"[simulate] every rank must end well; got {type(error).__name__} on rank {rank} of {world_size}: {error}\n"
+            f"Rank {rank}:\n{text}"
+        )
+        self.rank = rank
+
+
+class DeadlockError(RuntimeError):
+    """Every rank that is left waits for another; the message has each one's call and Python stack."""
+
+
+class RanksTimeoutError(RuntimeError):
+    """The ranks took longer than `timeout` allows; the message has each one's Python stack."""
+
+
+class RankEnded(BaseException):
+    """Raised in a rank that runs while the simulation ends."""
+
+
+def own_part(found: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of this package that started the rank."""
+    while found is not None and found.tb_next is not None and found.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+        found = found.tb_next
+    return found
+
+
+class RankThread(threading.Thread):
+    """One rank: `body()` in turns with the others."""
+
+    def __init__(self, rank: int, turns: Any, body: Callable[[], Any]) -> None:
+        super().__init__(name=f"rank {rank}", daemon=True)
+        self.rank = rank
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.is_over = False
+        self._turns, self._body = turns, body
+
+    def run(self) -> None:
+        set_current_rank(self.rank)
+        self._turns.enter(self.rank)
+        try:
+            self.result = self._body()
+        except BaseException as error:
+            self.error = error
+            if not self._turns.why_ended():
+                self._turns.end(f"rank {self.rank} failed with {type(error).__name__}: {error}")
+                self.is_first = True
+        finally:
+            self.is_over = True
+            self._turns.leave()
+
+    is_first = False
+
+    def stack(self) -> str:
+        """Where it is now, innermost last, without this package's own frames at both ends."""
+        frame: FrameType | None = sys._current_frames().get(self.ident or 0)
+        if self.is_over or frame is None:
+            return "    (has ended)\n"
+        frames = traceback.extract_stack(frame)
+        while frames and (frames[0].filename == threading.__file__ or frames[0].filename.startswith(_OWN_FOLDER)):
+            del frames[0]
+        return "".join(traceback.format_list(frames))
+
+
+class Ranks:
+    """All ranks of one simulation."""
+
+    def __init__(self, turns: Any, bodies: list[Callable[[], Any]], timeout: float | None) -> None:
+        self._turns = turns
+        self._timeout = timeout
+        self.threads = [RankThread(rank, turns, body) for rank, body in enumerate(bodies)]
+
+    def run(self) -> list[Any]:
+        """Each rank's result, when all have ended well.
+
+        Raises:
+            RankError: a rank raised; the others were ended.
+            DeadlockError: no rank can go on.
+            RanksTimeoutError: they took longer than the timeout.
+        """
+        began = time.monotonic()
+        for thread in self.threads:
+            thread.start()
+        failure: BaseException | None = None
+        try:
+            failure = self._watch(began)
+        except BaseException as error:  # Ctrl-C
+            failure = error
+            self._turns.end(type(error).__name__)
+        if failure is not None or self._turns.why_ended():
+            self._end_all()
+        if failure is not None:
+            raise failure
+        for thread in self.threads:
+            if thread.is_first and thread.error is not None:
+                raise RankError(thread.rank, len(self.threads), thread.error) from thread.error
+        return [thread.result for thread in self.threads]
+
+    def _watch(self, began: float) -> BaseException | None:
+        quiet_since: float | None = None
+        events = -1
+        while alive := [thread for thread in self.threads if thread.is_alive()]:
+            alive[0].join(_WATCH_SECONDS)
+            if self._turns.why_ended():
+                return None
+            now = time.monotonic()
+            if self._timeout is not None and now - began > self._timeout:
+                return self._stop(
+                    RanksTimeoutError, f"the ranks must end within the timeout; got none, limit {self._timeout:g} s"
+                )
+            if events != (events := self._turns.num_events()) or not self._all_wait() or not _all_threads_sleep():
+                quiet_since = None
+            elif quiet_since is None:
+                quiet_since = now
+            elif now - quiet_since > _QUIET_SECONDS:
+                return self._stop(DeadlockError, "some rank must be able to go on; got a deadlock")
+        return None
+
+    def _all_wait(self) -> bool:
+        live = [rank for rank in self._turns.ranks() if rank[0] != "done"]
+        return bool(live) and all(status == "waiting" and not ends_by_itself for status, _, ends_by_itself in live)
+
+    def _stop(self, kind: type[RuntimeError], what: str) -> RuntimeError:
+        lines = [f"[simulate] {what}. Each rank's call and stack:"]
+        for thread, (status, call, _) in zip(self.threads, self._turns.ranks(), strict=True):
+            doing = "has ended" if status == "done" else f"waits in {call}" if status == "waiting" else f"is {status}"
+            lines.append(f"  rank {thread.rank} {doing}")
+            if status != "done":
+                lines.append("\n".join("  " + line for line in thread.stack().rstrip().splitlines()))
+        error = kind("\n".join(lines))
+        self._turns.end(what)
+        return error
+
+    def _end_all(self) -> None:
+        """Wakes who waits, interrupts who runs."""
+        deadline = time.monotonic() + _END_SECONDS
+        # Who waits for another rank has an error of its own to end with; who runs is given time to come to one.
+        next_interrupt = time.monotonic() + _FIRST_INTERRUPT_SECONDS
+        while alive := [thread for thread in self.threads if thread.is_alive()]:
+            now = time.monotonic()
+            if now > deadline:
+                names = ", ".join(thread.name for thread in alive)
+                warnings.warn(f"[simulate] every rank must end; got none from {names}.", RuntimeWarning, stacklevel=3)
+                return
+            if now > next_interrupt:
+                next_interrupt = now + _INTERRUPT_EVERY_SECONDS
+                for thread in alive:
+                    if not thread.is_over and thread.ident is not None:
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(thread.ident), ctypes.py_object(RankEnded)
+                        )
+            alive[0].join(_WATCH_SECONDS)
+
+
+def _all_threads_sleep() -> bool:
+    """Does every other thread of the process sleep? Then nothing is under way that could wake a rank."""
+    own = str(threading.get_native_id())
+    for task in _TASKS.iterdir():
+        if task.name != own:
+            try:
+                state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue  # it has just ended
+            if state in "RD":
+                return False
+    return True

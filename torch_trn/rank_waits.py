@@ -1,0 +1,108 @@
+"""Waits of Python's own (sleep, join, conditions) in a simulated rank: the other ranks run meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from torch_trn import _C
+from torch_trn.this_rank import current_rank, set_current_rank
+
+_SLICE_SECONDS = 0.05  # an exception for the thread is raised between two
+
+
+@contextmanager
+def letting_others_run(turns: Any, call: str, ends_by_itself: bool) -> Iterator[None]:
+    turns.release(call, ends_by_itself)
+    try:
+        yield
+    finally:
+        turns.take()
+
+
+def _others_may_wake(num_ranks: int) -> bool:
+    """Is there a thread that is neither a rank's nor the one that called simulate()?"""
+    return threading.active_count() > num_ranks + 1
+
+
+def _slices(wait: Callable[[float], bool], timeout: float | None) -> bool:
+    """`wait(seconds)` until it is true or the time is over; interruptible in between."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _SLICE_SECONDS if deadline is None else min(_SLICE_SECONDS, deadline - time.monotonic())
+        if wait(max(left, 0.0)):
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+
+
+def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
+    """For as long as `stack` is open."""
+    sleep, join, condition_wait = time.sleep, threading.Thread.join, threading.Condition.wait
+    start, set_handler = threading.Thread.start, signal.signal
+
+    def sleep_in_turn(seconds: float) -> None:
+        if not _C.has_turn() or seconds < 0:
+            return sleep(seconds)
+
+        def part(left: float) -> bool:
+            sleep(left)
+            return False
+
+        with letting_others_run(turns, f"time.sleep({seconds:g})", True):
+            _slices(part, seconds)
+        return None
+
+    def join_in_turn(self: threading.Thread, timeout: float | None = None) -> None:
+        if not _C.has_turn() or not self.is_alive():
+            return join(self, timeout)
+
+        def part(left: float) -> bool:
+            join(self, left)
+            return not self.is_alive()
+
+        with letting_others_run(turns, f"threading.Thread.join of {self.name}", True):
+            _slices(part, timeout)
+        return None
+
+    def condition_wait_in_turn(self: Any, timeout: float | None = None) -> bool:
+        if not _C.has_turn():
+            return condition_wait(self, timeout)
+        turns.release("threading.Condition.wait", timeout is not None or _others_may_wake(num_ranks))
+        try:
+            return _slices(lambda left: condition_wait(self, left), timeout)
+        finally:
+            # Who has the turn may want the lock: nobody waits for a turn while holding it.
+            held = self._release_save()
+            turns.take()
+            self._acquire_restore(held)
+
+    def start_of_rank(self: threading.Thread) -> None:
+        rank = current_rank()
+        if rank is not None:
+            run = self.run
+
+            def run_for_rank() -> None:
+                set_current_rank(rank)
+                run()
+
+            self.run = run_for_rank  # type: ignore[method-assign]
+        start(self)
+
+    def signal_of_rank(number: int, handler: Any) -> Any:
+        # Handlers belong to the main thread; a rank's are not called.
+        return signal.getsignal(number) if current_rank() is not None else set_handler(number, handler)
+
+    for owner, name, new in (
+        (time, "sleep", sleep_in_turn),
+        (threading.Thread, "join", join_in_turn),
+        (threading.Condition, "wait", condition_wait_in_turn),
+        (threading.Thread, "start", start_of_rank),
+        (signal, "signal", signal_of_rank),
+    ):
+        stack.enter_context(patch.object(owner, name, new))
