@@ -23,7 +23,7 @@ TOKENS = 4096
 CASES = {"70b": (60, 2 << 30), "405b": (180, 4 << 30)}
 
 
-def fsdp_step(rank: int) -> None:
+def fsdp_step() -> None:
     import llama
     import torch
     import torch.distributed as dist
@@ -38,7 +38,7 @@ def fsdp_step(rank: int) -> None:
 STAGES, TENSOR, MICROBATCHES = 16, 8, 16
 
 
-def pipeline_step(rank: int) -> None:
+def pipeline_step() -> None:
     import llama
     import torch
     import torch.distributed as dist
@@ -82,13 +82,13 @@ def pipeline_step(rank: int) -> None:
 
 def measure(case: str) -> dict[str, float]:
     began = time.monotonic()
-    from torch_trn.one_rank import run_roles
+    import torch_trn
 
     if case == "70b":
-        run = run_roles(fsdp_step, (), 256, target="trn2")
+        run = torch_trn.simulate(fsdp_step, 256, target="trn2", values=False)
     else:
         roles = [stage * TENSOR for stage in range(STAGES)]
-        run = run_roles(pipeline_step, (), 65536, roles=roles, target="trn2")
+        run = torch_trn.simulate(pipeline_step, 65536, roles=roles, target="trn2", values=False)
     return {
         "seconds": time.monotonic() - began,
         "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -22,8 +22,8 @@ OTHER_STRIDES = {
     "pca_lowrank",
     "svd_lowrank",
 }
-# Launches of a later operator follow from such strides.
-OTHER_LAUNCHES = {"linalg.pinv", "linalg.pinv.singular", "pinverse"}
+# Launches of a later operator follow from such strides; a launch key has one class for all odd orders of a norm.
+OTHER_LAUNCHES = {"linalg.pinv", "linalg.pinv.singular", "linalg.vector_norm", "pinverse"}
 # The residuals' size follows from the rank.
 OTHER_SIZES = {"linalg.lstsq", "linalg.lstsq.grad_oriented"}
 NEED_VALUES = {
