@@ -95,7 +95,7 @@ def _exposed(recording: Recording, wider: communication.Communication) -> float:
         if old["seconds"]
     )
     together = before.exposed_seconds / alone if alone else 1.0
-    return max(longer * together, wider.seconds - recording.compute_seconds)
+    return float(max(longer * together, wider.seconds - recording.compute_seconds))
 
 
 class WiderGroup:
