@@ -23,7 +23,7 @@ TOKENS = 4096
 CASES = {"70b": (60, 2 << 30), "405b": (180, 4 << 30)}
 
 
-def fsdp_step(rank: int) -> None:
+def fsdp_step() -> None:
     import llama
     import torch
     import torch.distributed as dist
@@ -38,7 +38,7 @@ def fsdp_step(rank: int) -> None:
 STAGES, TENSOR, MICROBATCHES = 16, 8, 16
 
 
-def pipeline_step(rank: int) -> None:
+def pipeline_step() -> None:
     import llama
     import torch
     import torch.distributed as dist
@@ -49,32 +49,46 @@ def pipeline_step(rank: int) -> None:
     shape = (dist.get_world_size() // STAGES // TENSOR, STAGES, TENSOR)
     mesh = dist.init_device_mesh("trn", shape, mesh_dim_names=("data", "pipeline", "tensor"))
     stage = mesh.get_local_rank("pipeline")
-    bounds = [config.layers * i // STAGES for i in range(STAGES + 1)]
+    # 126 layers: eight to a stage, one less beside the embedding and the head.
+    bounds = [0, *range(7, config.layers, 8), config.layers]
     with torch.device("meta"):
+        hidden = torch.empty(1, TOKENS // TENSOR, config.width, dtype=torch.bfloat16, requires_grad=True)
+        tokens = torch.empty(1, TOKENS, dtype=torch.int64)
+        logits = torch.empty(1, TOKENS, config.vocabulary, dtype=torch.bfloat16, requires_grad=True)
         model = llama.Llama(config, bounds[stage], bounds[stage + 1], recompute=True)
     llama.split_heads(model, mesh["tensor"])
     llama.shard(model, mesh["data"], reshard=False, reduce_dtype=torch.bfloat16)
     model.to_empty(device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    is_first, is_last = stage == 0, stage == STAGES - 1
     runner = Schedule1F1B(
-        PipelineStage(model, stage, STAGES, device, group=mesh.get_group("pipeline")), MICROBATCHES, llama.loss_of
+        PipelineStage(
+            model,
+            stage,
+            STAGES,
+            device,
+            input_args=tokens if is_first else hidden,
+            output_args=logits if is_last else hidden,
+            group=mesh.get_group("pipeline"),
+        ),
+        MICROBATCHES,
+        llama.loss_of,
     )
     ids = torch.randint(config.vocabulary, (MICROBATCHES, TOKENS + 1), device=device)
-    inputs = [ids[:, :-1]] if stage == 0 else []
-    runner.step(*inputs, target=ids[:, 1:] if stage == STAGES - 1 else None)
+    runner.step(*([ids[:, :-1]] if is_first else []), target=ids[:, 1:] if is_last else None, return_outputs=False)
     optimizer.step()
     optimizer.zero_grad()
 
 
 def measure(case: str) -> dict[str, float]:
     began = time.monotonic()
-    from torch_trn.one_rank import run_roles
+    import torch_trn
 
     if case == "70b":
-        run = run_roles(fsdp_step, (), 256, target="trn2")
+        run = torch_trn.simulate(fsdp_step, 256, target="trn2", values=False)
     else:
         roles = [stage * TENSOR for stage in range(STAGES)]
-        run = run_roles(pipeline_step, (), 65536, roles=roles, target="trn2")
+        run = torch_trn.simulate(pipeline_step, 65536, roles=roles, target="trn2", values=False)
     return {
         "seconds": time.monotonic() - began,
         "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

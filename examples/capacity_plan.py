@@ -15,8 +15,9 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+import torch_trn
 from torch_trn import target_files
-from torch_trn.one_rank import OneRankRun, run_roles
+from torch_trn.one_rank import OneRankRun
 
 PLANS = ("trn1.32xlarge:16", "trn2.48xlarge:4", "trn2-ultraserver:1", "trn3-ultraserver-gen1:1")
 CHOICES = ("trn1", "trn2", "trn3")
@@ -56,7 +57,7 @@ class Plan:
         raise SystemExit(f"no instance {name!r} in the targets {', '.join(CHOICES)}")
 
 
-def step(rank: int, model: str, tokens: int) -> None:
+def step(model: str, tokens: int) -> None:
     dist.init_process_group()
     config = llama.CONFIGS[model]
     sharded = llama.sharded_on(torch.device("trn"), config)
@@ -93,7 +94,9 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "instances" else "right")
     for plan in (Plan.parse(text, prices) for text in options.plans):
         try:
-            run = run_roles(step, (options.model, options.tokens), plan.devices, target=plan.target)
+            run = torch_trn.simulate(
+                step, plan.devices, args=(options.model, options.tokens), target=plan.target, values=False
+            )
         except torch.OutOfMemoryError:
             table.add_row(f"{plan.count} x {plan.instance}", str(plan.devices), "out of memory")
             continue

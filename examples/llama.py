@@ -132,8 +132,15 @@ class Llama(nn.Module):
         return x
 
 
-def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+def loss_of(logits: torch.Tensor, targets: torch.Tensor, chunks: int = 8) -> torch.Tensor:
+    """Cross entropy; the logits, [batch, tokens, vocabulary], are in float32 one chunk of tokens at a time."""
+
+    def part(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    pairs = zip(logits.flatten(0, 1).chunk(chunks), targets.flatten().chunk(chunks), strict=True)
+    total: torch.Tensor = sum(checkpoint(part, x, y, use_reentrant=False) for x, y in pairs)
+    return total / targets.numel()
 
 
 def shard(

@@ -58,6 +58,7 @@ __all__ = [
     "placement",
     "profile",
     "reference_operators",
+    "scale",
     "set_numerics",
     "set_placement",
     "set_target",
@@ -132,6 +133,10 @@ def __getattr__(name: str) -> Any:
         from torch_trn import simulation
 
         return getattr(simulation, name)
+    if name == "scale":
+        from torch_trn.scaling import scale
+
+        return scale
     if name == "Recording":
         from torch_trn.recording import Recording
 

@@ -56,7 +56,7 @@ def run(
     ledger: Annotated[Path | None, typer.Option(help="Write the recording, for `trn recost`.")] = None,
     steps: Annotated[str | None, typer.Option(metavar="A:B", help="Record only training steps A to B-1.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count, time and account memory; compute no values.")
+        bool, typer.Option("--dry-run", "--no-values", help="Count, time and account memory; compute no values.")
     ] = False,
     values: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="What a dry run's script reads where there is no value.")
@@ -64,6 +64,7 @@ def run(
     world_size: Annotated[
         int | None, typer.Option(metavar="N", help="Run N ranks in this process, as torchrun would in N processes.")
     ] = None,
+    role: Annotated[int, typer.Option(metavar="R", help="With --world-size --dry-run: the rank that runs.")] = 0,
     prefix_output: Annotated[bool, typer.Option(help="With --world-size: each line says its rank.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
 ) -> None:
@@ -108,6 +109,13 @@ def run(
         from torch_trn.rank_scripts import run_script_on_ranks
         from torch_trn.simulation import checked_world_size
 
+        if dry_run:
+            if not 0 <= role < world_size:
+                raise typer.BadParameter(f"{role} is no rank of {world_size}.", param_hint="--role")
+            from torch_trn.one_rank import one_rank
+
+            with one_rank(role, world_size):
+                raise typer.Exit(run_script(script, arguments or [], module, options))
         try:
             checked_world_size(world_size)
         except ValueError as error:

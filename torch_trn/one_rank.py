@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch._C._distributed_c10d import Store
 
 from torch_trn import _C
 from torch_trn import distributed as _distributed
-from torch_trn.dry_run import NoValueError, Values, dry_run
+from torch_trn.dry_run import NoValueError, dry_run
 from torch_trn.profiler import profile
 from torch_trn.recording import Recording
 
@@ -69,22 +70,26 @@ class OneRankRun:
 
 def run_roles(
     fn: Callable[..., Any],
-    args: Sequence[Any],
     world_size: int,
-    roles: Sequence[int] | None = None,
+    *,
+    args: Sequence[Any] = (),
     target: str | None = None,
-    values: Values = None,
+    roles: Sequence[int] | None = None,
+    mode: str = "eager",
 ) -> OneRankRun:
-    """Runs `fn(rank, *args)`, as torch.multiprocessing.spawn calls it, for each rank in `roles`, one after another.
+    """Runs `fn(*args)` as each rank in `roles`, one after another, without values: `simulate(..., values=False)`.
 
     The environment is torchrun's, so that `fn` may call `init_process_group()`; every group, of any backend, has
-    `world_size` ranks and moves nothing. The peers hold the values that this rank holds. A message or broadcast from a
-    rank that ran earlier, small enough to have values, has them here too: name the stages of a pipeline in order.
+    `world_size` ranks and moves nothing. The peers hold the values that this rank holds. A message or broadcast of
+    another role, small enough to have values, has them here too: name the stages of a pipeline in order.
 
     Args:
-        roles: ranks to run; the first alone where left out.
+        fn: what every rank runs; a torchrun script's `main`.
+        world_size: number of ranks, as many as you like.
+        args: its arguments.
         target: target to simulate for the length of the run.
-        values: what the host reads where there is no value, as in `dry_run`.
+        roles: ranks to run; the first alone where left out.
+        mode: "eager" or "compiled", of the recordings.
 
     Raises:
         ValueError: a world size or role out of range.
@@ -100,8 +105,8 @@ def run_roles(
         raise RuntimeError(
             "[simulate] ranks make their own process group; got a process that has one. Call destroy_process_group()."
         )
-    with _on_target(target), dry_run(values):
-        done = _run_all(lambda rank, letters: _run_role(fn, args, rank, world_size, letters), chosen)
+    with _on_target(target), dry_run():
+        done = _run_all(lambda rank, letters: _run_role(partial(fn, *args), rank, world_size, mode, letters), chosen)
         return OneRankRun(world_size, tuple(done[rank] for rank in chosen))
 
 
@@ -125,16 +130,16 @@ def _run_all(run: Callable[[int, Any], Role], chosen: Sequence[int]) -> dict[int
     return done
 
 
-def _run_role(fn: Callable[..., Any], args: Sequence[Any], rank: int, world_size: int, letters: Any) -> Role:
+def _run_role(fn: Callable[[], Any], rank: int, world_size: int, mode: str, letters: Any) -> Role:
     module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
     device = rank % module.device_count()
     with one_rank(rank, world_size, letters):
         module.reset_peak_memory_stats(device)
         before = module.memory_allocated(device)
-        recording = profile()
+        recording = profile(mode=mode)
         try:
             with recording:
-                value = fn(rank, *args)
+                value = fn()
         except Exception as error:
             error.add_note(f"[simulate] on rank {rank} of {world_size}")
             raise
@@ -165,7 +170,10 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
     c10d.rendezvous = _rendezvous(rank, world_size)
     c10d.ProcessGroupGloo = _gloo(letters)
     dist.Backend._plugins[name.upper()] = dist.Backend._BackendPlugin(_creator(name, letters), True)
+    threads = torch.get_num_threads()
     try:
+        # What is left to compute are short loops of torch's own over ranks: a team of threads takes longer to gather.
+        torch.set_num_threads(1)
         os.environ.update({key: str(value) for key, value in environment.items()})
         torch.accelerator.set_device_index(rank % local_size)
         _forget_meshes()
@@ -183,6 +191,7 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
             else:
                 os.environ[key] = value
         torch.accelerator.set_device_index(device)
+        torch.set_num_threads(threads)
 
 
 def _forget_meshes() -> None:

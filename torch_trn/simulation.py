@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -68,14 +67,15 @@ def simulate(
         world_size: number of ranks, 1 to 128 with values.
         args: its arguments, the same objects on all ranks.
         target: target for the time of the run; the current one where left out.
-        values: False computes no values: one rank stands for its peers (`roles` says which).
-        roles: with values=False, passed to `torch_trn.one_rank.run_roles`.
+        values: False computes no values, at any number of ranks: one rank stands for its peers, see
+            `torch_trn.one_rank.run_roles`. A `dry_run(values=...)` around the call answers what the host reads.
+        roles: with values=False, the ranks to run: rank 0 where left out; for a pipeline one of each stage, in order.
         timeout: seconds after which all ranks are ended.
         mode: "eager" or "compiled", of the profiles.
         profile: record each rank's profile.
 
     Returns:
-        A `Simulation`.
+        A `Simulation`; with values=False a `OneRankRun`.
 
     Raises:
         RankError: a rank raised; its error is the cause. The others were ended.
@@ -83,13 +83,11 @@ def simulate(
         RanksTimeoutError: the ranks took longer than `timeout`.
     """
     if not values:
-        try:
-            one_rank: Any = importlib.import_module("torch_trn.one_rank")
-        except ImportError as error:
-            raise NotImplementedError(
-                "[simulate] values=False needs torch_trn.one_rank; got an installation without it. Leave values=True."
-            ) from error
-        return one_rank.run_roles(fn, world_size, args=args, target=target, roles=roles, timeout=timeout)
+        from torch_trn.one_rank import run_roles
+
+        if timeout is not None:
+            raise ValueError("[simulate] a timeout ends ranks that wait; got one with values=False. Leave it out.")
+        return run_roles(fn, world_size, args=args, target=target, roles=roles, mode=mode)
     checked_world_size(world_size)
     profiles = [recording(mode=mode) for _ in range(world_size)] if profile else []
 

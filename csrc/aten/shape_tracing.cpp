@@ -1,10 +1,12 @@
 #include "aten/shape_tracing.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
+#include <ATen/core/Reduction.h>
 #include <ATen/core/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -14,6 +16,7 @@
 #include <utility>
 
 #include "aten/alias.h"
+#include "aten/launch_arguments.h"
 #include "aten/values.h"
 
 namespace trn::aten {
@@ -292,6 +295,27 @@ Traced written_in_place(const OperatorPlan& plan, const std::vector<FlatTensor>&
   return traced;
 }
 
+// Where the CPU's kernels, which a run with values is made of, leave other memory than PyTorch's shape rules say.
+void correct(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments, Traced& traced) {
+  const LaunchArguments launch(plan.op, arguments, {});
+  const bool is_loss = plan.name == "mse_loss" || plan.name == "smooth_l1_loss" || plan.name == "binary_cross_entropy";
+  if (is_loss && launch.integer("reduction", at::Reduction::Mean) != at::Reduction::None) {
+    // The reduced loss lies at the start of the elements' own.
+    const at::Tensor &self = launch.tensor(0), &target = launch.tensor(1);
+    const auto sizes = at::infer_size(self.sizes(), target.sizes());
+    traced.fresh_bytes.at(0) = static_cast<std::size_t>(c10::multiply_integers(sizes)) * self.itemsize();
+  }
+  const bool is_norm = plan.name == "native_batch_norm" || plan.name == "_native_batch_norm_legit";
+  if (is_norm && !launch.boolean("training", true)) {
+    for (const std::size_t statistic : {1, 2}) {  // not computed
+      TensorLayout& layout = traced.results.at(statistic).layouts.at(0);
+      layout.sizes = {0};
+      layout.strides = {1};
+      traced.fresh_bytes.at(static_cast<std::size_t>(layout.fresh)) = 0;
+    }
+  }
+}
+
 Traced trace_on_meta(const OperatorPlan& plan, const c10::OperatorHandle& op, c10::ArrayRef<IValue> arguments,
                      const std::vector<FlatTensor>& tensors) {
   MetaTensors meta;
@@ -308,7 +332,9 @@ Traced trace_on_meta(const OperatorPlan& plan, const c10::OperatorHandle& op, c1
   Stack stack = converted.stack(arguments, c10::Device(c10::kMeta));
   clear_generator(plan, stack, false);
   op.redispatchBoxed(DispatchKeySet(DispatchKey::Meta), &stack);
-  return Reader(tensors, converted).read(plan, stack);
+  Traced traced = Reader(tensors, converted).read(plan, stack);
+  correct(plan, arguments, traced);
+  return traced;
 }
 
 // On the host, in memory of zeros; what decides sizes has its values.

@@ -1,6 +1,7 @@
 """One rank that stands for its peers: its recording is that rank's of the same job in real processes."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -52,19 +53,22 @@ def recorded(name):
         for row in prof.collectives
     ]
     launches = {row.name: row.launches for row in prof.by_operator()}
-    return sorted(calls), launches, prof.device_seconds
+    return sorted(calls), launches, prof.compute_seconds, prof.collective_seconds
 
 
-def in_group(rank, function, *args):
+def in_group(function, *args):
     dist.init_process_group("cpu:gloo,trn:trn")
-    assert (dist.get_rank(), os.environ["RANK"], torch.trn.current_device()) == (rank, str(rank), rank)
+    assert dist.get_rank() == int(os.environ["RANK"])
+    assert torch.trn.current_device() == int(os.environ["LOCAL_RANK"])
     return function(*args)
 
 
 def assert_as_in_processes(ranks, name):
     expected = ranks(recorded, name)
-    run = run_roles(in_group, (recorded, name), len(expected), roles=range(len(expected)), values=0.0)
-    for (calls, launches, seconds), (their_calls, their_launches, their_seconds) in zip(run.values, expected):
+    size = len(expected)
+    with torch_trn.dry_run(values=0.0):
+        run = torch_trn.simulate(in_group, size, args=(recorded, name), roles=range(size), values=False)
+    for (calls, launches, *seconds), (their_calls, their_launches, *their_seconds) in zip(run.values, expected):
         assert calls == their_calls != []
         assert launches == their_launches
         assert seconds == pytest.approx(their_seconds, rel=1e-12)
@@ -81,7 +85,7 @@ def test_four_ranks(name, four_ranks):
 
 
 def run(function, world_size, **options):
-    return run_roles(in_group, (function,), world_size, **options)
+    return run_roles(in_group, world_size, args=(function,), **options)
 
 
 def test_closed_forms_at_any_width():
@@ -138,12 +142,12 @@ def test_messages_of_ranks_that_ran_earlier_arrive():
 
 
 def test_no_group_gives_the_default_one():
-    def work(rank):
+    def work():
         dist.init_process_group()
         dist.all_reduce(torch.ones(3, device="trn"))
         return dist.get_backend(), dist.get_world_size()
 
-    assert run_roles(work, (), 16).values == [("trn", 16)]
+    assert run_roles(work, 16).values == [("trn", 16)]
 
 
 def test_everything_is_put_back():
@@ -151,12 +155,12 @@ def test_everything_is_put_back():
     c10d = dist.distributed_c10d
     kept = c10d.rendezvous, c10d.ProcessGroupGloo, dict(dist.Backend._plugins)
 
-    def fails(rank):
+    def fails():
         dist.init_process_group()
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine") as error:
-        run_roles(fails, (), 4, roles=[3], target="trn1")
+        run_roles(fails, 4, roles=[3], target="trn1")
     assert error.value.__notes__ == ["[simulate] on rank 3 of 4"]
     assert not dist.is_initialized()
     assert not torch_trn.is_dry_run()
@@ -173,11 +177,11 @@ def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match=r"\[simulate\] roles are ranks"):
         run(mismatch, 4, roles=[4])
 
-    def other_size(rank):
+    def other_size():
         dist.init_process_group(rank=0, world_size=3)
 
     with pytest.raises(ValueError, match="simulated world_size; got 3, limit 4"):
-        run_roles(other_size, (), 4)
+        run_roles(other_size, 4)
 
 
 def test_the_store():
@@ -196,3 +200,28 @@ def test_out_of_memory_is_that_ranks():
     with pytest.raises(torch.OutOfMemoryError) as error:
         run(work, 64)
     assert "on rank 0 of 64" in error.value.__notes__[0]
+
+
+SCRIPT = """
+import os, torch, torch.distributed as dist
+torch.trn.set_device(int(os.environ["LOCAL_RANK"]))
+dist.init_process_group()
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3000, 400).to("trn"))
+loss = model(torch.randn(16, 3000, device="trn")).square().mean()
+loss.backward()
+print(dist.get_rank(), dist.get_world_size(), loss.item())
+dist.destroy_process_group()
+"""
+
+
+def test_a_torchrun_script(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+
+    def trn(*options):
+        command = [sys.executable, "-m", "torch_trn.cli", "run", "-q", "--world-size", "5000", *options, str(script)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    run = trn("--dry-run", "--values", "0.5", "--role", "7")
+    assert run.stdout == "7 5000 0.5\n", run.stderr
+    assert "no rank of 5000" in trn("--no-values", "--role", "5000").stderr
