@@ -190,7 +190,11 @@ class Recording(RecordedCollectives):
     def device_seconds(self) -> float:
         """Simulated time: compute, and what collectives add to it."""
         beside = self.exposed_collective_seconds + self.collective_contention_seconds
-        return costing.device_seconds(self.costed, self._dispatch_seconds, self.communication.rows, beside)
+        return self.seconds_with(self.communication.rows, beside)
+
+    def seconds_with(self, collectives: Iterable[Mapping[str, Any]], beside_seconds: float) -> float:
+        """Simulated time of these launches with such collectives, of which streams wait for `beside_seconds`."""
+        return costing.device_seconds(self.costed, self._dispatch_seconds, collectives, beside_seconds)
 
     @property
     def _dispatch_seconds(self) -> float:

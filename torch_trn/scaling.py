@@ -73,7 +73,7 @@ def _scaled(recording: Recording, calls: Sequence[Mapping[str, Any]], own: tuple
     costed = communication.cost(calls, there, here, overlap)
     exposed = _exposed(recording, costed)
     beside = exposed + costed.contention_seconds
-    seconds = costing.with_collectives(recording.compute_seconds, beside, costed.rows)
+    seconds = recording.seconds_with(costed.rows, beside)
     record = recording.target.record
     return ScaledStep(
         width,

@@ -79,3 +79,17 @@ def test_a_target_out_of_range_is_an_error_every_time() -> None:
     F.nll_loss(x, good)
     with pytest.raises(IndexError, match=r"Target 5 is out of bounds\."):
         F.nll_loss(x, bad)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "huber_loss", "smooth_l1_loss", "binary_cross_entropy"])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_losses_against_a_target_that_repeats(name: str, reduction: str) -> None:
+    x, row = torch.rand(6, 10), torch.rand(10)
+    mine, oracle = (t.detach().requires_grad_() for t in (x.to("trn"), x.double()))
+    loss = getattr(F, name)(mine, row.to("trn").expand(6, 10), reduction=reduction)
+    exact = getattr(F, name)(oracle, row.double().expand(6, 10), reduction=reduction)
+    loss.sum().backward()
+    exact.sum().backward()
+    assert mine.grad is not None and oracle.grad is not None
+    torch.testing.assert_close(loss.cpu().double(), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine.grad.cpu().double(), oracle.grad, rtol=1e-4, atol=1e-6)

@@ -182,7 +182,13 @@ Spec loss(const LaunchArguments& args) {
   if (args.integer("reduction", 1) == 1) {
     fold.epilogue = divided_by(total / results);
   }
-  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, std::move(fold), accesses(inputs),
+  std::vector<Access> reads = accesses(inputs);
+  for (Access& read : reads) {  // an operand that repeats is read again: each step takes all operands' elements
+    if (has_expression(function->name) && read.elements != total) {
+      read = dense(read.dtype, total);
+    }
+  }
+  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, std::move(fold), std::move(reads),
                         accesses(args.output_tensors())),
                  args);
 }
