@@ -1,4 +1,9 @@
-"""Llama 3 in plain PyTorch: the published shapes, and the ways to spread it over devices."""
+"""Llama 3 in plain PyTorch: the published shapes, and the ways to spread it over devices.
+
+    python examples/llama.py
+
+Prints the sizes of the three models, which are made without memory. capacity_plan.py plans their training.
+"""
 
 from dataclasses import dataclass
 
@@ -203,7 +208,6 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, t
 
 
 def main() -> None:
-    """python examples/llama.py prints the sizes of the three models, which are made without memory."""
     for name, config in CONFIGS.items():
         with torch.device("meta"):
             parameters = sum(parameter.numel() for parameter in Llama(config).parameters())
