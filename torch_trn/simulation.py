@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torch_trn import _C, native
+from torch_trn.distributed import set_job
 from torch_trn.profiler import profile as recording
 from torch_trn.rank_state import RankState
 from torch_trn.rank_threads import DeadlockError, RankEnded, RankError, Ranks, RanksTimeoutError
@@ -169,6 +170,7 @@ def run_ranks(
         stack.callback(worlds.clear)
         stack.callback(_C.set_current_turns, None)
         stack.callback(before.restore)
+        stack.callback(set_job, 0, 1)
         worlds.install(stack)
         install_waits(stack, turns, world_size)
         return Ranks(turns, [partial(_on_device, rank, body) for rank in range(world_size)], timeout).run()

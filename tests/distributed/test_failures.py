@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import signal
 import time
 
@@ -189,6 +190,7 @@ def test_a_killed_or_stopped_rank(stop):
     for kind, (name, message, _) in answers:
         assert kind == "value"
         assert name == "DistBackendError", message
-        assert "rank 1" in message, message
+        # On a busy machine a rank that is there may answer the roll call too late, and is named beside it.
+        assert re.search(r"ranks? ([02], )*1\b", message), message
     assert seconds < TIMEOUT + SLACK
     assert not any(process.is_alive() for process in ranks.processes)
