@@ -389,8 +389,7 @@ def test_memory_has_owners(device: torch.device) -> None:
     with torch_trn.profile() as prof:
         training.step()
     held = prof.memory_by_category
-    # The allocator rounds each tensor up to its size class.
-    for category in ("parameters", "optimizer_state"):
+    for category in ("parameters", "optimizer_state"):  # each tensor is rounded up to its size class
         assert size <= held[category] - before.memory_by_category[category] < size + 512 * 10, category
     assert prof.peak_memory_bytes == sum(held.values())
 
