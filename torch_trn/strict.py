@@ -88,14 +88,15 @@ def apply_environment() -> None:
     text = os.environ.get("TORCH_TRN_STRICT", "").strip()
     if not text or text == "0":
         return
-    parts = list(_state) if text == "1" else [part.strip() for part in text.split(",")]
-    modes: dict[str, Any] = {part: True for part in parts} | (
-        {"uninitialized": "raise"} if "uninitialized=raise" in parts else {}
-    )
-    unknown = set(modes) - {*_state, "uninitialized=raise"}
+    known: dict[str, dict[str, Any]] = {name: {name: True} for name in _state}
+    known["uninitialized=raise"] = {"uninitialized": "raise"}
+    parts = list(_state) if text == "1" else sorted(part.strip() for part in text.split(","))
+    unknown = [part for part in dict.fromkeys(parts) if part not in known]
     if unknown:
         raise ValueError(
-            f"[strict] TORCH_TRN_STRICT takes 1, {', '.join(_state)} or uninitialized=raise; got "
-            f"{', '.join(sorted(unknown))}."
+            f"[strict] TORCH_TRN_STRICT takes 1, {', '.join(_state)} or uninitialized=raise; got {', '.join(unknown)}."
         )
-    strict(**{name: modes[name] for name in _state if name in modes})
+    modes: dict[str, Any] = {}
+    for part in parts:
+        modes.update(known[part])
+    strict(**modes)

@@ -76,6 +76,15 @@ std::string text(const char* name, const LocalBackend::Tensors& tensors, bool si
   return out;
 }
 
+// A tensor for each rank, as lists of one.
+LocalBackend::Lists one_each(const LocalBackend::Tensors& tensors) {
+  LocalBackend::Lists lists;
+  for (const auto& tensor : tensors) {
+    lists.push_back({tensor});
+  }
+  return lists;
+}
+
 }  // namespace
 
 LocalBackend::LocalBackend(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
@@ -146,9 +155,7 @@ LocalBackend::WorkPtr LocalBackend::reduce(Tensors& tensors, const c10d::ReduceO
 LocalBackend::WorkPtr LocalBackend::allgather(Lists& outputs, Tensors& inputs, const c10d::AllgatherOptions& options) {
   LocalCall call;
   call.sends = to_all(inputs);
-  for (const auto& output : outputs.at(0)) {
-    call.receives.push_back({output});
-  }
+  call.receives = one_each(outputs.at(0));
   return join("all_gather", OpType::ALLGATHER, std::move(call), outputs[0], options.timeout);
 }
 
@@ -189,9 +196,7 @@ LocalBackend::WorkPtr LocalBackend::gather(Lists& outputs, Tensors& inputs, cons
   Tensors all;
   if (rank_ == call.root) {
     all = outputs.at(0);
-    for (const auto& output : all) {
-      call.receives.push_back({output});
-    }
+    call.receives = one_each(all);
   }
   return join("gather", OpType::GATHER, std::move(call), all, options.timeout);
 }
@@ -200,9 +205,7 @@ LocalBackend::WorkPtr LocalBackend::scatter(Tensors& outputs, Lists& inputs, con
   LocalCall call;
   call.root = static_cast<int>(options.rootRank);
   if (rank_ == call.root) {
-    for (const auto& input : inputs.at(0)) {
-      call.sends.push_back({input});
-    }
+    call.sends = one_each(inputs.at(0));
   }
   call.receives = by_rank();
   call.receives[static_cast<std::size_t>(call.root)] = outputs;
@@ -237,12 +240,8 @@ LocalBackend::WorkPtr LocalBackend::reduce_scatter_tensor_coalesced(Tensors& out
 
 LocalBackend::WorkPtr LocalBackend::alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& options) {
   LocalCall call;
-  for (const auto& input : inputs) {
-    call.sends.push_back({input});
-  }
-  for (const auto& output : outputs) {
-    call.receives.push_back({output});
-  }
+  call.sends = one_each(inputs);
+  call.receives = one_each(outputs);
   return join("all_to_all", OpType::ALLTOALL, std::move(call), outputs, options.timeout);
 }
 

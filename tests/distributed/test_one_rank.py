@@ -18,29 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
 ]
 
-TRAININGS = [
-    "ddp",
-    "ddp_small_buckets",
-    "ddp_static_graph",
-    "ddp_unused_parameters",
-    "ddp_no_sync",
-    "ddp_fp16_hook",
-    "ddp_own_hook",
-    "ddp_buffers",
-    "zero_optimizer",
-    "fsdp1",
-    "fsdp2",
-    "fsdp2_clipped",
-    "fsdp2_keep_gathered",
-    "fsdp2_mixed",
-    "fsdp2_offload",
-    "tensor_parallel",
-    "sequence_parallel",
-    "pipeline_gpipe",
-    "pipeline_1f1b",
-    "pipeline_interleaved",
-    "pipeline_zero_bubble",
-]
 FOUR = ["fsdp2", "hsdp", "two_dimensional"]
 
 
@@ -74,7 +51,7 @@ def assert_as_in_processes(ranks, name):
         assert seconds == pytest.approx(their_seconds, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", trainings.TWO_RANKS)
 def test_two_ranks(name, two_ranks):
     assert_as_in_processes(two_ranks, name)
 

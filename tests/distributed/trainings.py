@@ -410,3 +410,29 @@ def distributed_tensors(kind):
         full(uneven.redistribute(mesh, [Shard(1)])),
         full(rows.sum()),
     ]
+
+
+# What two ranks run, in processes and without values.
+TWO_RANKS = [
+    "ddp",
+    "ddp_small_buckets",
+    "ddp_static_graph",
+    "ddp_unused_parameters",
+    "ddp_no_sync",
+    "ddp_fp16_hook",
+    "ddp_own_hook",
+    "ddp_buffers",
+    "zero_optimizer",
+    "fsdp1",
+    "fsdp2",
+    "fsdp2_clipped",
+    "fsdp2_keep_gathered",
+    "fsdp2_mixed",
+    "fsdp2_offload",
+    "tensor_parallel",
+    "sequence_parallel",
+    "pipeline_gpipe",
+    "pipeline_1f1b",
+    "pipeline_interleaved",
+    "pipeline_zero_bubble",
+]
