@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from torch_trn.this_rank import set_current_rank
 
 _WATCH_SECONDS = 0.02
 _QUIET_SECONDS = 0.06  # without an event between ranks, all of them waiting, every thread asleep
+_STUCK_SECONDS = 30.0  # the same, but one has its turn
 _END_SECONDS = 15.0
 _FIRST_INTERRUPT_SECONDS, _INTERRUPT_EVERY_SECONDS = 0.3, 1.0
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -63,29 +64,25 @@ class RankThread(threading.Thread):
         self.rank = rank
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_over = False
         self._turns, self._body = turns, body
 
     def run(self) -> None:
         set_current_rank(self.rank)
-        self._turns.enter(self.rank)
+        # RankEnded can come between any two bytecodes: what must not be left out is the extension's to do.
+        with suppress(RankEnded):
+            self._turns.run(self.rank, self._run_body)
+
+    def _run_body(self) -> None:
         try:
             self.result = self._body()
         except BaseException as error:
             self.error = error
-            if not self._turns.why_ended():
-                self._turns.end(f"rank {self.rank} failed with {type(error).__name__}: {error}")
-                self.is_first = True
-        finally:
-            self.is_over = True
-            self._turns.leave()
-
-    is_first = False
+            self._turns.end(f"rank {self.rank} failed with {type(error).__name__}: {error}")
 
     def stack(self) -> str:
         """Where it is now, innermost last, without this package's own frames at both ends."""
         frame: FrameType | None = sys._current_frames().get(self.ident or 0)
-        if self.is_over or frame is None:
+        if frame is None:
             return "    (has ended)\n"
         frames = traceback.extract_stack(frame)
         while frames and (frames[0].filename == threading.__file__ or frames[0].filename.startswith(_OWN_FOLDER)):
@@ -109,29 +106,30 @@ class Ranks:
             DeadlockError: no rank can go on.
             RanksTimeoutError: they took longer than the timeout.
         """
-        began = time.monotonic()
-        for thread in self.threads:
-            thread.start()
         failure: BaseException | None = None
         try:
-            failure = self._watch(began)
+            for thread in self.threads:
+                thread.start()
+            failure = self._watch()
         except BaseException as error:  # Ctrl-C
             failure = error
             self._turns.end(type(error).__name__)
-        if failure is not None or self._turns.why_ended():
-            self._end_all()
+        self._end_all()
         if failure is not None:
             raise failure
-        for thread in self.threads:
-            if thread.is_first and thread.error is not None:
-                raise RankError(thread.rank, len(self.threads), thread.error) from thread.error
+        if (first := self._turns.ended_by()) is not None:
+            cause = self.threads[first].error
+            assert cause is not None
+            raise RankError(first, len(self.threads), cause) from cause
         return [thread.result for thread in self.threads]
 
-    def _watch(self, began: float) -> BaseException | None:
+    def _watch(self) -> BaseException | None:
+        began = time.monotonic()
         quiet_since: float | None = None
         events = -1
-        while alive := [thread for thread in self.threads if thread.is_alive()]:
-            alive[0].join(_WATCH_SECONDS)
+        is_warned = False
+        # Not Thread.join: one that Ctrl-C interrupts takes the thread for ended.
+        while not self._turns.wait_until_done(_WATCH_SECONDS):
             if self._turns.why_ended():
                 return None
             now = time.monotonic()
@@ -139,35 +137,56 @@ class Ranks:
                 return self._stop(
                     RanksTimeoutError, f"the ranks must end within the timeout; got none, limit {self._timeout:g} s"
                 )
-            if events != (events := self._turns.num_events()) or not self._all_wait() or not _all_threads_sleep():
+            if events != (events := self._turns.num_events()) or not _all_threads_sleep():
                 quiet_since = None
             elif quiet_since is None:
                 quiet_since = now
-            elif now - quiet_since > _QUIET_SECONDS:
+            elif now - quiet_since > _QUIET_SECONDS and self._all_wait():
                 return self._stop(DeadlockError, "some rank must be able to go on; got a deadlock")
+            elif now - quiet_since > _STUCK_SECONDS and not is_warned:
+                is_warned = True
+                self._warn_of_stuck(now - quiet_since)
         return None
 
     def _all_wait(self) -> bool:
         live = [rank for rank in self._turns.ranks() if rank[0] != "done"]
         return bool(live) and all(status == "waiting" and not ends_by_itself for status, _, ends_by_itself in live)
 
+    def _warn_of_stuck(self, seconds: float) -> None:
+        """A rank that has its turn sleeps in a wait that is not seen: for a file, or a lock that another rank holds."""
+        has_turn = [number for number, (status, *_) in enumerate(self._turns.ranks()) if status == "running"]
+        if has_turn:
+            warnings.warn(
+                f"[simulate] a rank that has its turn must go on; got rank {has_turn[0]} asleep for {seconds:.0f} s. "
+                "The others wait for it; if it waits for a lock that one of them holds, they wait for ever. "
+                f"Each rank's call and stack:\n{self._stacks()}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
     def _stop(self, kind: type[RuntimeError], what: str) -> RuntimeError:
-        lines = [f"[simulate] {what}. Each rank's call and stack:"]
+        error = kind(f"[simulate] {what}. Each rank's call and stack:\n{self._stacks()}")
+        self._turns.end(what)
+        return error
+
+    def _stacks(self) -> str:
+        lines = []
         for thread, (status, call, _) in zip(self.threads, self._turns.ranks(), strict=True):
             doing = "has ended" if status == "done" else f"waits in {call}" if status == "waiting" else f"is {status}"
             lines.append(f"  rank {thread.rank} {doing}")
             if status != "done":
                 lines.append("\n".join("  " + line for line in thread.stack().rstrip().splitlines()))
-        error = kind("\n".join(lines))
-        self._turns.end(what)
-        return error
+        return "\n".join(lines)
 
     def _end_all(self) -> None:
         """Wakes who waits, interrupts who runs."""
         deadline = time.monotonic() + _END_SECONDS
         # Who waits for another rank has an error of its own to end with; who runs is given time to come to one.
         next_interrupt = time.monotonic() + _FIRST_INTERRUPT_SECONDS
-        while alive := [thread for thread in self.threads if thread.is_alive()]:
+        while not self._turns.wait_until_done(_WATCH_SECONDS):
+            alive = [thread for thread in self.threads if thread.is_alive()]
+            if not alive:
+                return  # some were never started
             now = time.monotonic()
             if now > deadline:
                 names = ", ".join(thread.name for thread in alive)
@@ -176,11 +195,9 @@ class Ranks:
             if now > next_interrupt:
                 next_interrupt = now + _INTERRUPT_EVERY_SECONDS
                 for thread in alive:
-                    if not thread.is_over and thread.ident is not None:
-                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                            ctypes.c_ulong(thread.ident), ctypes.py_object(RankEnded)
-                        )
-            alive[0].join(_WATCH_SECONDS)
+                    self._turns.interrupt(thread.rank, thread.ident, RankEnded)
+        for thread in self.threads:
+            thread.join()
 
 
 def _all_threads_sleep() -> bool:

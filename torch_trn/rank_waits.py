@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -14,15 +14,6 @@ from torch_trn import _C
 from torch_trn.this_rank import current_rank, set_current_rank
 
 _SLICE_SECONDS = 0.05  # an exception for the thread is raised between two
-
-
-@contextmanager
-def letting_others_run(turns: Any, call: str, ends_by_itself: bool) -> Iterator[None]:
-    turns.release(call, ends_by_itself)
-    try:
-        yield
-    finally:
-        turns.take()
 
 
 def _others_may_wake(num_ranks: int) -> bool:
@@ -59,8 +50,7 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
             sleep(left)
             return False
 
-        with letting_others_run(turns, f"time.sleep({seconds:g})", True):
-            _slices(part, seconds)
+        turns.wait(f"time.sleep({seconds:g})", True, lambda: _slices(part, seconds))
         return None
 
     def join_in_turn(self: threading.Thread, timeout: float | None = None) -> None:
@@ -71,22 +61,33 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
             join(self, left)
             return not self.is_alive()
 
-        with letting_others_run(turns, f"threading.Thread.join of {self.name}", True):
-            _slices(part, timeout)
+        turns.wait(f"threading.Thread.join of {self.name}", True, lambda: _slices(part, timeout))
         return None
 
     def condition_wait_in_turn(self: Any, timeout: float | None = None) -> bool:
         # A question without a wait (timeout 0) ends no turn: its asker may hold a lock that all ranks share.
         if not _C.has_turn() or starting.now or (timeout is not None and timeout <= 0):
             return condition_wait(self, timeout)
-        turns.release("threading.Condition.wait", timeout is not None or _others_may_wake(num_ranks))
+        if not self._is_owned():
+            raise RuntimeError("cannot wait on un-acquired lock")
+        # One waiter for all slices: a notification between two waits of their own would be lost.
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        # Who has the turn may want the condition's lock: nobody waits for a turn while holding it.
+        held = self._release_save()
         try:
-            return _slices(lambda left: condition_wait(self, left), timeout)
+            turns.wait(
+                "threading.Condition.wait",
+                timeout is not None or _others_may_wake(num_ranks),
+                lambda: _slices(lambda left: waiter.acquire(True, left), timeout),
+            )
         finally:
-            # Who has the turn may want the lock: nobody waits for a turn while holding it.
-            held = self._release_save()
-            turns.take()
             self._acquire_restore(held)
+            is_notified = waiter not in self._waiters
+            if not is_notified:
+                self._waiters.remove(waiter)
+        return is_notified
 
     def start_of_rank(self: threading.Thread) -> None:
         rank = current_rank()

@@ -5,6 +5,9 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <chrono>
+#include <cmath>
+
 #include "distributed/local_backend.h"
 #include "distributed/local_store.h"
 #include "distributed/turns.h"
@@ -75,6 +78,35 @@ void set_cpu_random(const CpuRandom& random) {
   impl->set_next_double_normal_sample(random.double_sample);
 }
 
+// Runs what takes a piece of work, here Python code, without Python's lock but for that code.
+template <class Run>
+py::object run_without_lock(const py::function& work, const Run& run) {
+  py::object result;
+  const py::gil_scoped_release released;
+  run([&] {
+    const py::gil_scoped_acquire gil;
+    result = work();
+  });
+  return result;
+}
+
+void run_rank(Turns& turns, int rank, const py::function& body) {
+  struct Clear {
+    ~Clear() { PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), nullptr); }
+  };
+  const Clear what_came_too_late;
+  run_without_lock(body, [&](const auto& work) { turns.run(rank, work); });
+}
+
+// Raises in the thread of a rank that has begun and is not done. The caller has Python's lock throughout.
+bool interrupt(const Turns& turns, int rank, unsigned long thread, const py::object& type) {
+  const auto status = turns.ranks().at(static_cast<std::size_t>(rank)).status;
+  if (status == distributed::RankStatus::starting || status == distributed::RankStatus::done) {
+    return false;
+  }
+  return PyThreadState_SetAsyncExc(thread, type.ptr()) > 0;
+}
+
 py::list ranks(const Turns& turns) {
   py::list out;
   for (const auto& rank : turns.ranks()) {
@@ -93,12 +125,23 @@ void bind_local_ranks(py::module_& module) {
              return std::make_shared<Turns>(num_ranks, hooks(std::move(switched)));
            }),
            py::arg("num_ranks"), py::arg("switched"))
-      .def("enter", &Turns::enter, Released())
-      .def("leave", &Turns::leave, Released())
-      .def("release", &Turns::release, py::arg("call"), py::arg("ends_by_itself"), Released())
-      .def("take", &Turns::take, Released())
+      .def("run", &run_rank, py::arg("rank"), py::arg("body"))
+      .def(
+          "wait",
+          [](Turns& turns, const std::string& call, bool ends_by_itself, const py::function& work) {
+            return run_without_lock(work, [&](const auto& do_it) { turns.wait(call, ends_by_itself, do_it); });
+          },
+          py::arg("call"), py::arg("ends_by_itself"), py::arg("work"))
+      .def(
+          "wait_until_done",
+          [](const Turns& turns, double seconds) {
+            return turns.wait_until_done(std::chrono::milliseconds(std::llround(seconds * 1e3)));
+          },
+          py::arg("seconds"), Released())
+      .def("interrupt", &interrupt, py::arg("rank"), py::arg("thread"), py::arg("type"))
       .def("end", &Turns::end, Released())
       .def("why_ended", &Turns::why_ended)
+      .def("ended_by", &Turns::ended_by)
       .def("ranks", &ranks)
       .def("num_events", &Turns::num_events);
   module.def("set_current_turns", &distributed::set_current_turns, py::arg("turns").none(true));

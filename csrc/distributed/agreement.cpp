@@ -125,8 +125,9 @@ std::int64_t Agreement::finish(Round& round, Milliseconds timeout) {
   if (num_ranks == 1) {
     return round.arrival;
   }
-  // Who waits for data gives up first, and its announcement arrives here.
-  const auto deadline = std::chrono::steady_clock::now() + timeout + std::min(timeout / 4, Milliseconds(1000));
+  // Who waits for the data of the call before gives up first, and its announcement arrives here: it says that it is
+  // there.
+  const auto deadline = std::chrono::steady_clock::now() + timeout + std::min(timeout / 2, kRollCall);
   const auto* rows = round.received.const_data_ptr<std::int64_t>();
   const std::int64_t words = round.received.size(1);
   const auto row = [&](int rank) { return rows + rank * words; };

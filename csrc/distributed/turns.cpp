@@ -34,26 +34,54 @@ Turns::Turns(int num_ranks, TurnHooks hooks) : hooks_(std::move(hooks)), ranks_(
   woken_.resize(ranks_.size());
 }
 
-void Turns::enter(int rank) {
-  here = {current_turns(), rank, false};
+void Turns::run(int rank, const std::function<void()>& body) {
+  struct Stay {
+    Turns& turns;
+    ~Stay() noexcept(false) {
+      turns.release(RankStatus::done, "", false);
+      here = {};
+    }
+  };
+  here = {shared_from_this(), rank, false};
+  const Stay until_done{*this};
   take();
+  body();
 }
 
-void Turns::leave() {
+void Turns::wait(std::string call, bool ends_by_itself, const std::function<void()>& work) {
+  struct Wait {
+    Turns& turns;
+    ~Wait() noexcept(false) { turns.take(); }  // an interpreter that ends unwinds its threads
+  };
+  if (!here.has_turn || here.turns.get() != this) {
+    work();
+    return;
+  }
+  release(RankStatus::waiting, std::move(call), ends_by_itself);
+  const Wait until_done{*this};
+  work();
+}
+
+bool Turns::wait_until_done(std::chrono::milliseconds limit) const {
+  std::unique_lock lock(mutex_);
+  return done_.wait_for(lock, limit, [this] {
+    return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.status == RankStatus::done; });
+  });
+}
+
+void Turns::release(RankStatus status, std::string call, bool ends_by_itself) {
   {
     std::lock_guard lock(mutex_);
-    ranks_[static_cast<std::size_t>(here.rank)].status = RankStatus::done;
-    pass_on();
+    ranks_[static_cast<std::size_t>(here.rank)] = {status, std::move(call), ends_by_itself};
+    here.has_turn = false;
+    if (current_ == here.rank) {
+      pass_on();
+    }
   }
   count_event();
-  here = {};
-}
-
-void Turns::release(std::string call, bool ends_by_itself) {
-  std::lock_guard lock(mutex_);
-  ranks_[static_cast<std::size_t>(here.rank)] = {RankStatus::waiting, std::move(call), ends_by_itself};
-  here.has_turn = false;
-  pass_on();
+  if (status == RankStatus::done) {
+    done_.notify_all();
+  }
 }
 
 void Turns::pass_on() {
@@ -94,6 +122,7 @@ void Turns::end(const std::string& why) {
     std::lock_guard lock(mutex_);
     if (why_ended_.empty()) {
       why_ended_ = why;
+      ended_by_ = here.turns.get() == this ? std::optional(here.rank) : std::nullopt;
     }
     wakers = wakers_;
   }
@@ -105,6 +134,11 @@ void Turns::end(const std::string& why) {
 std::string Turns::why_ended() const {
   std::lock_guard lock(mutex_);
   return why_ended_;
+}
+
+std::optional<int> Turns::ended_by() const {
+  std::lock_guard lock(mutex_);
+  return ended_by_;
 }
 
 void Turns::raise_if_ended(const char* name) const {
@@ -149,15 +183,7 @@ void wait_in(const std::function<std::string()>& call, const std::function<void(
     return;
   }
   const auto turns = here.turns;
-  turns->hooks().blocking([&] {
-    struct Wait {
-      Turns& turns;
-      ~Wait() { turns.take(); }
-    };
-    turns->release(call(), false);
-    const Wait until_done{*turns};
-    work();
-  });
+  turns->hooks().blocking([&] { turns->wait(call(), false, work); });
 }
 
 }  // namespace trn::distributed

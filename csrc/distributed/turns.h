@@ -2,12 +2,14 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,23 +26,25 @@ struct TurnHooks {
   std::function<void(int from, int to)> switched;
 };
 
-class Turns {
+class Turns : public std::enable_shared_from_this<Turns> {
  public:
   Turns(int num_ranks, TurnHooks hooks);
 
-  // The calling thread runs the rank from now on; returns when it has its first turn.
-  void enter(int rank);
-  // The rank of the calling thread is done.
-  void leave();
+  // The calling thread runs the rank: `body` in its turns. However it ends, the rank is done then. Without Python's
+  // lock.
+  void run(int rank, const std::function<void()>& body);
+  // Others have their turns while the calling rank does `work`, which is to wait in `call`. `ends_by_itself`: the wait
+  // needs no other rank. However `work` ends, the caller has its turn again then. On a thread that has no turn it is
+  // `work` alone. Without Python's lock.
+  void wait(std::string call, bool ends_by_itself, const std::function<void()>& work);
+  // Are all ranks done within this time?
+  bool wait_until_done(std::chrono::milliseconds limit) const;
 
-  // Between the two the calling rank waits in `call`, and others have their turns. `ends_by_itself`: the wait needs no
-  // other rank. Both without Python's lock.
-  void release(std::string call, bool ends_by_itself);
-  void take();
-
-  // From now on every wait for another rank raises `why`; who waits already is woken.
+  // From now on every wait for another rank raises `why`; who waits already is woken. The first reason stays.
   void end(const std::string& why);
   std::string why_ended() const;
+  // The rank that was the first to call `end`; none: a thread that is no rank's, or nobody.
+  std::optional<int> ended_by() const;
   void raise_if_ended(const char* name) const;
 
   struct Rank {
@@ -60,15 +64,19 @@ class Turns {
   const TurnHooks& hooks() const { return hooks_; }
 
  private:
+  void take();
+  void release(RankStatus status, std::string call, bool ends_by_itself);
   void pass_on();  // under mutex_
 
   const TurnHooks hooks_;
   mutable std::mutex mutex_;
   std::vector<Rank> ranks_;
   std::deque<std::condition_variable> woken_;  // by rank
-  std::deque<int> line_;                       // who waits for a turn, first come first served
+  mutable std::condition_variable done_;
+  std::deque<int> line_;  // who waits for a turn, first come first served
   int current_ = -1, last_ = -1;
   std::string why_ended_;
+  std::optional<int> ended_by_;
   std::vector<std::pair<std::uint64_t, std::function<void()>>> wakers_;
   std::uint64_t next_waker_ = 0;
   std::atomic<std::uint64_t> num_events_{0};

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
 import torch.distributed as dist
 
 import torch_trn
+from torch_trn import rank_threads, rank_waits
 from torch_trn.rank_threads import RanksTimeoutError
 
 pytestmark = pytest.mark.filterwarnings("ignore:barrier:UserWarning")
@@ -208,6 +210,47 @@ def test_wrong_arguments():
             run(endless, world_size)
 
 
+def asks_back_and_forth():
+    """Rank 0 and a thread of its own wake each other 2000 times; nothing else would."""
+    if os.environ["RANK"] != "0":
+        return
+    question, answer = threading.Semaphore(0), threading.Semaphore(0)
+
+    def answering():
+        for _ in range(2000):
+            question.acquire()
+            answer.release()
+
+    thread = threading.Thread(target=answering)
+    thread.start()
+    for _ in range(2000):
+        question.release()
+        answer.acquire()
+    thread.join()
+
+
+def test_no_notification_is_lost(monkeypatch):
+    monkeypatch.setattr(rank_waits, "_SLICE_SECONDS", 2e-5)  # so that many come between two slices of a wait
+    run(asks_back_and_forth, 2)
+
+
+def holds_a_lock_of_all(lock):
+    dist.init_process_group()
+    with lock:
+        dist.barrier()
+
+
+def test_a_lock_that_ranks_share_is_named(monkeypatch):
+    monkeypatch.setattr(rank_threads, "_STUCK_SECONDS", 0.3)
+    lock = threading.Lock()
+    timer = threading.Timer(1.0, lock.release)  # what no rank would do
+    timer.start()
+    said = r"rank [01] asleep for(.|\n)*in holds_a_lock_of_all"
+    with pytest.warns(RuntimeWarning, match=said), suppress(RuntimeError):
+        run(holds_a_lock_of_all, 2, lock)
+    timer.join()
+
+
 INTERRUPTED = """
 import os, signal, threading
 import torch, torch.distributed as dist
@@ -215,19 +258,21 @@ import torch_trn
 
 def forever():
     dist.init_process_group()
-    if dist.get_rank() == 0:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     while True:
         dist.barrier()
 
-try:
-    torch_trn.simulate(forever, 3)
-except KeyboardInterrupt:
-    print("interrupted", sum(thread.name.startswith("rank") for thread in threading.enumerate()))
+for i in range(20):
+    timer = threading.Timer(i * 0.01, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        torch_trn.simulate(forever, 3)
+    except KeyboardInterrupt:
+        print("interrupted", sum(thread.name.startswith("rank") for thread in threading.enumerate()))
+    timer.join()
+print(torch_trn.simulate(os.getpid, 3).results == [os.getpid()] * 3)
 """
 
 
-@pytest.mark.xfail(strict=False, reason="seen once, on a busy machine, not to end within a minute; not understood")
 def test_ctrl_c():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "interrupted 0", done.stderr
+    assert done.stdout.splitlines() == ["interrupted 0"] * 20 + ["True"], done.stderr
