@@ -17,6 +17,7 @@ __path__ = extend_path(__path__, __name__)
 
 from torch_trn import (
     _C,
+    as_torch_neuronx,
     context_parallel,
     distributed,
     dynamo,
@@ -96,6 +97,8 @@ def _register() -> None:
     torch._register_device_module(name, _device_module)  # type: ignore[no-untyped-call]
     generate_methods_for_privateuse1_backend(for_storage=True)
     _device_module.register_submodules(name)
+    if name == as_torch_neuronx.DEVICE_NAME:
+        as_torch_neuronx.install()
     interop.install()
     distributed.install()
     context_parallel.install()

@@ -338,7 +338,7 @@ void charge(const OperatorPlan& plan, int device, c10::ArrayRef<IValue> inputs, 
 }
 
 void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
-  check_strict(plan);
+  begin_call(plan);
   const std::size_t begin = stack->size() - plan.num_arguments;
   const std::vector<IValue> originals(stack->begin() + static_cast<std::ptrdiff_t>(begin), stack->end());
   const Devices devices = devices_of(plan, originals);

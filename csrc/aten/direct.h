@@ -354,7 +354,7 @@ class DirectKernel<Result(Args...)> {
   static Result run(const Target& target, std::index_sequence<I...>, Args&... args) {
     const OperatorPlan& plan = target.plan;
     run_backward_on_this_thread();
-    check_strict(plan);
+    begin_call(plan);
     DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
     const bool ordinary = !plan.result_size_depends_on_data && (call.describe(I, args) && ...) && call.device() >= 0 &&
                           !hardware_numerics() && !dry_run();

@@ -334,7 +334,6 @@ void run_backward_on_this_thread() {
 
 const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* stack) {
   run_backward_on_this_thread();
-  check_strict(plan);
   Call call(plan);
   const std::size_t begin = stack->size() - plan.num_arguments;
   const auto arguments = c10::ArrayRef<IValue>(*stack).slice(begin);

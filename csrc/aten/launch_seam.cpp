@@ -191,7 +191,8 @@ void set_strict_fallback(bool strict) {
   strict_fallback = strict;
 }
 
-void check_strict(const OperatorPlan& plan) {
+void begin_call(const OperatorPlan& plan) {
+  plan.num_calls.fetch_add(1, std::memory_order_relaxed);
   if (C10_UNLIKELY(strict_fallback.load(std::memory_order_relaxed)) &&
       plan.neuron_status != static_cast<int>(NeuronStatus::native)) {
     C10_THROW_ERROR(NotImplementedError,

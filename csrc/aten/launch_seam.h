@@ -49,6 +49,7 @@ SyncDebugMode sync_debug_mode();
 
 // Strict mode: operators that TorchNeuron would run on the host raise.
 void set_strict_fallback(bool strict);
-void check_strict(const OperatorPlan& plan);
+// What every call of an operator begins with: it is counted, and checked in strict mode.
+void begin_call(const OperatorPlan& plan);
 
 }  // namespace trn::aten

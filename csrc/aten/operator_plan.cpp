@@ -87,15 +87,34 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));
 }
 
+namespace {
+
+struct Plans {
+  std::mutex mutex;
+  std::unordered_map<c10::OperatorName, std::unique_ptr<OperatorPlan>> by_name;
+};
+
+Plans& plans() {
+  static auto* instance = new Plans();  // leaked: operators run while statics are destroyed
+  return *instance;
+}
+
+}  // namespace
+
 const OperatorPlan& plan_of(const c10::OperatorHandle& op) {
-  static std::mutex mutex;
-  static auto* plans = new std::unordered_map<c10::OperatorName, std::unique_ptr<OperatorPlan>>();
-  std::lock_guard lock(mutex);
-  auto& slot = (*plans)[op.operator_name()];
+  std::lock_guard lock(plans().mutex);
+  auto& slot = plans().by_name[op.operator_name()];
   if (!slot) {
     slot = std::make_unique<OperatorPlan>(op);
   }
   return *slot;
+}
+
+void for_each_plan(const std::function<void(const OperatorPlan&)>& visit) {
+  std::lock_guard lock(plans().mutex);
+  for (const auto& [name, plan] : plans().by_name) {
+    visit(*plan);
+  }
 }
 
 }  // namespace trn::aten

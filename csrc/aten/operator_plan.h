@@ -3,7 +3,9 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,10 +31,14 @@ struct OperatorPlan {
   bool takes_cpu_tensors = false;   // indices or lengths may live on the host
   int neuron_status = 0;            // NeuronStatus of the table
 
+  // Calls of it since the count was last cleared; a plan is otherwise constant.
+  mutable std::atomic<std::int64_t> num_calls{0};
+
   bool draws() const { return generator_argument >= 0 || draws_without_generator; }
 };
 
 // The plan of an operator; made on first sight, kept for good.
 const OperatorPlan& plan_of(const c10::OperatorHandle& op);
+void for_each_plan(const std::function<void(const OperatorPlan&)>& visit);
 
 }  // namespace trn::aten

@@ -9,6 +9,7 @@
 #include "aten/any_layout.h"
 #include "aten/direct_ops.h"
 #include "aten/fallback.h"
+#include "aten/launch_seam.h"
 
 namespace trn::aten {
 
@@ -84,6 +85,7 @@ struct Kernel final : c10::OperatorKernel {
     if (C10_UNLIKELY(!plan)) {
       plan = &plan_of(op);
     }
+    begin_call(*plan);
     run_on_device(*plan, stack);
   }
   c10::OperatorName name;
@@ -103,7 +105,9 @@ void unregistered(const OperatorHandle& op, Stack* stack) {
                               "' with arguments from the 'trn' backend: it has neither a trn nor a CPU kernel. "
                               "Register one with torch.library, "
                               "or run this part of the model on the CPU.");
-  run_on_device(plan_of(op), stack);
+  const OperatorPlan& plan = plan_of(op);
+  begin_call(plan);
+  run_on_device(plan, stack);
 }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {

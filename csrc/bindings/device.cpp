@@ -13,6 +13,7 @@
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
+#include "aten/operator_plan.h"
 #include "aten/system.h"
 #include "aten/workers.h"
 #include "target/target.h"
@@ -82,15 +83,8 @@ void sleep(double seconds) {
   aten::system().device(index).clock.launch(aten::current_stream(index), 0, runtime::to_picoseconds(seconds));
 }
 
-const char* status_name(aten::NeuronStatus status) {
-  switch (status) {
-    case aten::NeuronStatus::native:
-      return "native";
-    case aten::NeuronStatus::host:
-      return "host";
-    default:
-      return "absent";
-  }
+std::string status_name(aten::NeuronStatus status) {
+  return std::string(aten::name(status));
 }
 
 std::string op_status(const std::string& name) {
@@ -123,6 +117,21 @@ py::list op_table() {
     rows.append(out);
   }
   return rows;
+}
+
+// status -> operator -> calls
+std::map<std::string, std::map<std::string, std::int64_t>> operator_calls() {
+  std::map<std::string, std::map<std::string, std::int64_t>> out;
+  aten::for_each_plan([&](const aten::OperatorPlan& plan) {
+    if (const std::int64_t calls = plan.num_calls.load(std::memory_order_relaxed)) {
+      out[status_name(static_cast<aten::NeuronStatus>(plan.neuron_status))][plan.op.operator_name().name] += calls;
+    }
+  });
+  return out;
+}
+
+void clear_operator_calls() {
+  aten::for_each_plan([](const aten::OperatorPlan& plan) { plan.num_calls.store(0, std::memory_order_relaxed); });
 }
 
 bool storage_in_hbm(const at::Tensor& tensor) {
@@ -167,6 +176,8 @@ void bind_device(py::module_& module) {
   module.def("simulated_seconds",
              [](int index) { return runtime::to_seconds(aten::system().device(index).clock.latest()); });
   module.def("op_status", &op_status);
+  module.def("operator_calls", &operator_calls);
+  module.def("clear_operator_calls", &clear_operator_calls);
   module.def("op_table", &op_table);
   module.def("storage_in_hbm", &storage_in_hbm);
   module.def("build_settings", &build_settings);
