@@ -2,6 +2,7 @@
 // Source: SDK neuron-runtime/explore/intranode-collective-comm.rst, internode-collective-comm.rst.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -69,6 +70,11 @@ void for_each_peer(const Stage& stage, std::int64_t from, std::int64_t num_membe
       }
       break;
   }
+}
+
+// Of n members, so many from the first on are all that sends or receives.
+inline std::int64_t num_taking_part(const Stage& stage, std::int64_t n) {
+  return stage.pattern == Pattern::doubling ? std::min(n, 2 * stage.mask) : n;
 }
 
 // The half of an all_reduce, or the whole of an all_gather or reduce_scatter, of n chunks: every member sends n - 1.

@@ -260,11 +260,12 @@ Group::Plan Group::plan(const CollectiveShape& shape) const {
 // ---- Time
 
 Group::Time Group::time_of_flows(const Stage& stage, const Order& order, double rate) const {
-  const auto n = static_cast<std::int64_t>(order.size());
-  std::vector<double> sent(order.size()), received(order.size()), away(order.size()), home(order.size());
+  const std::int64_t n = num_taking_part(stage, static_cast<std::int64_t>(order.size()));
+  const auto members = static_cast<std::size_t>(n);
+  std::vector<double> sent(members), received(members), away(members), home(members);
   std::map<std::int64_t, std::size_t> first_load;
-  for (const int position : order) {
-    first_load.try_emplace(places_[position].instance, 0);
+  for (std::size_t i = 0; i < members; ++i) {
+    first_load.try_emplace(places_[order[i]].instance, 0);
   }
   std::size_t num_loads = 0;
   for (auto& [instance, first] : first_load) {
