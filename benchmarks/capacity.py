@@ -94,6 +94,7 @@ def measure(case: str) -> dict[str, float]:
         "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "launches": sum(role.recording.launches for role in run.roles),
         "device_seconds": run.device_seconds,
+        "waiting_share": sum(each.waiting_share for each in run.times.values()) / len(run.times),
         "peak_memory_bytes": run.peak_memory_bytes,
     }
 
@@ -112,8 +113,8 @@ def main() -> None:
         found = json.loads(run.stdout.splitlines()[-1])
         title = f"Llama 3 {case.upper()}, one step, no values"
         what = (
-            f"{found['launches']:,} launches; simulated {found['device_seconds']:.2f} s of compute, "
-            f"peak {found['peak_memory_bytes'] / (1 << 30):.1f} GiB"
+            f"{found['launches']:,} launches; simulated {found['device_seconds']:.2f} s, of which ranks wait for each "
+            f"other {found['waiting_share']:.0%}; peak {found['peak_memory_bytes'] / (1 << 30):.1f} GiB"
         )
         rows += [
             Row(f"{title}: time", f"<= {seconds} s", f"{found['seconds']:.1f} s", found["seconds"] <= seconds),

@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node 2 examples/pipeline.py
     trn run --world-size 8 examples/pipeline.py
+    trn run --world-size 32 --dry-run --values 0 --role 0:32 examples/pipeline.py    # the bubble, no values
 
 The batch goes through in microbatches, one forward and one backward in turn (1F1B), so that all stages work at once.
 The last rank prints the losses, and the first what it sends and receives in one step.

@@ -64,7 +64,14 @@ def run(
     world_size: Annotated[
         int | None, typer.Option(metavar="N", help="Run N ranks in this process, as torchrun would in N processes.")
     ] = None,
-    role: Annotated[int, typer.Option(metavar="R", help="With --world-size --dry-run: the rank that runs.")] = 0,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="R",
+            help="With --world-size --dry-run: the rank that runs, 0 if left out; repeat it, or give first:end:step, "
+            "for a rank of each of a pipeline's stages.",
+        ),
+    ] = None,
     prefix_output: Annotated[bool, typer.Option(help="With --world-size: each line says its rank.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no report and no progress.")] = False,
 ) -> None:
@@ -110,11 +117,16 @@ def run(
         from torch_trn.simulation import checked_world_size
 
         if dry_run:
-            if not 0 <= role < world_size:
-                raise typer.BadParameter(f"{role} is no rank of {world_size}.", param_hint="--role")
+            roles = [rank for text in role or ["0"] for rank in ranks_of(text, world_size)]
+            if len(roles) > 1:
+                if steps is not None or trace is not None:
+                    raise typer.BadParameter("several roles have neither --steps nor --trace.", param_hint="--role")
+                from torch_trn.rank_scripts import run_script_as_roles
+
+                raise typer.Exit(run_script_as_roles(script, arguments or [], module, world_size, roles, options))
             from torch_trn.one_rank import one_rank
 
-            with one_rank(role, world_size):
+            with one_rank(roles[0], world_size):
                 raise typer.Exit(run_script(script, arguments or [], module, options))
         try:
             checked_world_size(world_size)
@@ -123,6 +135,18 @@ def run(
         code = run_script_on_ranks(script, arguments or [], module, world_size, prefix_output, options)
         raise typer.Exit(code)
     raise typer.Exit(run_script(script, arguments or [], module, options))
+
+
+def ranks_of(text: str, world_size: int) -> list[int]:
+    """Of "8" or "0:64:8"."""
+    try:
+        numbers = [int(part) for part in text.split(":")]
+        found = list(range(*numbers)) if len(numbers) > 1 else numbers
+    except (TypeError, ValueError):
+        found = []
+    if not found or not all(0 <= rank < world_size for rank in found):
+        raise typer.BadParameter(f"{text} is no rank of {world_size}.", param_hint="--role")
+    return found
 
 
 def _enter_dry_run(values: str | None) -> None:

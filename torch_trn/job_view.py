@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from torch_trn.job import JobReport
+    from torch_trn.roles import OneRankRun
 
 _SHOWN_RANKS = 8
+_SHOWN_ROLES = 64
 
 
 def renderable(job: JobReport) -> Group:
@@ -32,6 +34,61 @@ def renderable(job: JobReport) -> Group:
 
 def _heading(job: JobReport) -> str:
     return f"torch_trn job on {job.target}, {job.ranks[0]['mode']}, {job.ranks[0]['placement_text'] or '1 rank'}"
+
+
+def of_roles(run: OneRankRun) -> Group:
+    """What the job takes, and a line for each role."""
+    from rich.console import Group
+    from rich.text import Text
+
+    recording = run.roles[0].recording
+    place = recording.placement_text or "1 rank"
+    heading = f"torch_trn job on {recording.target.name}, {recording.mode}, {place}; {len(run.roles)} of its ranks ran"
+    energy, money = run.energy_joules, run.money
+    waiting = sum(time.waiting_share for time in run.times.values()) / len(run.times)
+    summary = [
+        ("device time", f"{report.seconds(run.device_seconds)}, waiting included"),
+        ("waiting", f"{report.percent(waiting)} of it, the mean of these ranks: for messages and for the last to end"),
+        (
+            "imbalance",
+            f"rank {run.slowest.rank} works longest; the longest computes {report.percent(run.imbalance)} "
+            "longer than the mean",
+        ),
+        ("peak memory", report.memory(run.peak_memory_bytes)),
+        ("energy", "unknown" if energy is None else f"{report.si(energy, 'J')} of all ranks, an estimate"),
+        ("cost", money.note if money.usd is None else f"${money.usd:.3g} for {money.note}"),
+    ]
+    table = report.rich_table(_roles(run))
+    parts: list[Any] = [Text(heading, style="bold"), Text(), report.rich_summary(summary), Text(), table]
+    unheard = run.clock.unheard if run.clock else {}
+    if unheard:
+        peers = sorted(set().union(*unheard.values()))
+        shown = ", ".join("any" if rank < 0 else str(rank) for rank in peers[:_SHOWN_RANKS])
+        more = ", ..." if len(peers) > _SHOWN_RANKS else ""
+        parts.append(Text(f"* Taken to come when their partner does, as no role stands for them: rank {shown}{more}."))
+    return Group(*parts)
+
+
+def _roles(run: OneRankRun) -> Table:
+    body = []
+    for role in run.roles[:_SHOWN_ROLES]:
+        time, recording = run.times[role.rank], role.recording
+        share = recording.device_seconds / run.device_seconds if run.device_seconds else 0.0
+        body.append(
+            [
+                str(role.rank),
+                report.seconds(recording.compute_seconds),
+                report.seconds(recording.collective_seconds),
+                report.seconds(time.alone_seconds),
+                report.seconds(time.waiting_seconds),
+                report.percent(time.waiting_share),
+                report.memory(role.peak_memory_bytes),
+                f"{100 * recording.mfu * share:.3g} %",
+            ]
+        )
+    columns = ("rank", "compute", "collectives", "without waiting", "waiting", "share", "peak memory", "MFU")
+    more = len(run.roles) - _SHOWN_ROLES
+    return Table("Ranks that ran", columns, body, note=f"{more} more" if more > 0 else "")
 
 
 def _summary(job: JobReport) -> list[tuple[str, str]]:

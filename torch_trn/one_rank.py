@@ -8,7 +8,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,51 +20,8 @@ from torch_trn import _C
 from torch_trn import distributed as _distributed
 from torch_trn.dry_run import NoValueError, dry_run
 from torch_trn.profiler import profile
-from torch_trn.recording import Recording
-
-_ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-@dataclass(frozen=True)
-class Role:
-    """What one rank did: what `fn` returned and the recording of its launches and collectives."""
-
-    rank: int
-    value: Any
-    recording: Recording
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
-class OneRankRun:
-    """The ranks that ran, each standing for the peers that do the same."""
-
-    world_size: int
-    roles: tuple[Role, ...]
-
-    @property
-    def values(self) -> list[Any]:
-        """What `fn` returned, by role."""
-        return [role.value for role in self.roles]
-
-    @property
-    def slowest(self) -> Role:
-        return max(self.roles, key=lambda role: role.recording.device_seconds)
-
-    @property
-    def device_seconds(self) -> float:
-        """Of the slowest role."""
-        return self.slowest.recording.device_seconds
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        """Of the role that needs most."""
-        return max(role.peak_memory_bytes for role in self.roles)
-
-    @property
-    def collectives(self) -> dict[int, list[dict[str, Any]]]:
-        """Per role: the collectives of its recording."""
-        return {role.rank: role.recording.collectives for role in self.roles}
+from torch_trn.rank_environment import rank_environment
+from torch_trn.roles import OneRankRun, Role
 
 
 def run_roles(
@@ -81,7 +37,8 @@ def run_roles(
 
     The environment is torchrun's, so that `fn` may call `init_process_group()`; every group, of any backend, has
     `world_size` ranks and moves nothing. The peers hold the values that this rank holds. A message or broadcast of
-    another role, small enough to have values, has them here too: name the stages of a pipeline in order.
+    another role, small enough to have values, has them here too: name the stages of a pipeline in order. The run's
+    time is that of all roles side by side, each waiting for the messages and collectives of the others.
 
     Args:
         fn: what every rank runs; a torchrun script's `main`.
@@ -106,7 +63,8 @@ def run_roles(
             "[simulate] ranks make their own process group; got a process that has one. Call destroy_process_group()."
         )
     with _on_target(target), dry_run():
-        done = _run_all(lambda rank, letters: _run_role(partial(fn, *args), rank, world_size, mode, letters), chosen)
+        run = partial(_run_role, partial(fn, *args), world_size, mode, len(chosen) > 1)
+        done = _run_all(run, chosen)
         return OneRankRun(world_size, tuple(done[rank] for rank in chosen))
 
 
@@ -122,21 +80,28 @@ def _run_all(run: Callable[[int, Any], Role], chosen: Sequence[int]) -> dict[int
             gc.collect()  # a role before may have left its model in reference cycles
             try:
                 done[rank] = run(rank, letters)
-            except NoValueError:
-                if not letters.missed() & set(chosen) or (letters.count() == count and rank == waiting[-1]):
+            except NoValueError as error:
+                missed = letters.missed()
+                if others := sorted(missed - set(chosen)):
+                    error.add_note(
+                        f"[simulate] rank {others[0]} sends what this one reads, and is none of the roles {chosen}. "
+                        "Name one rank of every stage, all of one pipeline."
+                    )
+                if not missed & set(chosen) or (letters.count() == count and rank == waiting[-1]):
                     raise
                 left.append(rank)
         waiting = left[::-1]
     return done
 
 
-def _run_role(fn: Callable[[], Any], rank: int, world_size: int, mode: str, letters: Any) -> Role:
+def _run_role(fn: Callable[[], Any], world_size: int, mode: str, has_peers: bool, rank: int, letters: Any) -> Role:
     module = torch.get_device_module(torch._C._get_privateuse1_backend_name())
     device = rank % module.device_count()
     with one_rank(rank, world_size, letters):
+        module.synchronize(device)  # nothing of a role before is under way
         module.reset_peak_memory_stats(device)
         before = module.memory_allocated(device)
-        recording = profile(mode=mode)
+        recording = profile(mode=mode, clock=has_peers)
         try:
             with recording:
                 value = fn()
@@ -155,16 +120,8 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
     module = torch.get_device_module(name)
     letters = _C.Letters() if letters is None else letters
     local_size = min(world_size, module.device_count())
-    environment = {
-        "RANK": rank,
-        "WORLD_SIZE": world_size,
-        "LOCAL_RANK": rank % local_size,
-        "LOCAL_WORLD_SIZE": local_size,
-        "GROUP_RANK": rank // local_size,
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": 29500,
-    }
-    kept_environment = {key: os.environ.get(key) for key in _ENVIRONMENT}
+    environment = rank_environment(rank, world_size, local_size)
+    kept_environment = {key: os.environ.get(key) for key in environment}
     kept = (c10d.rendezvous, c10d.ProcessGroupGloo, dist.Backend._plugins[name.upper()], sys.excepthook)
     device = torch.accelerator.current_device_index()
     c10d.rendezvous = _rendezvous(rank, world_size)
@@ -174,7 +131,7 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
     try:
         # What is left to compute are short loops of torch's own over ranks: a team of threads takes longer to gather.
         torch.set_num_threads(1)
-        os.environ.update({key: str(value) for key, value in environment.items()})
+        os.environ.update(environment)
         torch.accelerator.set_device_index(rank % local_size)
         _forget_meshes()
         _distributed.set_job(rank, world_size)

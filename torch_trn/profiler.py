@@ -37,6 +37,8 @@ class profile(Recording):
         steps: training steps to record, as `(first, end)`, a range or "first:end"; an optimizer step ends one.
         target: target to cost on, by name or TOML path; the one recorded on where left out.
         mode: "eager" or "compiled".
+        clock: keep what the simulated clock did, in order, so that it can run again beside other ranks'
+            (`torch_trn.job_clock`); memory grows with the run.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class profile(Recording):
         steps: tuple[int, int | None] | range | str | None = None,
         target: str | None = None,
         mode: str = "eager",
+        clock: bool = False,
     ) -> None:
         if callable(timeline):
             raise TypeError("[profile] the decorator takes parentheses; got @profile. Write @profile().")
@@ -54,6 +57,7 @@ class profile(Recording):
         self._timeline = timeline
         self._modules = modules
         self._lines = lines
+        self._clock = clock
         self._steps = parse_steps(steps)
         self._done: Ledger | None = None
         self._handle: int | None = None
@@ -125,7 +129,7 @@ class profile(Recording):
             self._start()
 
     def _start(self) -> None:
-        self._handle = native.extension().profiler_start(self._timeline, self._lines)
+        self._handle = native.extension().profiler_start(self._timeline, self._lines, self._clock)
 
     def _stop(self) -> None:
         if self._handle is None:

@@ -1,4 +1,4 @@
-"""A torchrun-style script on simulated ranks: `trn run --world-size N script.py`."""
+"""A torchrun-style script on simulated ranks: `trn run --world-size N script.py`, with values or as some roles."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import importlib.util
 import io
 import os
 import sys
+import traceback
 from types import CodeType, ModuleType
 from typing import Any
 
+from torch_trn import report
+from torch_trn.job import merge
 from torch_trn.profiler import profile
 from torch_trn.rank_state import RankState, UserModules
 from torch_trn.rank_threads import DeadlockError, RankError, RanksTimeoutError
 from torch_trn.run import INTERRUPTED, RunOptions, write_reports
-from torch_trn.simulation import checked_world_size, rank_table, run_ranks
+from torch_trn.simulation import checked_world_size, run_ranks
 
 
 def run_script_on_ranks(
@@ -67,14 +70,52 @@ def run_script_on_ranks(
         modules.take()
         modules.put(own)
     sys.stdout.flush()
-    return write_reports(recordings[0], options, code, after=lambda: show_ranks(recordings))
+    return write_reports(recordings[0], options, code, after=lambda: report.show(merge(recordings)))
 
 
-def show_ranks(recordings: list[profile]) -> None:
-    """A line for each rank, under the first one's report."""
-    from torch_trn import report
+def run_script_as_roles(
+    script: str, arguments: list[str], as_module: bool, world_size: int, roles: list[int], options: RunOptions
+) -> int:
+    """Runs it as each of the roles, without values, then reports: the slowest role, and all side by side."""
+    from torch_trn.one_rank import run_roles
 
-    report.show(report.rich_table(rank_table(recordings)))
+    if not as_module and not os.path.exists(script):
+        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+        return 2
+    modules = UserModules()
+    own = modules.take()
+    folder = os.getcwd() if as_module else os.path.dirname(os.path.realpath(script))
+
+    def body() -> None:
+        before = RankState()
+        sys.argv = [script, *arguments]
+        if not sys.flags.safe_path:
+            sys.path = [folder, *sys.path[1:]]
+        try:
+            run_as_main(script, as_module)
+        except SystemExit as stop:
+            if stop.code:
+                raise
+        finally:
+            modules.take()
+            before.restore()
+
+    sys.meta_path.insert(0, modules)
+    try:
+        run = run_roles(body, world_size, roles=roles, mode=options.mode)
+        slowest = run.slowest.recording
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exception(error)
+        return 1
+    finally:
+        sys.meta_path.remove(modules)
+        modules.put(own)
+    sys.stdout.flush()
+    return write_reports(slowest, options, 0, after=lambda: report.show(run))
 
 
 def run_as_main(script: str, as_module: bool) -> None:

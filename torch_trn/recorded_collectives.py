@@ -51,6 +51,11 @@ class RecordedCollectives:
         return str(self._model) if self._is_of_a_job else ""
 
     @property
+    def instance(self) -> str:
+        """On which the job's ranks are; empty outside of a job."""
+        return self._model.instance if self._is_of_a_job else ""
+
+    @property
     def _is_of_a_job(self) -> bool:
         return bool(self.placement["world_size"] > 1)
 

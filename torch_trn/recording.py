@@ -184,7 +184,7 @@ class Recording(RecordedCollectives):
     @cached_property
     def compute_seconds(self) -> float:
         """Simulated time of the busiest stream's launches."""
-        return costing.device_seconds(self.costed, self._dispatch_seconds)
+        return costing.device_seconds(self.costed, self.dispatch_seconds)
 
     @cached_property
     def device_seconds(self) -> float:
@@ -194,10 +194,11 @@ class Recording(RecordedCollectives):
 
     def seconds_with(self, collectives: Iterable[Mapping[str, Any]], beside_seconds: float) -> float:
         """Simulated time of these launches with such collectives, of which streams wait for `beside_seconds`."""
-        return costing.device_seconds(self.costed, self._dispatch_seconds, collectives, beside_seconds)
+        return costing.device_seconds(self.costed, self.dispatch_seconds, collectives, beside_seconds)
 
     @property
-    def _dispatch_seconds(self) -> float:
+    def dispatch_seconds(self) -> float:
+        """Of one operator, on the host: 0 in mode compiled."""
         return float(self.target.record["device"]["eager_dispatch_seconds"]) if self.mode == "eager" else 0.0
 
     @property
@@ -252,8 +253,7 @@ class Recording(RecordedCollectives):
 
     @property
     def money(self) -> Money:
-        instance = self._model.instance if self._is_of_a_job else ""
-        return costing.money(self.device_seconds, self.num_devices, self.target.record, instance)
+        return costing.money(self.device_seconds, self.num_devices, self.target.record, self.instance)
 
     @property
     def cost_usd(self) -> float | None:
@@ -360,7 +360,7 @@ class Recording(RecordedCollectives):
             "rank": self.ledger.rank,
             "placement": self.placement,
             "placement_text": self.placement_text,
-            "instance": self._model.instance if self._is_of_a_job else "",
+            "instance": self.instance,
             "compute_seconds": self.compute_seconds,
             "collective_seconds": self.collective_seconds,
             "exposed_collective_seconds": self.exposed_collective_seconds,

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from torch_trn.profiler import profile
+from torch_trn.recording import Recording
 
 _PROGRESS_AFTER_SECONDS = 5.0
 _PROGRESS_EVERY_SECONDS = 1.0
@@ -62,7 +63,7 @@ def run_script(script: str, arguments: list[str], as_module: bool, options: RunO
     return write_reports(recording, options, code)
 
 
-def write_reports(recording: profile, options: RunOptions, code: int, after: Callable[[], None] | None = None) -> int:
+def write_reports(recording: Recording, options: RunOptions, code: int, after: Callable[[], None] | None = None) -> int:
     """The files asked for, then the report and what `after` shows. Returns the exit code: the script's `code`, or 1."""
     try:
         _write(recording, options)
@@ -150,7 +151,7 @@ def _progress(recording: profile, options: RunOptions) -> Iterator[None]:
         sys.stderr.flush()
 
 
-def _write(recording: profile, options: RunOptions) -> None:
+def _write(recording: Recording, options: RunOptions) -> None:
     if options.ledger is not None:
         recording.ledger.save(options.ledger)
     if options.report is not None:
@@ -168,7 +169,7 @@ def _write(recording: profile, options: RunOptions) -> None:
 
     print()
     report.show(recording)
-    if options.steps is not None and not recording.launches:
+    if options.steps is not None and isinstance(recording, profile) and not recording.launches:
         print(f"* The script made {recording.steps_seen} training steps; --steps asked for {options.steps}.")
     for path in (options.report, options.trace, options.ledger):
         if path is not None:

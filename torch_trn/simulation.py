@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torch_trn import _C, native
 from torch_trn.distributed import set_job
+from torch_trn.job import JobReport, merge
 from torch_trn.profiler import profile as recording
+from torch_trn.rank_environment import rank_environment
 from torch_trn.rank_state import RankState
 from torch_trn.rank_threads import DeadlockError, RankEnded, RankError, Ranks, RanksTimeoutError
 from torch_trn.rank_waits import install as install_waits
 from torch_trn.rank_worlds import Worlds
 from torch_trn.recording import Recording
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = ["DeadlockError", "RankEnded", "RankError", "RanksTimeoutError", "Simulation", "simulate"]
 
@@ -38,10 +43,16 @@ class Simulation:
     def __repr__(self) -> str:
         return f"<torch_trn.Simulation of {self.world_size} ranks>"
 
-    def __str__(self) -> str:
-        from torch_trn import report
+    @cached_property
+    def report(self) -> JobReport:
+        """The ranks' profiles as one report of the job, as `torch_trn.merge` makes it of processes' files."""
+        return merge(self.profiles)
 
-        return report.plain(report.rich_table(rank_table(self.profiles))) if self.profiles else repr(self)
+    def __rich__(self) -> RenderableType:
+        return self.report.__rich__() if self.profiles else repr(self)
+
+    def __str__(self) -> str:
+        return str(self.report) if self.profiles else repr(self)
 
 
 def simulate(
@@ -111,26 +122,6 @@ def checked_world_size(world_size: int) -> int:
     return world_size
 
 
-def environment(rank: int, world_size: int) -> Mapping[str, str]:
-    """What torchrun sets for a process of a job on one machine."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "ROLE_RANK": str(rank),
-        "ROLE_NAME": "default",
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_WORLD_SIZE": "1",
-        "ROLE_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29500",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-        "TORCHELASTIC_RUN_ID": "none",
-    }
-
-
 def run_ranks(
     body: Callable[[int], Any],
     world_size: int,
@@ -151,8 +142,9 @@ def run_ranks(
         _C.set_num_devices(max(world_size, num_devices))
         stack.callback(_C.set_num_devices, num_devices)
         _C.init()
+        _C.align_clocks(world_size)
 
-        states = [RankState(environment(rank, world_size)) for rank in range(world_size)]
+        states = [RankState(rank_environment(rank, world_size, world_size)) for rank in range(world_size)]
         before = RankState()
         if prepare is not None:
             for rank, state in enumerate(states):
@@ -171,6 +163,7 @@ def run_ranks(
         stack.callback(_C.set_current_turns, None)
         stack.callback(before.restore)
         stack.callback(set_job, 0, 1)
+        set_job(0, world_size)
         worlds.install(stack)
         install_waits(stack, turns, world_size)
         return Ranks(turns, [partial(_on_device, rank, body) for rank in range(world_size)], timeout).run()
@@ -190,23 +183,3 @@ def _forget(world_size: int, num_devices: int) -> None:
         for index in range(num_devices, world_size):
             with module.device(index):
                 module.empty_cache()
-
-
-def rank_table(profiles: Sequence[Recording]) -> Any:
-    """A line for each rank."""
-    from torch_trn import report
-
-    rows = [
-        [
-            str(rank),
-            report.seconds(recording.device_seconds),
-            report.si(recording.flops),
-            report.si(recording.hbm_read_bytes + recording.hbm_write_bytes, "B"),
-            str(sum(int(call["count"]) for call in recording.collectives)),
-            report.si(sum(int(call["count"]) * int(call["moved_bytes"]) for call in recording.collectives), "B"),
-            report.memory(recording.peak_memory_bytes),
-        ]
-        for rank, recording in enumerate(profiles)
-    ]
-    columns = ("rank", "device time", "model FLOPs", "HBM traffic", "collectives", "sent", "peak memory")
-    return report.Table(f"{len(profiles)} ranks", columns, rows, left=1)

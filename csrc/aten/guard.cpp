@@ -13,7 +13,7 @@ namespace trn::aten {
 namespace {
 
 struct Event {
-  runtime::Picoseconds time = 0;
+  runtime::Moment moment;
   int device = 0;
   bool timed = false;
 };
@@ -62,8 +62,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     return clock.reached(clock.ready(static_cast<int>(s.id())));
   }
   void synchronizeStream(const c10::Stream& s) const override {
-    auto& clock = clock_of(s.device());
-    clock.host_wait(clock.ready(static_cast<int>(s.id())));
+    clock_of(s.device()).host_wait_for_stream(static_cast<int>(s.id()));
     reclaim(resolve(s.device()));
   }
   void synchronizeDevice(const c10::DeviceIndex index) const override {
@@ -77,14 +76,13 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     if (!slot) {
       slot = new Event;
     }
-    auto& clock = clock_of(s.device());
     slot->device = resolve(s.device());
     slot->timed = flag == c10::EventFlag::BACKEND_DEFAULT;
-    slot->time = std::max(clock.ready(static_cast<int>(s.id())), clock.host());
+    slot->moment = clock_of(s.device()).mark(static_cast<int>(s.id()));
   }
   void block(void* event, const c10::Stream& s) const override {
     if (event) {
-      clock_of(s.device()).wait(static_cast<int>(s.id()), static_cast<Event*>(event)->time);
+      clock_of(s.device()).wait(static_cast<int>(s.id()), static_cast<Event*>(event)->moment);
     }
   }
   bool queryEvent(void* event) const override {
@@ -92,12 +90,12 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
       return true;
     }
     const auto& e = *static_cast<Event*>(event);
-    return system().device(e.device).clock.reached(e.time);
+    return system().device(e.device).clock.reached(e.moment.time);
   }
   void synchronizeEvent(void* event) const override {
     if (event) {
       const auto& e = *static_cast<Event*>(event);
-      system().device(e.device).clock.host_wait(e.time);
+      system().device(e.device).clock.host_wait(e.moment);
       reclaim(e.device);
     }
   }
@@ -109,7 +107,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     TORCH_CHECK(begin.timed && end.timed,
                 "Both events must be created with enable_timing=True to measure elapsed time.");
     constexpr double kMillisecondsPerSecond = 1e3;
-    return runtime::to_seconds(end.time - begin.time) * kMillisecondsPerSecond;
+    return runtime::to_seconds(end.moment.time - begin.moment.time) * kMillisecondsPerSecond;
   }
 
   void recordDataPtrOnStream(const c10::DataPtr& ptr, const c10::Stream& s) const override {

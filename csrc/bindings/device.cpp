@@ -80,7 +80,18 @@ double get_memory_fraction(int index) {
 
 void sleep(double seconds) {
   const int index = aten::current_device();
-  aten::system().device(index).clock.launch(aten::current_stream(index), 0, runtime::to_picoseconds(seconds));
+  aten::system().sleep(index, aten::current_stream(index), runtime::to_picoseconds(seconds));
+}
+
+void align_clocks(int num_devices) {
+  auto& machine = aten::system();
+  runtime::Moment latest;
+  for (int i = 0; i < num_devices; ++i) {
+    latest.time = std::max(latest.time, machine.device(i).clock.latest());
+  }
+  for (int i = 0; i < num_devices; ++i) {
+    machine.device(i).clock.host_wait(latest);
+  }
 }
 
 std::string status_name(aten::NeuronStatus status) {
@@ -173,6 +184,7 @@ void bind_device(py::module_& module) {
   module.def("set_memory_fraction", &set_memory_fraction);
   module.def("get_memory_fraction", &get_memory_fraction);
   module.def("sleep", &sleep);
+  module.def("align_clocks", &align_clocks, py::arg("num_devices"), "Where the latest is, with nothing under way.");
   module.def("simulated_seconds",
              [](int index) { return runtime::to_seconds(aten::system().device(index).clock.latest()); });
   module.def("op_status", &op_status);

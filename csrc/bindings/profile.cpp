@@ -4,6 +4,8 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <map>
+#include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "aten/allocator.h"
@@ -24,7 +26,12 @@ using runtime::MemoryCategory;
 using runtime::Phase;
 
 int lines_wanted = 0;
-std::map<int, std::pair<bool, std::map<int, runtime::Picoseconds>>> running;  // profile -> (lines, clocks at its start)
+struct Running {
+  bool lines = false;
+  std::optional<std::size_t> first_step;       // in the clocks' journal, for a profile that keeps it
+  std::map<int, runtime::Picoseconds> clocks;  // at its start
+};
+std::map<int, Running> running;  // by profile
 
 // Indices of the whole process become indices of this ledger: it names only what it saw.
 class Interner {
@@ -69,9 +76,74 @@ py::dict memory_dict(const Ledger& ledger) {
   return out;
 }
 
+// [[entry, launches], ...] of a stretch, each entry once.
+py::list launches_to_list(const std::vector<std::uint32_t>& entries, const runtime::ClockStep& step,
+                          const std::vector<std::size_t>& position) {
+  std::map<std::size_t, std::int64_t> counts;
+  for (std::size_t i = step.begin; i < step.end; ++i) {
+    ++counts[position[entries[i]]];
+  }
+  py::list out;
+  for (const auto& [entry, count] : counts) {
+    py::list pair;
+    pair.append(entry);
+    pair.append(count);
+    out.append(pair);
+  }
+  return out;
+}
+
+// [kind, device, stream, name, ...], as ClockStep has them. Waits for what came before the record are left out.
+py::list clock_to_list(const runtime::ClockRecord& record, const std::vector<std::size_t>& position,
+                       const std::map<std::uint64_t, std::size_t>& rows, std::optional<int> device) {
+  using Kind = runtime::ClockStep::Kind;
+  static constexpr const char* kNames[] = {"launches",    "sleep",       "mark",       "wait",  "host_wait",
+                                           "stream_wait", "synchronize", "new_stream", "issue", "finish"};
+  py::list out;
+  std::set<std::uint64_t> known;
+  for (const auto& step : record.steps) {
+    if (device && step.device != *device) {
+      continue;
+    }
+    const bool begins = step.kind == Kind::mark || step.kind == Kind::issue;
+    const bool is_named =
+        begins || step.kind == Kind::wait || step.kind == Kind::host_wait || step.kind == Kind::finish;
+    if (begins) {
+      known.insert(step.name);
+    } else if (is_named && !known.contains(step.name)) {
+      continue;
+    }
+    py::list row;
+    row.append(kNames[static_cast<std::size_t>(step.kind)]);
+    row.append(step.device);
+    row.append(step.stream);
+    if (is_named) {
+      row.append(step.name);
+    }
+    switch (step.kind) {
+      case Kind::launches:
+        row.append(launches_to_list(record.entries, step, position));
+        break;
+      case Kind::sleep:
+        row.append(runtime::to_seconds(step.value));
+        break;
+      case Kind::issue:
+        row.append(rows.contains(step.name) ? py::cast(rows.at(step.name)) : py::none());
+        row.append(step.value);
+        break;
+      default:
+        break;
+    }
+    out.append(row);
+  }
+  return out;
+}
+
 // Adds "collectives", "collective_timeline" and the sum of "exposed_collective_seconds" on the device that has most.
-void add_collectives(py::dict& out, const runtime::CollectiveRecord& record, const std::vector<std::string>& modules,
-                     const std::vector<std::string>& lines, bool has_timeline) {
+// Returns the rows of calls that the clocks' journal names.
+std::map<std::uint64_t, std::size_t> add_collectives(py::dict& out, const runtime::CollectiveRecord& record,
+                                                     const std::vector<std::string>& modules,
+                                                     const std::vector<std::string>& lines, bool has_timeline) {
   py::list rows, timeline;
   std::map<std::uint32_t, py::object> ranks;  // one list for all rows of a group
   std::unordered_map<const runtime::Collective*, std::size_t> position;
@@ -118,9 +190,15 @@ void add_collectives(py::dict& out, const runtime::CollectiveRecord& record, con
   out["collectives"] = rows;
   out["collective_timeline"] = has_timeline ? py::object(timeline) : py::none();
   out["exposed_collective_seconds"] = runtime::to_seconds(exposed);
+  std::map<std::uint64_t, std::size_t> rows_of_names;
+  for (const auto& [name, call] : record.named) {
+    rows_of_names[name] = position.at(call);
+  }
+  return rows_of_names;
 }
 
-py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& calls) {
+py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& calls,
+                        const std::optional<runtime::ClockRecord>& clock, std::optional<int> device = {}) {
   auto& machine = aten::system();
   auto& launches = machine.launches();
   const auto all_modules = machine.recorder().modules();
@@ -186,7 +264,10 @@ py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& c
   out["entries"] = entries;
   out["host_syncs"] = syncs;
   out["peak_memory"] = memory_dict(ledger);
-  add_collectives(out, calls, all_modules, all_lines, ledger.has_timeline);
+  const auto rows_of_names = add_collectives(out, calls, all_modules, all_lines, ledger.has_timeline);
+  if (clock) {
+    out["clock"] = clock_to_list(*clock, position, rows_of_names, device);
+  }
   std::int64_t steps = 0;
   for (const auto& [device, number] : ledger.steps) {
     steps += number;
@@ -223,44 +304,51 @@ std::map<int, runtime::Picoseconds> clocks() {
   return out;
 }
 
-int start(bool timeline, bool lines) {
+int start(bool timeline, bool lines, bool clock) {
   const int profile = aten::system().recorder().open(timeline);
   runtime::collectives().open(profile, timeline);
   aten::begin_recording();
-  running[profile] = {lines, clocks()};
+  auto& journal = aten::system().journal();
+  running[profile] = {lines, clock ? std::make_optional(journal.open()) : std::nullopt, clocks()};
   lines_wanted += lines;
   aten::set_line_source(lines_wanted ? std::function<std::uint32_t()>(&source_line) : nullptr);
   return profile;
 }
 
-Ledger close_profile(int profile) {
-  Ledger ledger = aten::system().recorder().close(profile);
-  lines_wanted -= running[profile].first;
+std::pair<Ledger, std::optional<runtime::ClockRecord>> close_profile(int profile) {
+  auto& machine = aten::system();
+  Ledger ledger = machine.recorder().close(profile);
+  const Running was = std::move(running.at(profile));
   running.erase(profile);
+  std::optional<runtime::ClockRecord> clock;
+  if (was.first_step) {
+    clock = machine.journal().close(*was.first_step);
+  }
+  lines_wanted -= was.lines;
   if (!lines_wanted) {
     aten::set_line_source(nullptr);
   }
-  return ledger;
+  return {std::move(ledger), std::move(clock)};
 }
 
 py::dict stop(int profile) {
-  const Ledger ledger = close_profile(profile);
-  return ledger_to_dict(ledger, runtime::collectives().close(aten::system(), profile));
+  const auto [ledger, clock] = close_profile(profile);
+  return ledger_to_dict(ledger, runtime::collectives().close(aten::system(), profile), clock);
 }
 
 // One ledger for each of the devices.
 py::list stop_by_device(int profile, const std::vector<int>& devices) {
-  const Ledger ledger = close_profile(profile);
+  const auto [ledger, clock] = close_profile(profile);
   const runtime::CollectiveRecord calls = runtime::collectives().close(aten::system(), profile);
   py::list out;
   for (const int device : devices) {
-    out.append(ledger_to_dict(ledger.of_device(device), calls.of_device(device)));
+    out.append(ledger_to_dict(ledger.of_device(device), calls.of_device(device), clock, device));
   }
   return out;
 }
 
 py::tuple progress(int profile) {
-  const auto& begin = running.at(profile).second;
+  const auto& begin = running.at(profile).clocks;
   double seconds = 0;
   for (const auto& [device, now] : clocks()) {
     seconds = std::max(seconds, runtime::to_seconds(now - begin.at(device)));
@@ -288,7 +376,7 @@ void tag(const at::Tensor& tensor, MemoryCategory to) {
 }
 
 void bind_profile(py::module_& module) {
-  module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"));
+  module.def("profiler_start", &start, py::arg("timeline"), py::arg("lines"), py::arg("clock"));
   module.def("profiler_stop", &stop);
   module.def("profiler_stop_by_device", &stop_by_device, py::arg("profile"), py::arg("devices"));
   module.def("profiler_progress", &progress);

@@ -199,13 +199,13 @@ runtime::Flight TrnBackend::issue(const Request& request, const Place& place) {
   return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
 }
 
-runtime::Flight TrnBackend::issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place) {
+runtime::Flight TrnBackend::issue(const at::Tensor& tensor, bool is_send, int peer, int tag, const Place& place) {
   runtime::Collective call = collective(is_send ? "send" : "recv", tensor.scalar_type(), place);
   call.root = peer;
   call.bytes = bytes_of(tensor);
   (is_send ? call.input_bytes : call.output_bytes) = call.bytes;
   call.moved_bytes = is_send ? call.bytes : 0;
-  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream);
+  return runtime::collectives().issue(seam_.system(), std::move(call), place.compute_stream, tag);
 }
 
 TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const Transfer&)> move) {
@@ -217,7 +217,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
   const std::string title = name_ + ":" + name;
   Agreement::Round round;
   try {
-    round = agreement_.begin(std::move(request.call), flight.arrival);
+    round = agreement_.begin(std::move(request.call), flight.arrival.time);
   } catch (const c10::Error& error) {
     failure_->set(error.what_without_backtrace());
     throw;
@@ -225,7 +225,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
   const std::uint64_t number = round.number;
   const std::string description = has_turn() ? agreement_.describe(round) : "";
   auto body = [this, round = std::move(round), flight = std::move(flight), move = std::move(move),
-               timeout = request.timeout, where, name]() mutable -> runtime::Picoseconds {
+               timeout = request.timeout, where, name]() mutable -> runtime::Moment {
     failure_->check(name);
     try {
       const runtime::Picoseconds latest = agreement_.finish(round, timeout);
@@ -239,7 +239,7 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
               ". See that rank's own output. The transport said: " + error.what());
       }
       if (where.device < 0) {
-        return 0;
+        return {};
       }
       flight.call.bytes = agreement_.bytes(round);
       return runtime::collectives().finish(seam_.system(), flight, latest);
@@ -265,8 +265,8 @@ TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, 
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, {tensor}, {});
-  runtime::Flight flight = issue(tensor, is_send, peer, where);
-  MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout, flight.arrival};
+  runtime::Flight flight = issue(tensor, is_send, peer, tag, where);
+  MessageWork::Message message{is_send, peer, tag, agreement_.group(), options_->timeout, flight.arrival.time};
   auto done = [seam = seam_, flight = std::move(flight)](int other, runtime::Picoseconds latest) mutable {
     flight.call.root = other;
     return runtime::collectives().finish(seam.system(), flight, latest);

@@ -96,7 +96,7 @@ class TrnBackend : public c10d::Backend {
   // This rank reaches a collective, or a message, now: on the simulated clock, and for the profiles that are open. A
   // collective's bytes are a guess, as the other ranks have not said theirs.
   runtime::Flight issue(const Request& request, const Place& place);
-  runtime::Flight issue(const at::Tensor& tensor, bool is_send, int peer, const Place& place);
+  runtime::Flight issue(const at::Tensor& tensor, bool is_send, int peer, int tag, const Place& place);
   std::chrono::milliseconds or_default(std::chrono::milliseconds timeout) const;
   std::vector<std::int64_t> everywhere(std::int64_t bytes) const;
   std::vector<std::int64_t> only(int rank, std::int64_t bytes) const;

@@ -119,8 +119,9 @@ TrnBackend::WorkPtr OneRankBackend::start(Request request, std::function<void(co
   });
 }
 
-runtime::Picoseconds OneRankBackend::finish(const runtime::Flight& flight, const Place& where) {
-  return where.device < 0 ? 0 : runtime::collectives().finish(seam_.system(), flight, flight.arrival);
+runtime::Moment OneRankBackend::finish(const runtime::Flight& flight, const Place& where) {
+  return where.device < 0 ? runtime::Moment{}
+                          : runtime::collectives().finish(seam_.system(), flight, flight.arrival.time);
 }
 
 TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_send, int peer, int tag) {
@@ -128,7 +129,7 @@ TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_se
   TORCH_CHECK_VALUE(peer < size_ && peer != rank_, "[", name, "] takes another rank of the group; got ", peer,
                     ", limit ", size_ - 1, ", own rank ", rank_, ".");
   const Place where = place(name, {tensor}, {});
-  const runtime::Flight flight = where.device < 0 ? runtime::Flight{} : issue(tensor, is_send, peer, where);
+  const runtime::Flight flight = where.device < 0 ? runtime::Flight{} : issue(tensor, is_send, peer, tag, where);
   return done(name, is_send ? OpType::SEND : OpType::RECV, {tensor}, {tensor}, where, [=, this]() {
     const int from = is_send ? rank_ : peer, to = is_send ? peer : rank_;
     const Letters::Address address = next(from, to, tag);

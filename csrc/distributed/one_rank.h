@@ -55,7 +55,7 @@ class OneRankBackend final : public TrnBackend {
   WorkPtr done(const char* name, c10d::OpType type, Tensors inputs, Tensors outputs, const Place& where,
                CollectiveWork::Body body);
   // The peers arrive with this rank.
-  runtime::Picoseconds finish(const runtime::Flight& flight, const Place& where);
+  runtime::Moment finish(const runtime::Flight& flight, const Place& where);
   // The next message of this kind; peers are ranks of the group, -1 for all.
   Letters::Address next(int from, int to, int tag);
   at::Tensor held(const at::Tensor& tensor) const;

@@ -26,7 +26,7 @@ class MessageWork final : public c10d::Work {
     runtime::Picoseconds arrival = 0;  // of this end
   };
   // When the message is there, both ends having come by `latest`.
-  using Done = std::function<runtime::Picoseconds(int peer, runtime::Picoseconds latest)>;
+  using Done = std::function<runtime::Moment(int peer, runtime::Picoseconds latest)>;
 
   MessageWork(c10::intrusive_ptr<c10d::Backend> control, c10::intrusive_ptr<c10d::Backend> payload, Message message,
               const at::Tensor& tensor, std::uint64_t number, Place place, const DeviceSeam& seam,
@@ -62,7 +62,7 @@ class MessageWork final : public c10d::Work {
   at::Tensor own_header_, peer_header_;
   c10::intrusive_ptr<c10d::Work> header_send_, header_receive_, transfer_;
   c10::intrusive_ptr<c10::ivalue::Future> future_;
-  runtime::Picoseconds end_ = 0;
+  runtime::Moment end_;
   std::mutex completing_;
   std::once_flag thread_started_;
 };

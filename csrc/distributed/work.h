@@ -28,7 +28,7 @@ struct Place {
 class CollectiveWork final : public c10d::Work {
  public:
   // What to do, then when it was done on the simulated clock.
-  using Body = std::function<runtime::Picoseconds()>;
+  using Body = std::function<runtime::Moment()>;
 
   CollectiveWork(int rank, c10d::OpType type, const char* title, std::uint64_t number, std::vector<at::Tensor> inputs,
                  std::vector<at::Tensor> outputs, Place place, const DeviceSeam& seam, std::shared_ptr<Queue> queue,
@@ -55,7 +55,7 @@ class CollectiveWork final : public c10d::Work {
   DeviceSeam seam_;
   std::shared_ptr<Queue> queue_;
   Body body_;
-  runtime::Picoseconds end_ = 0;
+  runtime::Moment end_;
   c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 

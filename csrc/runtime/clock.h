@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "runtime/busy_ranges.h"
+#include "runtime/clock_journal.h"
 #include "runtime/spin_lock.h"
 #include "target/error.h"
 
@@ -25,10 +26,22 @@ struct Interval {
   Picoseconds start = 0, end = 0;
 };
 
+// A time with its name in the journal, 0 where it has none.
+struct Moment {
+  Picoseconds time = 0;
+  std::uint64_t name = 0;
+};
+
 // The host issues launches in order, one dispatch time apart; each stream runs its launches in order. A launch holds
 // its stream for the longer of its dispatch and its device time. Thread-safe.
 class Clock {
  public:
+  // From now on the journal has what this clock is told, but for launches: those have names that others know.
+  void keep_in(ClockJournal& journal, int device) {
+    journal_ = &journal;
+    device_ = device;
+  }
+
   Interval launch(int stream, Picoseconds dispatch, Picoseconds duration) {
     std::lock_guard lock(mutex_);
     auto& ready = at(stream);
@@ -46,25 +59,47 @@ class Clock {
     std::lock_guard lock(mutex_);
     return at(stream);
   }
-  void wait(int stream, Picoseconds event) {
+  void wait(int stream, const Moment& event) {
     std::lock_guard lock(mutex_);
     auto& ready = at(stream);
-    ready = std::max(ready, event);
+    ready = std::max(ready, event.time);
+    note({ClockStep::Kind::wait, device_, stream, event.name});
+  }
+  // When the work submitted to the stream is done, or the host is here if that is later.
+  Moment mark(int stream) {
+    std::lock_guard lock(mutex_);
+    const Moment here{std::max(at(stream), host_), new_name()};
+    note({ClockStep::Kind::mark, device_, stream, here.name});
+    return here;
+  }
+  // The same of a call that arrives; `tag` is a message's.
+  Moment arrive(int stream, int tag) {
+    std::lock_guard lock(mutex_);
+    const Moment here{std::max(at(stream), host_), new_name()};
+    note({ClockStep::Kind::issue, device_, stream, here.name, tag});
+    return here;
   }
   Picoseconds host() {
     std::lock_guard lock(mutex_);
     return host_;
   }
   // The host waits for an event, a stream or every stream.
-  void host_wait(Picoseconds event) {
+  void host_wait(const Moment& event) {
     std::lock_guard lock(mutex_);
-    host_ = std::max(host_, event);
+    host_ = std::max(host_, event.time);
+    note({ClockStep::Kind::host_wait, device_, 0, event.name});
+  }
+  void host_wait_for_stream(int stream) {
+    std::lock_guard lock(mutex_);
+    host_ = std::max(host_, at(stream));
+    note({ClockStep::Kind::stream_wait, device_, stream});
   }
   void synchronize() {
     std::lock_guard lock(mutex_);
     for (auto ready : streams_) {
       host_ = std::max(host_, ready);
     }
+    note({ClockStep::Kind::synchronize, device_});
   }
   // The end of all work submitted so far.
   Picoseconds latest() {
@@ -89,7 +124,9 @@ class Clock {
   int new_stream() {
     std::lock_guard lock(mutex_);
     streams_.push_back(host_);
-    return static_cast<int>(streams_.size()) - 1;
+    const int stream = static_cast<int>(streams_.size()) - 1;
+    note({ClockStep::Kind::new_stream, device_, stream});
+    return stream;
   }
   int num_streams() {
     std::lock_guard lock(mutex_);
@@ -97,6 +134,12 @@ class Clock {
   }
 
  private:
+  void note(ClockStep step) {
+    if (journal_) {
+      journal_->add(step);
+    }
+  }
+  std::uint64_t new_name() { return journal_ ? journal_->name() : 0; }
   Picoseconds& at(int stream) {
     if (stream < 0 || stream >= static_cast<int>(streams_.size())) {
       throw Error(Category::invalid_argument, "[stream] must be one of the device's streams; got " +
@@ -111,6 +154,8 @@ class Clock {
   std::deque<Picoseconds> streams_{0};  // stream 0 is the default
   bool keeps_busy_ = false;
   BusyRanges busy_;
+  ClockJournal* journal_ = nullptr;
+  int device_ = 0;
 };
 
 }  // namespace trn::runtime

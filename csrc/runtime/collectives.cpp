@@ -15,6 +15,11 @@ CollectiveRecord CollectiveRecord::of_device(int device) const {
       own.timeline.push_back(event);
     }
   }
+  for (const auto& [name, call] : named) {
+    if (call->device == device) {
+      own.named[name] = &own.totals.find(*call)->first;
+    }
+  }
   if (const auto found = exposed.find(device); found != exposed.end()) {
     own.exposed.insert(*found);
   }
@@ -78,42 +83,45 @@ std::shared_ptr<CollectiveModel> Collectives::model(System& system) {
   return model_;
 }
 
-Flight Collectives::issue(System& system, Collective call, int compute_stream) {
+Flight Collectives::issue(System& system, Collective call, int compute_stream, int tag) {
   Clock& clock = system.device(call.device).clock;
-  Flight flight{std::move(call), 0, std::max(clock.host(), clock.ready(compute_stream))};
+  Flight flight{std::move(call), 0, {}};
+  flight.arrival = clock.arrive(compute_stream, tag);
   std::lock_guard lock(mutex_);
   if (!open_.empty()) {
     flight.number = next_number_++;
-    Issued& issued = issued_[flight.number] = {flight.call, {}, flight.arrival};
+    Issued& issued = issued_[flight.number] = {flight.call, {}, flight.arrival.time};
     for (const auto& [profile, open] : open_) {
       issued.profiles.insert(profile);
     }
   }
-  clock.keep_busy_since(open_.empty() && issued_.empty() ? flight.arrival : 0);
+  clock.keep_busy_since(open_.empty() && issued_.empty() ? flight.arrival.time : 0);
   return flight;
 }
 
-Picoseconds Collectives::finish(System& system, const Flight& flight, Picoseconds latest) {
+Moment Collectives::finish(System& system, const Flight& flight, Picoseconds latest) {
   const Collective& call = flight.call;
   Clock& clock = system.device(call.device).clock;
   const auto cost = model(system)->cost({call.op, group_ranks(call.group), call.position, call.root, call.bytes});
   const bool is_message = kind_of(call.op) == CollectiveKind::message;
   // Calls of a group follow each other; messages pass one another.
-  const Picoseconds able = is_message ? flight.arrival : std::max(flight.arrival, clock.ready(call.stream));
+  const Picoseconds arrival = flight.arrival.time;
+  const Picoseconds able = is_message ? arrival : std::max(arrival, clock.ready(call.stream));
   const Picoseconds begin = std::max(latest, able);
   const Picoseconds end = begin + to_picoseconds(cost.seconds);
-  clock.wait(call.stream, end);
+  system.journal().add({ClockStep::Kind::finish, call.device, call.stream, flight.arrival.name});
+  clock.wait(call.stream, {end, flight.arrival.name});
   std::lock_guard lock(mutex_);
   const auto issued = issued_.extract(flight.number);
   if (!issued.empty()) {
     auto& ran = ran_[call.device];
-    ran.push_back({call, std::move(issued.mapped().profiles), able, begin, end});
+    ran.push_back({call, std::move(issued.mapped().profiles), able, begin, end, flight.arrival.name});
     if (ran.size() >= settle_at_) {
       settle(system, call.device);
       settle_at_ = std::max<std::size_t>(64, 2 * ran.size());  // a host far behind costs no more per call
     }
   }
-  return end;
+  return {end, flight.arrival.name};
 }
 
 void Collectives::add(const Ran& ran, int profile, Clock& clock, const BusyRanges& settled) {
@@ -126,6 +134,9 @@ void Collectives::add(const Ran& ran, int profile, Clock& clock, const BusyRange
   settled.for_each_gap(ran.begin, ran.end, [&](Picoseconds start, Picoseconds end) {
     record.exposed[ran.call.device] += idle(start, end);
   });
+  if (ran.name) {
+    record.named[ran.name] = &row->first;
+  }
   if (open_.at(profile).timeline) {
     record.timeline.push_back({&row->first, ran.able, ran.begin, ran.end});
   }

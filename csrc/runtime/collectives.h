@@ -41,7 +41,7 @@ struct CollectiveTotal {
 struct Flight {
   Collective call;
   std::uint64_t number = 0;  // 0: no profile sees it
-  Picoseconds arrival = 0;
+  Moment arrival;
 };
 
 // What a profile saw.
@@ -51,8 +51,9 @@ struct CollectiveRecord {
     Picoseconds able, begin, end;  // able: nothing but later ranks kept it from beginning
   };
   std::map<Collective, CollectiveTotal> totals;
-  std::vector<Event> timeline;         // where the profile keeps one
-  std::map<int, Picoseconds> exposed;  // by device: collectives that run side by side count once
+  std::vector<Event> timeline;                       // where the profile keeps one
+  std::map<std::uint64_t, const Collective*> named;  // in the clocks' journal
+  std::map<int, Picoseconds> exposed;                // by device: collectives that run side by side count once
 
   // Of one rank, where several run in a process.
   CollectiveRecord of_device(int device) const;
@@ -71,10 +72,10 @@ class Collectives {
   Placement placement();
   std::shared_ptr<CollectiveModel> model(System& system);
 
-  // The caller's stream reaches the call now. `call.bytes` may be a guess until finish().
-  Flight issue(System& system, Collective call, int compute_stream);
+  // The caller's stream reaches the call now. `call.bytes` may be a guess until finish(); `tag` is a message's.
+  Flight issue(System& system, Collective call, int compute_stream, int tag = 0);
   // All ranks have arrived, the last of them at `latest`: when the call ends, on every rank alike.
-  Picoseconds finish(System& system, const Flight& flight, Picoseconds latest);
+  Moment finish(System& system, const Flight& flight, Picoseconds latest);
 
   void open(int profile, bool timeline);
   CollectiveRecord close(System& system, int profile);
@@ -84,6 +85,7 @@ class Collectives {
     Collective call;
     std::set<int> profiles;
     Picoseconds able, begin, end;
+    std::uint64_t name;  // in the clocks' journal
   };
   struct Issued {
     Collective call;

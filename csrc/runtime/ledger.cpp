@@ -91,11 +91,12 @@ Ledger Recorder::close(int profile) {
   return ledger;
 }
 
-void Recorder::launch(const LaunchVariant& variant, const Site& site, int device, int stream, Interval interval,
-                      std::span<const BlockUse> reads, std::span<const BlockUse> writes, Memory& memory) {
+std::uint32_t Recorder::launch(const LaunchVariant& variant, const Site& site, int device, int stream,
+                               Interval interval, std::span<const BlockUse> reads, std::span<const BlockUse> writes,
+                               Memory& memory) {
   std::lock_guard lock(mutex_);
   if (open_.empty()) {
-    return;
+    return 0;
   }
   const EntryKey key{&variant, site, static_cast<std::uint16_t>(device << 8 | stream)};
   auto [it, inserted] = index_.try_emplace(key, static_cast<std::uint32_t>(entries_.size()));
@@ -159,6 +160,7 @@ void Recorder::launch(const LaunchVariant& variant, const Site& site, int device
   if (num_timelines_) {
     timeline_.push_back({it->second, interval.start, interval.end, in_use});
   }
+  return it->second;
 }
 
 void Recorder::host_sync(const HostSync& sync, std::int64_t bytes) {

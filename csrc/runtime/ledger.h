@@ -91,8 +91,9 @@ class Recorder {
   int open(bool timeline);
   Ledger close(int profile);
 
-  void launch(const LaunchVariant& variant, const Site& site, int device, int stream, Interval interval,
-              std::span<const BlockUse> reads, std::span<const BlockUse> writes, Memory& memory);
+  // The place of the launch's entry, 0 where no profile is open.
+  std::uint32_t launch(const LaunchVariant& variant, const Site& site, int device, int stream, Interval interval,
+                       std::span<const BlockUse> reads, std::span<const BlockUse> writes, Memory& memory);
   void host_sync(const HostSync& sync, std::int64_t bytes);
   void freed(Block* block);
   void tagged(Block* block, MemoryCategory from, MemoryCategory to);

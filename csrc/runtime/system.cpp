@@ -52,6 +52,7 @@ void System::add_devices(int count) {
     device->memory =
         std::make_unique<Memory>(first + i, base + kRangeBytes * static_cast<std::size_t>(i), kRangeBytes, deleter_);
     device->memory->set_limit(hbm_bytes);
+    device->clock.keep_in(journal_, first + i);
     devices_.push_back(std::move(device));
   }
   const int range = num_ranges_.load();
@@ -101,15 +102,21 @@ Interval System::launch(const LaunchVariant& variant, const Site& site, int devi
   const Interval interval =
       dev.clock.launch(stream, launches_.dispatch(), variant.duration.load(std::memory_order_relaxed));
   if (recorder_.active()) {
-    recorder_.launch(variant, site, device, stream, interval, reads, writes, *dev.memory);
+    const std::uint32_t entry = recorder_.launch(variant, site, device, stream, interval, reads, writes, *dev.memory);
+    journal_.launch(device, stream, entry);
   }
   return interval;
+}
+
+void System::sleep(int device, int stream, Picoseconds duration) {
+  devices_[static_cast<std::size_t>(device)]->clock.launch(stream, 0, duration);
+  journal_.add({ClockStep::Kind::sleep, device, stream, 0, duration});
 }
 
 void System::host_copy(const HostSync& sync, int device, int stream, std::int64_t bytes) {
   Device& dev = *devices_[static_cast<std::size_t>(device)];
   if (sync.blocking) {
-    dev.clock.host_wait(dev.clock.ready(stream));
+    dev.clock.host_wait_for_stream(stream);
   }
   if (recorder_.active()) {
     HostSync own = sync;

@@ -39,6 +39,7 @@ class System {
 
   Launches& launches() { return launches_; }
   Recorder& recorder() { return recorder_; }
+  ClockJournal& journal() { return journal_; }
   std::shared_ptr<const target::Target> target() const { return launches_.target(); }
   // Costs follow at once; each device's HBM limit too, within the reserved range.
   void set_target(std::shared_ptr<const target::Target> target);
@@ -46,6 +47,8 @@ class System {
   // Runs on the simulated clock and, under a profile, in the ledger.
   Interval launch(const LaunchVariant& variant, const Site& site, int device, int stream,
                   std::span<const BlockUse> reads, std::span<const BlockUse> writes);
+  // The stream does nothing for so long, and is not free.
+  void sleep(int device, int stream, Picoseconds duration);
   // A value goes to the host (or comes from it): the host waits for the stream when blocking.
   void host_copy(const HostSync& sync, int device, int stream, std::int64_t bytes);
 
@@ -65,6 +68,7 @@ class System {
   std::mutex devices_mutex_;  // of who adds devices
   Launches launches_;
   Recorder recorder_;
+  ClockJournal journal_;
 };
 
 }  // namespace trn::runtime

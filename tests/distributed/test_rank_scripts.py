@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from torch_trn.cli import ranks_of
 
 SCRIPT = """
 import os, random, sys
@@ -71,3 +74,37 @@ def test_wrong_options(script):
         [sys.executable, "-m", "torch_trn.cli", "run", "--world-size", "0", str(script)], capture_output=True, text=True
     )
     assert done.returncode == 2 and "limit 1 to 128" in done.stderr
+
+
+def test_ranks_of_an_option():
+    assert [ranks_of(text, 64) for text in ("8", "0:4", "0:64:16")] == [[8], [0, 1, 2, 3], [0, 16, 32, 48]]
+    for text in ("64", "0:65", "3:3", "first", "0:4:0", "-1"):
+        with pytest.raises(typer.BadParameter, match="no rank of 64"):
+            ranks_of(text, 64)
+
+
+RELAY = """
+import torch, torch.distributed as dist
+
+dist.init_process_group()
+rank, last, box = dist.get_rank(), dist.get_world_size() - 1, torch.ones(512, 512, device="trn")
+for _ in range(8):
+    if rank > 0:
+        dist.recv(box, rank - 1)
+    box @= box
+    if rank < last:
+        dist.send(box, rank + 1)
+print("stage", rank)
+"""
+
+
+def test_stages_of_a_pipeline_as_roles(tmp_path):
+    (tmp_path / "relay.py").write_text(RELAY)
+    options = ["--dry-run", "--role", "0:2", "--role", "2", "--report", str(tmp_path / "report.json")]
+    done = trn_run(tmp_path / "relay.py", options=options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("stage 0\nstage 1\nstage 2\n")
+    assert "3 of its ranks ran" in done.stdout and "share" in done.stdout
+    assert (tmp_path / "report.json").exists()
+    refused = trn_run(tmp_path / "relay.py", options=["--dry-run", "--role", "0:2", "--steps", "1:2"])
+    assert refused.returncode == 2 and "neither --steps nor --trace" in refused.stderr

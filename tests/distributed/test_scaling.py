@@ -57,3 +57,36 @@ def test_wrong_calls_are_refused():
         torch_trn.scale(small, [16], group=[0, 1])
     with pytest.raises(ValueError, match=r"\[scale\] a width is a number of ranks; got 0"):
         torch_trn.scale(small, [0])
+
+
+def stages_with_replicas():
+    """Two stages, each under DDP: the first is rank 0 of its replicas, the second rank 0 of the other half."""
+    dist.init_process_group()
+    half = dist.get_world_size() // 2
+    mesh = dist.init_device_mesh("trn", (2, half), mesh_dim_names=("pipeline", "data"))
+    stage, pipeline = mesh.get_local_rank("pipeline"), mesh.get_group("pipeline")
+    layers = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(1 + stage)]).to("trn")
+    model = nn.parallel.DistributedDataParallel(layers, process_group=mesh.get_group("data"))
+    box = torch.randn(256, WIDTH, device="trn")
+    for _ in range(3):
+        if stage:
+            dist.recv(box, group_src=0, group=pipeline)
+        out = model(box)
+        if not stage:
+            dist.send(out.detach(), group_dst=1, group=pipeline)
+        out.square().mean().backward()
+
+
+def test_roles_that_wait_for_each_other():
+    def run(size):
+        return torch_trn.simulate(stages_with_replicas, size, roles=[0, size // 2], target="trn2", values=False)
+
+    small = run(8)
+    assert small.times[0].waiting_seconds > 0
+    widths = [2, 4, 32, 256]
+    for width, scaled in zip(widths, torch_trn.scale(small, widths, group=range(4)), strict=True):
+        wide = run(2 * width)
+        assert scaled.devices == 2 * width
+        assert scaled.seconds == pytest.approx(wide.device_seconds, rel=0.02)
+    with pytest.raises(ValueError, match=r"got 3 ranks, limit \[2, 4\]"):
+        torch_trn.scale(small, [16], group=[0, 1, 2])
