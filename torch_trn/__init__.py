@@ -22,6 +22,7 @@ from torch_trn import (
     distributed,
     dynamo,
     emu,
+    failed_backward,
     flop_formulas,
     interop,
     numerics,
@@ -100,6 +101,7 @@ def _register() -> None:
     if name == as_torch_neuronx.DEVICE_NAME:
         as_torch_neuronx.install()
     interop.install()
+    failed_backward.install()
     distributed.install()
     context_parallel.install()
     dynamo.install()

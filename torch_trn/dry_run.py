@@ -50,8 +50,9 @@ class dry_run:
 
     Every operator is launched, counted and timed and its memory is allocated as in a run with values, but no kernel
     computes: results have their shape, strides and dtype, and HBM is never touched. What the host copies or fills into
-    tensors of up to 1 MiB is kept until an operator overwrites it, and operators over at most 64 such elements are
-    computed: step counters, sizes, GradScaler's scale. GradScaler finds no overflow.
+    tensors of up to 1 MiB is kept until an operator overwrites it, and operators over at most 64 such elements, or over
+    1 MiB of such integers and bools, are computed: step counters, positions, masks, GradScaler's scale. GradScaler
+    finds no overflow.
 
     Args:
         values: what the host gets where it reads a value that there is none of. None: NoValueError, with the operator

@@ -372,7 +372,7 @@ void throw_out_of_memory(int index, std::size_t bytes) {
   const double gib = 1 << 30;
   C10_THROW_ERROR(
       OutOfMemoryError,
-      c10::str("[", device(index), " HBM] allocation exceeds the device's memory; got ",
+      c10::str("[", device(index), " HBM] out of memory. An allocation must fit; got ",
                static_cast<double>(bytes) / gib, " GiB, limit ", static_cast<double>(memory.free_bytes()) / gib,
                " GiB free of ", static_cast<double>(memory.limit()) / gib, " GiB (",
                static_cast<double>(stats.allocated_bytes[kNumPools].current) / gib, " GiB in tensors, ",

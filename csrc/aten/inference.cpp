@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -37,19 +38,34 @@ bool keeps_values(const OperatorPlan& plan, std::size_t position) {
   return plan.name == "_amp_foreach_non_finite_check_and_unscale_" && position == 1;
 }
 
+// Integers and bools in and out: positions, masks, lengths.
+bool only_counts(const std::vector<FlatTensor>& tensors, const Traced& traced) {
+  const auto counts = [](at::ScalarType dtype) { return c10::isIntegralType(dtype, /*includeBool=*/true); };
+  return std::all_of(tensors.begin(), tensors.end(),
+                     [&](const FlatTensor& each) { return counts(each.tensor.scalar_type()); }) &&
+         std::all_of(traced.results.begin(), traced.results.end(), [&](const TracedResult& result) {
+           return std::all_of(result.layouts.begin(), result.layouts.end(),
+                              [&](const TensorLayout& layout) { return counts(layout.dtype); });
+         });
+}
+
 // Are all values known, and few? Fills are short however long they are.
 bool is_computed(const OperatorPlan& plan, const std::vector<FlatTensor>& tensors, const Traced& traced) {
   std::int64_t elements = traced.num_fresh_elements;
+  std::size_t bytes = std::accumulate(traced.fresh_bytes.begin(), traced.fresh_bytes.end(), std::size_t{0});
   std::size_t most_bytes = 0;
   for (const FlatTensor& each : tensors) {
     if (!holds_values(each.tensor)) {
       return false;
     }
     elements += each.tensor.numel();
+    bytes += each.tensor.nbytes();
     most_bytes = std::max(most_bytes, each.tensor.has_storage() ? each.tensor.storage().nbytes() : 0);
   }
-  const bool is_fill = is_one_of(plan.name, {"fill_.Scalar", "fill_.Tensor", "zero_"});
-  return is_fill ? most_bytes <= most_held_bytes() : elements <= kMostComputedElements;
+  if (is_one_of(plan.name, {"fill_.Scalar", "fill_.Tensor", "zero_"})) {
+    return most_bytes <= most_held_bytes();
+  }
+  return elements <= kMostComputedElements || (bytes <= most_held_bytes() && only_counts(tensors, traced));
 }
 
 // A fill of a whole tensor gives its memory values again.

@@ -248,6 +248,20 @@ def test_inner_blocks_answer_first():
         assert unknown(200).sum().item() == 1.0
 
 
+def test_positions_and_masks_are_known():
+    """What transformers asks of them: is the text packed, is anything padded?"""
+    with dry_run():
+        positions = torch.arange(4096, device="trn").expand(2, -1)
+        packed = (torch.diff(positions, prepend=positions[:, :1] - 1) != 1).cumsum(-1)
+        assert (packed[:, -1] == 0).all()
+        mask = torch.ones(2, 4096, dtype=torch.int64).to("trn")
+        assert mask.all() and mask.sum(-1).tolist() == [4096, 4096]
+        with pytest.raises(NoValueError):
+            (positions * 0.5).sum().item()
+        with pytest.raises(NoValueError):  # over 1 MiB
+            (torch.arange(1 << 18, device="trn") + 1)[-1].item()
+
+
 def test_values_that_the_host_gave_are_known():
     with dry_run():
         assert torch.tensor([3, 1, 2], device="trn").max().item() == 3

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 trn = torch.trn
 MIB = 2**20
@@ -151,6 +152,7 @@ def test_out_of_memory_tells_who_holds_what_and_goes_on():
     for category in ("parameters", "gradients", "optimizer state", "activations", "temporaries"):
         assert category in words
     assert "trn:0" in words
+    assert " out of memory." in words and len(caught.value.args) == 1  # what accelerate and others look for
     del caught
     assert trn.memory_stats()["num_ooms"] == ooms + 1
     assert torch.equal(model(torch.ones(1, 512, device="trn")).isfinite().all().cpu(), torch.tensor(True))
@@ -374,3 +376,52 @@ def test_pinned_memory_has_statistics():
     reset = trn.host_memory_stats()
     assert reset["active_bytes.peak"] == after["active_bytes.current"] and reset["active_bytes.allocated"] == 0
     assert trn.get_allocator_backend() == "native"
+
+
+class FailsOnTheWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, fails):
+        ctx.fails = fails
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.fails:
+            torch.empty(1 << 50, dtype=torch.uint8, device=gradient.device)
+        return gradient, None
+
+
+def backward_that_fails(device, nested=False):
+    x = torch.ones(1 << 16, device=device, requires_grad=True)
+    for i in range(8):
+        x = x * 2 + FailsOnTheWayBack.apply(x.sin(), i == 3)
+    if nested:  # from inside of another pass
+        x = checkpoint(lambda y: y.cos(), x, use_reentrant=True)
+    x.exp().sum().backward()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_backward_that_fails_holds_nothing(nested, device, memory_baseline):
+    for _ in range(3):
+        with pytest.raises(torch.OutOfMemoryError):
+            backward_that_fails(device, nested)
+        gc.collect()
+        assert torch.trn.memory_allocated() == memory_baseline
+    x = torch.ones(4, device=device, requires_grad=True)
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [2, 2, 2, 2]
+
+
+def test_a_transform_that_fails_raises_its_own_error(device):
+    def boom(_):
+        raise RuntimeError("boom")
+
+    def function(x):
+        y = x.sin()
+        y.register_hook(boom)
+        return y.sum()
+
+    x = torch.ones(4, device=device)
+    for transform in (torch.func.grad, torch.func.jacrev, lambda f: lambda x: torch.autograd.functional.jacobian(f, x)):
+        with pytest.raises(RuntimeError, match="boom"):
+            transform(function)(x)

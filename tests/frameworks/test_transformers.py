@@ -1,5 +1,6 @@
 """transformers' own models and Trainer, unmodified: the CPU's losses and tokens, bit for bit."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,6 +9,10 @@ import textwrap
 import pytest
 import torch
 import transformers
+from accelerate.utils import find_executable_batch_size
+from torch.utils.checkpoint import checkpoint
+
+import torch_trn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
@@ -93,6 +98,27 @@ def test_models_train_and_generate(name: str, device: torch.device) -> None:
     assert losses[-1] < losses[0]
     for own, expected in zip(own_parameters, parameters, strict=True):
         assert torch.equal(own, expected)
+
+
+def test_accelerate_finds_the_batch_size_that_fits(device: torch.device) -> None:
+    tried = []
+
+    def train(batch_size: int) -> int:
+        tried.append(batch_size)
+        with torch_trn.dry_run():
+            model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(8))).to(device)
+            x = torch.randn(batch_size << 14, 1024, device=device)
+            for layer in model:
+                x = x + checkpoint(layer, x, use_reentrant=False).relu()
+            x.sum().backward()
+        return batch_size
+
+    assert find_executable_batch_size(train, starting_batch_size=64)() == tried[-1]
+    assert 10 < tried[-1] < 24 and len(tried) > 5  # 64 MiB a sample for each of some 17 activations, on 24 GiB
+    gc.collect()
+    assert torch.get_device_module(device).memory_allocated() == 0
+    with pytest.raises(torch.OutOfMemoryError):  # the one before did not fail for what others had left
+        train(tried[-2])
 
 
 TRAINER = """
