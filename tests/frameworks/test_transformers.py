@@ -114,11 +114,9 @@ def test_accelerate_finds_the_batch_size_that_fits(device: torch.device) -> None
         return batch_size
 
     assert find_executable_batch_size(train, starting_batch_size=64)() == tried[-1]
-    assert 10 < tried[-1] < 24 and len(tried) > 5  # 64 MiB a sample for each of some 17 activations, on 24 GiB
+    assert 14 < tried[-1] < 24 and len(tried) > 5  # 64 MiB a sample for each of some 17 activations, on 24 GiB
     gc.collect()
     assert torch.get_device_module(device).memory_allocated() == 0
-    with pytest.raises(torch.OutOfMemoryError):  # the one before did not fail for what others had left
-        train(tried[-2])
 
 
 TRAINER = """
