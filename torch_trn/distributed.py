@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from torch_trn import as_torch_neuronx
 
 
 def _device_name() -> str:
@@ -32,6 +35,16 @@ def rank() -> int:
     return _rank
 
 
+def _take_own_device() -> None:
+    """As TorchNeuron's backend: from `init_process_group` on, a process that torchrun started has a device of its own.
+
+    accelerate relies on it. Under other names a script says `set_device` itself, as for CUDA.
+    """
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if _device_name() == as_torch_neuronx.DEVICE_NAME and local_rank and torch.accelerator.current_device_index() == 0:
+        torch.accelerator.set_device_index(int(local_rank) % torch.accelerator.device_count())
+
+
 def _create(options: Any, _: Any) -> Any:
     """What `init_process_group` and `new_group` call: two gloo groups, for data and for what the ranks say about it."""
     from torch_trn import _C
@@ -43,6 +56,7 @@ def _create(options: Any, _: Any) -> Any:
     ranks = list(options.global_ranks_in_group) or list(range(size))
     if not dist.is_initialized():  # the job's own group
         set_job(rank, size)
+        _take_own_device()
     parts: dict[str, Any] = {}
     for part in ("data", "control"):
         store = dist.distributed_c10d.PrefixStore(f"{part}/", options.store)

@@ -29,6 +29,9 @@ def _a_copy(module: Any, now: Any) -> Any:
     return copy.copy(now)  # code changes it in place
 
 
+_ACCELERATE = ("PartialState", "AcceleratorState", "GradientState")  # one object each to a process
+
+
 def _none(module: Any, now: Any) -> Any:
     return None
 
@@ -65,6 +68,7 @@ _ATTRIBUTES: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("torch.distributed.distributed_c10d", "_backend", _none),
     ("torch.distributed.distributed_c10d", "_default_pg_init_method", _none),
     ("torch.distributed.tensor._random", "_rng_tracker", _none),
+    *(("accelerate.state", f"{name}._shared_state", _nothing_yet) for name in _ACCELERATE),
     (_CONTEXT_PARALLEL, "_dispatch_mode", lambda module, _: module._DispatchMode.MONKEY_PATCH),
     (_CONTEXT_PARALLEL, "_cp_options", lambda module, _: module._ContextParallelOptions()),
     (_CONTEXT_PARALLEL, "_replaced_functions", _nothing_yet),

@@ -1,6 +1,7 @@
 """transformers' own models and Trainer, unmodified: the CPU's losses and tokens, bit for bit."""
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -182,6 +183,57 @@ def run(code: str, tmp_path, **environment: str) -> str:
 
 def test_the_trainer_takes_the_device_called_neuron(tmp_path) -> None:
     assert "done" in run(TRAINER, tmp_path, TORCH_TRN_DEVICE_NAME="neuron")
+
+
+JOB = """
+import os, torch, torch.distributed as dist, transformers
+
+class Texts(torch.utils.data.Dataset):
+    def __len__(self):
+        return 32
+    def __getitem__(self, index):
+        tokens = (torch.arange(16) * (index + 1)) % 97
+        return {"input_ids": tokens, "labels": tokens}
+
+torch.manual_seed(0)
+config = transformers.LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                                  intermediate_size=64, vocab_size=100)
+arguments = transformers.TrainingArguments(
+    output_dir="out", per_device_train_batch_size=4, max_steps=3, logging_steps=1, report_to=[], disable_tqdm=True,
+    save_strategy="no", ddp_find_unused_parameters=False, use_cpu="ON_CPU" in os.environ)
+trainer = transformers.Trainer(transformers.LlamaForCausalLM(config), arguments, train_dataset=Texts())
+trainer.train()
+losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+print(f"\\nrank {dist.get_rank()} on {arguments.device}: {losses}")
+dist.destroy_process_group()
+"""
+
+
+PROCESSES = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run_job(launcher, tmp_path, **environment: str) -> dict[str, list[float]]:
+    """What each rank printed: its number and device, and its losses."""
+    (tmp_path / "job.py").write_text(JOB)
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "job.py"],
+        env=os.environ | {"TORCH_TRN_DEVICE_NAME": "neuron"} | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [line.partition(": ") for line in done.stdout.splitlines() if line.startswith("rank ") and " on " in line]
+    return {name: json.loads(losses) for name, _, losses in ranks}
+
+
+def test_the_trainer_runs_on_two_ranks(tmp_path) -> None:
+    expected = run_job(PROCESSES, tmp_path, ON_CPU="1")
+    losses = expected["rank 0 on cpu:0"]
+    assert len(losses) == 3 and expected == {"rank 0 on cpu:0": losses, "rank 1 on cpu:0": losses}
+    for launcher in (PROCESSES, ["torch_trn.cli", "run", "--world-size", "2"]):
+        assert run_job(launcher, tmp_path) == {"rank 0 on neuron:0": losses, "rank 1 on neuron:1": losses}
 
 
 def test_under_its_own_name_the_device_is_no_neuron(tmp_path) -> None:
