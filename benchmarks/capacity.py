@@ -94,7 +94,7 @@ def measure(case: str) -> dict[str, float]:
         "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "launches": sum(role.recording.launches for role in run.roles),
         "device_seconds": run.device_seconds,
-        "waiting_share": sum(each.waiting_share for each in run.times.values()) / len(run.times),
+        "waiting_share": run.waiting_share,
         "peak_memory_bytes": run.peak_memory_bytes,
     }
 
