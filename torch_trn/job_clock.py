@@ -240,7 +240,8 @@ class _Meetings:
                     )
                     raise RuntimeError(
                         f"[job clock] the ranks of a group make the same calls; got {made} as call {number} of group "
-                        f"{name}. The job would end with an error there."
+                        f"{name}. The job would end with an error there, unless roles took other branches than they "
+                        "would together: supply the values that they read."
                     )
                 met = [(rank, call.name) for rank, call in together.items() if call]
                 for each in met:
