@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_trn import costing
@@ -122,6 +123,12 @@ class OneRankRun:
             "unheard": {str(rank): peers for rank, peers in (self.clock.unheard if self.clock else {}).items()},
             "roles": [{**asdict(self.times[role.rank]), **role.recording.to_dict()} for role in self.roles],
         }
+
+    def to_perfetto(self, path: str | Path) -> None:
+        """All roles side by side, for ui.perfetto.dev; gz when the name ends in .gz. For several roles."""
+        from torch_trn import job_trace, trace
+
+        trace.save(job_trace.build(self), path)
 
     def __rich__(self) -> RenderableType:
         from torch_trn import job_view

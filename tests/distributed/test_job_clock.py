@@ -134,6 +134,21 @@ def test_as_all_ranks_on_one_clock():
         assert apart.clock.seconds == pytest.approx(max(together), rel=1e-9)
 
 
+def test_the_trace_shows_the_bubble(tmp_path):
+    found = run(relay, 4, 4, roles=range(4))
+    found.to_perfetto(tmp_path / "job.json")
+    events = json.loads((tmp_path / "job.json").read_text())["traceEvents"]
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {
+        f"rank {rank}" for rank in range(4)
+    }
+    receives = [event for event in events if event["name"] == "recv" and event["pid"] == 3]
+    # The last stage gets the first message when three stages have had it for a second, then one a second.
+    assert [event["ts"] / 1e6 for event in receives] == pytest.approx([3, 4, 5, 6], abs=0.01)
+    assert {event["args"]["peer"] for event in receives} == {2}
+    with pytest.raises(ValueError, match=r"\[trace\] roles side by side need several; got one"):
+        run(dist.barrier, 2, roles=[0]).to_perfetto(tmp_path / "one.json")
+
+
 def in_job(work, *args):
     dist.init_process_group("cpu:gloo,trn:trn")
     return work(*args)
