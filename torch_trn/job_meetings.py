@@ -12,6 +12,14 @@ from torch_trn.recording import Recording
 Call = tuple[int, int]  # role, name in its journal
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One object to a group of the job: its ranks may be very many."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Issued:
     """A call as a role's journal has it."""
@@ -20,7 +28,7 @@ class Issued:
     row: int | None
     tag: int
     op: str
-    group: tuple[str, tuple[int, ...]]
+    group: Group
     position: int
     other: int  # position of a message's other end, -1 for any
 
@@ -32,28 +40,37 @@ class Issued:
         line = recording.ledger.data["collectives"][self.row]["line"] if self.row is not None else ""
         peer = ""
         if self.is_message:
-            ranks = self.group[1]
+            ranks = self.group.ranks
             peer = f" {'to' if self.op == 'send' else 'from'} rank {ranks[self.other] if self.other >= 0 else 'any'}"
         return f"{self.op}{peer}" + (f" at {line}" if line else "")
 
 
-def issued_calls(recording: Recording) -> Iterator[Issued]:
+def _issued(recording: Recording, groups: dict[tuple[str, tuple[int, ...]], Group]) -> Iterator[Issued]:
     rows = recording.ledger.data["collectives"]
-    groups = [(str(row["group"]), tuple(row["ranks"])) for row in rows]
+    known: dict[tuple[str, int], Group] = {}  # rows of a group share one list, or are few
+    of_row = []
+    for row in rows:
+        key = str(row["group"]), id(row["ranks"])
+        if key not in known:
+            ranks = tuple(row["ranks"])
+            known[key] = groups.setdefault((key[0], ranks), Group(key[0], ranks))
+        of_row.append(known[key])
+    nowhere = Group("", ())
     for step in recording.ledger.data["clock"]:
         if step[0] == "issue":
             _, _, _, name, row, tag = step
             if row is None:
-                yield Issued(name, None, tag, "", ("", ()), 0, -1)
+                yield Issued(name, None, tag, "", nowhere, 0, -1)
             else:
-                yield Issued(name, row, tag, rows[row]["op"], groups[row], rows[row]["position"], rows[row]["root"])
+                yield Issued(name, row, tag, rows[row]["op"], of_row[row], rows[row]["position"], rows[row]["root"])
 
 
 class Meetings:
     """`partners`: of each call that others take part in, theirs. `unheard`: ranks that no role stands for."""
 
     def __init__(self, recordings: Mapping[int, Recording]) -> None:
-        self.calls = {rank: list(issued_calls(recording)) for rank, recording in recordings.items()}
+        groups: dict[tuple[str, tuple[int, ...]], Group] = {}
+        self.calls = {rank: list(_issued(recording, groups)) for rank, recording in recordings.items()}
         self.partners: dict[Call, list[Call]] = {}
         self.unheard: dict[int, set[int]] = defaultdict(set)
         self._recordings = recordings
@@ -65,13 +82,13 @@ class Meetings:
         self._match_messages()
 
     def _match_collectives(self) -> None:
-        by_group: dict[Any, dict[int, list[Issued]]] = defaultdict(lambda: defaultdict(list))
+        by_group: dict[Group, dict[int, list[Issued]]] = defaultdict(lambda: defaultdict(list))
         for rank, own in self.calls.items():
             for call in own:
                 if call.row is not None and not call.is_message:
                     by_group[call.group][rank].append(call)
-        for (name, ranks), callers in by_group.items():
-            members = [rank for rank in self.calls if rank in ranks]
+        for group, callers in by_group.items():
+            members = [rank for rank in self.calls if rank in group.ranks]
             if len(members) < 2:
                 continue
             for number in range(max(len(callers[rank]) for rank in members)):
@@ -83,8 +100,8 @@ class Meetings:
                     )
                     raise RuntimeError(
                         f"[job clock] the ranks of a group make the same calls; got {made} as call {number} of group "
-                        f"{name}. The job would end with an error there, unless roles took other branches than they "
-                        "would together: supply the values that they read."
+                        f"{group.name}. The job would end with an error there, unless roles took other branches than "
+                        "they would together: supply the values that they read."
                     )
                 met = [(rank, call.name) for rank, call in together.items() if call]
                 for each in met:
@@ -117,12 +134,12 @@ class Meetings:
             for mine, call in zip(own_calls, theirs, strict=True):
                 self.partners[rank, mine.name] = [(role, call.name)]
 
-    def _not_heard(self, rank: int, group: tuple[str, tuple[int, ...]], other: int) -> None:
-        self.unheard[rank].add(group[1][other] if other >= 0 else -1)
+    def _not_heard(self, rank: int, group: Group, other: int) -> None:
+        self.unheard[rank].add(group.ranks[other] if other >= 0 else -1)
 
-    def _stands_for(self, rank: int, group: Any, other: int) -> tuple[int, Any, int] | None:
+    def _stands_for(self, rank: int, group: Group, other: int) -> tuple[int, Group, int] | None:
         """The role at position `other`, the group in which it is there, and the position of `rank` in it."""
-        ranks = group[1]
+        ranks = group.ranks
         position = ranks.index(rank)
         if other < 0:
             return None
@@ -133,16 +150,13 @@ class Meetings:
             return None
         role, there = found
         # Who stands for a peer must take this role for its own.
-        back = (
-            (ranks_there[position], there)
-            if (ranks_there := there[1])[position] in self.calls
-            else self._replica(role, there, position)
-        )
+        itself = there.ranks[position]
+        back = (itself, there) if itself in self.calls else self._replica(role, there, position)
         return (role, there, position) if back == (rank, group) else None
 
-    def _replica(self, rank: int, group: Any, other: int) -> tuple[int, Any] | None:
-        ranks = group[1]
-        number = [name for (name, those), _ in self._message_groups[rank] if those == ranks].index(group[0])
+    def _replica(self, rank: int, group: Group, other: int) -> tuple[int, Group] | None:
+        ranks = group.ranks
+        number = [own for own, _ in self._message_groups[rank] if own.ranks == ranks].index(group)
         for role, groups in self._message_groups.items():
             if role == rank:
                 continue
@@ -150,8 +164,8 @@ class Meetings:
                 there
                 for there, position in groups
                 if position == other
-                and len(there[1]) == len(ranks)
-                and len({mine - theirs for mine, theirs in zip(ranks, there[1], strict=True)}) == 1
+                and len(there.ranks) == len(ranks)
+                and len({mine - theirs for mine, theirs in zip(ranks, there.ranks, strict=True)}) == 1
             ]
             if len(moved) > number:
                 return role, moved[number]
