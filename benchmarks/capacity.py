@@ -40,44 +40,8 @@ STAGES, TENSOR, MICROBATCHES = 16, 8, 16
 
 def pipeline_step() -> None:
     import llama
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
-    dist.init_process_group()
-    config, device = llama.CONFIGS["405b"], torch.device("trn")
-    shape = (dist.get_world_size() // STAGES // TENSOR, STAGES, TENSOR)
-    mesh = dist.init_device_mesh("trn", shape, mesh_dim_names=("data", "pipeline", "tensor"))
-    stage = mesh.get_local_rank("pipeline")
-    # 126 layers: eight to a stage, one less beside the embedding and the head.
-    bounds = [0, *range(7, config.layers, 8), config.layers]
-    with torch.device("meta"):
-        hidden = torch.empty(1, TOKENS // TENSOR, config.width, dtype=torch.bfloat16, requires_grad=True)
-        tokens = torch.empty(1, TOKENS, dtype=torch.int64)
-        logits = torch.empty(1, TOKENS, config.vocabulary, dtype=torch.bfloat16, requires_grad=True)
-        model = llama.Llama(config, bounds[stage], bounds[stage + 1], recompute=True)
-    llama.split_heads(model, mesh["tensor"])
-    llama.shard(model, mesh["data"], reshard=False, reduce_dtype=torch.bfloat16)
-    model.to_empty(device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    is_first, is_last = stage == 0, stage == STAGES - 1
-    runner = Schedule1F1B(
-        PipelineStage(
-            model,
-            stage,
-            STAGES,
-            device,
-            input_args=tokens if is_first else hidden,
-            output_args=logits if is_last else hidden,
-            group=mesh.get_group("pipeline"),
-        ),
-        MICROBATCHES,
-        llama.loss_of,
-    )
-    ids = torch.randint(config.vocabulary, (MICROBATCHES, TOKENS + 1), device=device)
-    runner.step(*([ids[:, :-1]] if is_first else []), target=ids[:, 1:] if is_last else None, return_outputs=False)
-    optimizer.step()
-    optimizer.zero_grad()
+    llama.pipeline_step(llama.CONFIGS["405b"], STAGES, TENSOR, MICROBATCHES, TOKENS)
 
 
 def measure(case: str) -> dict[str, float]:
@@ -94,7 +58,7 @@ def measure(case: str) -> dict[str, float]:
         "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "launches": sum(role.recording.launches for role in run.roles),
         "device_seconds": run.device_seconds,
-        "waiting_share": sum(each.waiting_share for each in run.times.values()) / len(run.times),
+        "waiting_share": run.waiting_share,
         "peak_memory_bytes": run.peak_memory_bytes,
     }
 

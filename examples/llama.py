@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -203,6 +204,47 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: int, t
     device = next(model.parameters()).device
     ids = torch.randint(vocabulary, (batch, tokens + 1), device=device)
     loss_of(model(ids[:, :-1]), ids[:, 1:]).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def pipeline_step(config: Config, stages: int, tensor: int, microbatches: int, tokens: int) -> None:
+    """A rank's part of one step of data x pipeline x tensor parallelism, in a job that has no process group yet.
+
+    1F1B over `microbatches` sequences of `tokens` for each replica, every block recomputed.
+    """
+    dist.init_process_group()
+    device = torch.device("trn", torch.accelerator.current_device_index())
+    replicas = dist.get_world_size() // stages // tensor
+    mesh = dist.init_device_mesh("trn", (replicas, stages, tensor), mesh_dim_names=("data", "pipeline", "tensor"))
+    stage = mesh.get_local_rank("pipeline")
+    is_first, is_last = stage == 0, stage == stages - 1
+    # Beside the embedding, and the head, is one layer less.
+    bounds = [0, *((config.layers + 2) * i // stages - 1 for i in range(1, stages)), config.layers]
+    with torch.device("meta"):
+        hidden = torch.empty(1, tokens // tensor, config.width, dtype=torch.bfloat16, requires_grad=True)
+        ids = torch.empty(1, tokens, dtype=torch.int64)
+        logits = torch.empty(1, tokens, config.vocabulary, dtype=torch.bfloat16, requires_grad=True)
+        model = Llama(config, bounds[stage], bounds[stage + 1], recompute=True)
+    split_heads(model, mesh["tensor"])
+    shard(model, mesh["data"], reshard=False, reduce_dtype=torch.bfloat16)
+    model.to_empty(device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    runner = Schedule1F1B(
+        PipelineStage(
+            model,
+            stage,
+            stages,
+            device,
+            input_args=ids if is_first else hidden,
+            output_args=logits if is_last else hidden,
+            group=mesh.get_group("pipeline"),
+        ),
+        microbatches,
+        loss_of,
+    )
+    ids = torch.randint(config.vocabulary, (microbatches, tokens + 1), device=device)
+    runner.step(*([ids[:, :-1]] if is_first else []), target=ids[:, 1:] if is_last else None, return_outputs=False)
     optimizer.step()
     optimizer.zero_grad()
 

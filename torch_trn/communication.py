@@ -55,10 +55,6 @@ class Communication:
     def seconds(self) -> float:
         return float(sum(row["count"] * row["seconds"] for row in self.rows))
 
-    @property
-    def wait_seconds(self) -> float:
-        return float(sum(row["wait_seconds"] for row in self.rows))
-
 
 def cost(calls: Sequence[Call], there: Model, here: Model, overlap: Overlap) -> Communication:
     """Prices each call `here`; `there` is the model of the target and placement that it was recorded on."""

@@ -110,8 +110,14 @@ class JobReport:
 
     @property
     def device_seconds(self) -> float:
-        """Of the slowest rank: the others wait for it."""
-        return float(max(report["device_seconds"] for report in self.ranks))
+        """Until the last rank is done, waiting for the others (a pipeline's bubble) included."""
+        return float(max(report["device_seconds"] + report["collective_wait_seconds"] for report in self.ranks))
+
+    @property
+    def waiting_share(self) -> float:
+        """Of the job's time, what the mean rank has nothing to do in, waiting for others: 0 to 1."""
+        working = [float(report["device_seconds"]) for report in self.ranks]
+        return max(0.0, 1.0 - sum(working) / len(working) / self.device_seconds) if self.device_seconds else 0.0
 
     @property
     def steps(self) -> int:
@@ -130,7 +136,7 @@ class JobReport:
 
     @property
     def exposed_share(self) -> float:
-        """Exposed collectives over the slowest rank's time, 0 to 1."""
+        """Exposed collectives of the slowest rank over the job's time, 0 to 1."""
         slowest = max(self.ranks, key=lambda report: report["device_seconds"])
         return float(slowest["exposed_collective_seconds"] / self.device_seconds) if self.device_seconds else 0.0
 
@@ -178,6 +184,7 @@ class JobReport:
             "device_seconds": self.device_seconds,
             "slowest_rank": self.slowest_rank,
             "imbalance": self.imbalance,
+            "waiting_share": self.waiting_share,
             "exposed_share": self.exposed_share,
             "energy_joules": self.energy_joules,
             "cost_usd": self.cost_usd,

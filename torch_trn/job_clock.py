@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch_trn.job_meetings import Call, Meetings
 from torch_trn.recording import Recording
 
 Times = Sequence[int]
@@ -31,6 +32,19 @@ class RoleTime:
         """Of the job's time: 0 to 1."""
         whole = self.alone_seconds + self.waiting_seconds
         return self.waiting_seconds / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds from the start. `launches` are [entry of the ledger, how many]; `call` is a row of `collectives`."""
+
+    rank: int
+    device: int
+    stream: int
+    begin: float
+    end: float
+    launches: Sequence[Sequence[int]]
+    call: Mapping[str, Any] | None
 
 
 class JobClock:
@@ -61,9 +75,7 @@ class JobClock:
                     f"[job clock] takes recordings that keep what the clock did; got one of rank {rank} without. "
                     "Record with profile(clock=True), once."
                 )
-        self._meetings = _Meetings(
-            {rank: list(_issued(recording)) for rank, recording in self._recordings.items()}, self._recordings
-        )
+        self._meetings = Meetings(self._recordings)
 
     @property
     def unheard(self) -> dict[int, list[int]]:
@@ -78,16 +90,32 @@ class JobClock:
     @cached_property
     def times(self) -> dict[int, RoleTime]:
         """By rank of the role."""
-        together, alone = self._run(self._meetings.partners), self._run({})
-        end = max(together.values())
+        alone = {rank: role.end for rank, role in self._run({}).items()}
+        end = max(role.end for role in self._together.values())
         return {
             rank: RoleTime(
-                together[rank] / _PICOSECONDS,
+                role.end / _PICOSECONDS,
                 alone[rank] / _PICOSECONDS,
                 (end - alone[rank]) / _PICOSECONDS,
             )
-            for rank in together
+            for rank, role in self._together.items()
         }
+
+    @cached_property
+    def _together(self) -> dict[int, _Role]:
+        return self._run(self._meetings.partners)
+
+    def spans(self) -> Iterator[Span]:
+        """What every role does when, side by side: a span for launches that follow each other, and for each call."""
+        for rank, role in self._together.items():
+            for device, stream, start, end, launches in role.stretches:
+                yield Span(rank, device, stream, start / _PICOSECONDS, end / _PICOSECONDS, launches, None)
+            for call in self._meetings.calls[rank]:
+                flight = role.flights[call.name]
+                if call.row is not None and flight.end is not None:
+                    row = self._recordings[rank].communication.rows[call.row]
+                    begin, end = flight.end - flight.seconds, flight.end
+                    yield Span(rank, row["device"], row["stream"], begin / _PICOSECONDS, end / _PICOSECONDS, [], row)
 
     def times_with(self, beside_seconds: Mapping[int, float]) -> dict[int, RoleTime]:
         """`times` where roles take so much longer than their clocks know: all wait for the one that loses most."""
@@ -121,8 +149,8 @@ class JobClock:
             )
         return out
 
-    def _run(self, partners: Mapping[Call, Sequence[Call]]) -> dict[int, int]:
-        """Role -> picoseconds until its end."""
+    def _run(self, partners: Mapping[Call, Sequence[Call]]) -> dict[int, _Role]:
+        """The roles, at their ends."""
         flights: dict[int, dict[int, _Flight]] = {}
         for rank, calls in self._meetings.calls.items():
             durations = self._prices[rank][1]
@@ -154,7 +182,7 @@ class JobClock:
                     stuck_in[rank] = waits_for
             if not moved:
                 raise RuntimeError(self._deadlock(flights, {rank: stuck_in[rank] for rank in going}))
-        return {rank: role.end for rank, role in roles.items()}
+        return roles
 
     def _deadlock(self, flights: Mapping[int, Mapping[int, _Flight]], stuck_in: Mapping[int, _Moment]) -> str:
         where = []
@@ -164,154 +192,6 @@ class JobClock:
             call = next(call for call in self._meetings.calls[rank] if flights[rank][call.name] is moment)
             where.append(f"role {rank} in {call.text(self._recordings[rank])}")
         return f"[job clock] roles must not wait for each other in a circle; got {', '.join(where)}."
-
-
-Call = tuple[int, int]  # role, name in its journal
-
-
-@dataclass(frozen=True)
-class _Issued:
-    """A call as a role's journal has it."""
-
-    name: int
-    row: int | None
-    tag: int
-    op: str
-    group: tuple[str, tuple[int, ...]]
-    position: int
-    other: int  # position of a message's other end, -1 for any
-
-    @property
-    def is_message(self) -> bool:
-        return self.op in ("send", "recv")
-
-    def text(self, recording: Recording) -> str:
-        line = recording.ledger.data["collectives"][self.row]["line"] if self.row is not None else ""
-        peer = ""
-        if self.is_message:
-            ranks = self.group[1]
-            peer = f" {'to' if self.op == 'send' else 'from'} rank {ranks[self.other] if self.other >= 0 else 'any'}"
-        return f"{self.op}{peer}" + (f" at {line}" if line else "")
-
-
-def _issued(recording: Recording) -> Iterator[_Issued]:
-    rows = recording.ledger.data["collectives"]
-    groups = [(str(row["group"]), tuple(row["ranks"])) for row in rows]
-    for step in recording.ledger.data["clock"]:
-        if step[0] == "issue":
-            _, _, _, name, row, tag = step
-            if row is None:
-                yield _Issued(name, None, tag, "", ("", ()), 0, -1)
-            else:
-                yield _Issued(name, row, tag, rows[row]["op"], groups[row], rows[row]["position"], rows[row]["root"])
-
-
-class _Meetings:
-    """Which calls of different roles are one call of the job."""
-
-    def __init__(self, calls: Mapping[int, list[_Issued]], recordings: Mapping[int, Recording]) -> None:
-        self.calls = calls
-        self.partners: dict[Call, list[Call]] = {}
-        self.unheard: dict[int, set[int]] = defaultdict(set)
-        self._recordings = recordings
-        self._message_groups = {
-            rank: list(dict.fromkeys((call.group, call.position) for call in own if call.is_message))
-            for rank, own in calls.items()
-        }
-        self._match_collectives()
-        self._match_messages()
-
-    def _match_collectives(self) -> None:
-        by_group: dict[Any, dict[int, list[_Issued]]] = defaultdict(lambda: defaultdict(list))
-        for rank, own in self.calls.items():
-            for call in own:
-                if call.row is not None and not call.is_message:
-                    by_group[call.group][rank].append(call)
-        for (name, ranks), callers in by_group.items():
-            members = [rank for rank in self.calls if rank in ranks]
-            if len(members) < 2:
-                continue
-            for number in range(max(len(callers[rank]) for rank in members)):
-                together = {rank: callers[rank][number] if number < len(callers[rank]) else None for rank in members}
-                if len({call.op if call else None for call in together.values()}) > 1:
-                    made = ", ".join(
-                        f"{call.text(self._recordings[rank]) if call else 'none'} on role {rank}"
-                        for rank, call in together.items()
-                    )
-                    raise RuntimeError(
-                        f"[job clock] the ranks of a group make the same calls; got {made} as call {number} of group "
-                        f"{name}. The job would end with an error there."
-                    )
-                met = [(rank, call.name) for rank, call in together.items() if call]
-                for each in met:
-                    self.partners[each] = [other for other in met if other != each]
-
-    def _match_messages(self) -> None:
-        channels: dict[Any, list[_Issued]] = defaultdict(list)
-        for rank, own in self.calls.items():
-            for call in own:
-                if call.is_message:
-                    channels[rank, call.op, call.group, call.other, call.tag].append(call)
-        for (rank, op, group, other, tag), own_calls in channels.items():
-            peer = self._stands_for(rank, group, other)
-            if peer is None:
-                self._not_heard(rank, group, other)
-                continue
-            role, there, position = peer
-            theirs = channels.get((role, "recv" if op == "send" else "send", there, position, tag), [])
-            if len(theirs) != len(own_calls):
-                if any(call.other < 0 for call in (*self.calls[role], *self.calls[rank]) if call.op == "recv"):
-                    self._not_heard(rank, group, other)
-                    continue
-                example = max(own_calls, theirs, key=len)[0]
-                owner = rank if len(own_calls) > len(theirs) else role
-                raise RuntimeError(
-                    f"[job clock] every send meets a recv; got {len(own_calls)} of {op} on role {rank} and "
-                    f"{len(theirs)} of its other end on role {role}, tag {tag}: see "
-                    f"{example.text(self._recordings[owner])} on role {owner}. The job would not end."
-                )
-            for mine, call in zip(own_calls, theirs, strict=True):
-                self.partners[rank, mine.name] = [(role, call.name)]
-
-    def _not_heard(self, rank: int, group: tuple[str, tuple[int, ...]], other: int) -> None:
-        self.unheard[rank].add(group[1][other] if other >= 0 else -1)
-
-    def _stands_for(self, rank: int, group: Any, other: int) -> tuple[int, Any, int] | None:
-        """The role at position `other`, the group in which it is there, and the position of `rank` in it."""
-        ranks = group[1]
-        position = ranks.index(rank)
-        if other < 0:
-            return None
-        if ranks[other] in self.calls:
-            return ranks[other], group, position
-        found = self._replica(rank, group, other)
-        if found is None:
-            return None
-        role, there = found
-        # Who stands for a peer must take this role for its own.
-        back = (
-            (ranks_there[position], there)
-            if (ranks_there := there[1])[position] in self.calls
-            else self._replica(role, there, position)
-        )
-        return (role, there, position) if back == (rank, group) else None
-
-    def _replica(self, rank: int, group: Any, other: int) -> tuple[int, Any] | None:
-        ranks = group[1]
-        number = [name for (name, those), _ in self._message_groups[rank] if those == ranks].index(group[0])
-        for role, groups in self._message_groups.items():
-            if role == rank:
-                continue
-            moved = [
-                there
-                for there, position in groups
-                if position == other
-                and len(there[1]) == len(ranks)
-                and len({mine - theirs for mine, theirs in zip(ranks, there[1], strict=True)}) == 1
-            ]
-            if len(moved) > number:
-                return role, moved[number]
-        return None
 
 
 class _Flight:
@@ -399,7 +279,8 @@ class _Role:
         self._steps = steps
         self._launches = launches
         self._dispatch = dispatch
-        self._flights = flights
+        self.flights = flights
+        self.stretches: list[tuple[int, int, int, int, Sequence[Sequence[int]]]] = []
         self._marks: dict[int, _Mark] = {}
         self._hosts: dict[int, int] = defaultdict(int)
         self._streams: dict[int, dict[int, _Stream]] = defaultdict(lambda: defaultdict(_Stream))
@@ -412,7 +293,7 @@ class _Role:
             if kind == "new_stream":
                 stream.ready, stream.waits = host, []
             elif kind == "finish":
-                flight = self._flights[rest[0]]
+                flight = self.flights[rest[0]]
                 if flight.follows:
                     stream.catch_up()
                     flight.ready, flight.after = stream.ready, list(stream.waits)
@@ -437,13 +318,14 @@ class _Role:
                     for entry, count in rest[0]:
                         here += count * self._launches[entry]
                         self._hosts[device] += count * self._dispatch
+                    self.stretches.append((device, number, max(stream.ready, host), here, rest[0]))
                     stream.ready = here
                 elif kind == "sleep":
                     stream.ready = here + _picoseconds(rest[0])
                 elif kind == "stream_wait":
                     self._hosts[device] = here
                 elif kind == "issue":
-                    self._flights[rest[0]].arrival = here
+                    self.flights[rest[0]].arrival = here
         for streams in self._streams.values():
             for each in streams.values():
                 yield from self._settled(each)
@@ -451,7 +333,7 @@ class _Role:
         self.end = max([self.end, *self._hosts.values()])
 
     def _moment(self, name: int) -> _Moment:
-        return self._flights[name] if name in self._flights else self._marks[name]
+        return self.flights[name] if name in self.flights else self._marks[name]
 
     def _settled(self, stream: _Stream) -> Iterator[_Moment]:
         for moment in stream.waits:

@@ -45,10 +45,12 @@ def of_roles(run: OneRankRun) -> Group:
     place = recording.placement_text or "1 rank"
     heading = f"torch_trn job on {recording.target.name}, {recording.mode}, {place}; {len(run.roles)} of its ranks ran"
     energy, money = run.energy_joules, run.money
-    waiting = sum(time.waiting_share for time in run.times.values()) / len(run.times)
     summary = [
         ("device time", f"{report.seconds(run.device_seconds)}, waiting included"),
-        ("waiting", f"{report.percent(waiting)} of it, the mean of these ranks: for messages and for the last to end"),
+        (
+            "waiting",
+            f"{report.percent(run.waiting_share)} of it, the mean of these ranks: for messages and for the last to end",
+        ),
         (
             "imbalance",
             f"rank {run.slowest.rank} works longest; the longest computes {report.percent(run.imbalance)} "
@@ -97,9 +99,10 @@ def _summary(job: JobReport) -> list[tuple[str, str]]:
         time += f", {report.seconds(job.seconds_per_step)} per step"
     energy, usd = job.energy_joules, job.cost_usd
     return [
-        ("device time", f"{time}, of rank {job.slowest_rank}, the slowest"),
+        ("device time", f"{time}, waiting included; most work is that of rank {job.slowest_rank}, the slowest"),
+        ("waiting", f"{report.percent(job.waiting_share)} of it, the mean of the ranks"),
         ("imbalance", f"the slowest rank computes {report.percent(job.imbalance)} longer than the mean"),
-        ("communication", f"{report.percent(job.exposed_share)} of the slowest rank's time not hidden by compute"),
+        ("communication", f"{report.percent(job.exposed_share)} of it not hidden by compute, on the slowest rank"),
         ("energy", "unknown" if energy is None else f"{report.si(energy, 'J')}, an estimate"),
         ("cost", job.to_dict()["cost_note"] if usd is None else f"${usd:.3g} for {job.to_dict()['cost_note']}"),
     ]

@@ -103,6 +103,11 @@ class Ledger:
         return float(self.data.get("exposed_collective_seconds", 0.0))
 
     @property
+    def collective_wait_seconds(self) -> float:
+        rows = (call.get("wait_seconds", 0.0) for call in self.data["collectives"])
+        return float(self.data.get("collective_wait_seconds", sum(rows)))
+
+    @property
     def launches(self) -> int:
         return sum(entry["launches"] for entry in self.data["entries"])
 
@@ -137,7 +142,7 @@ class Ledger:
         calls: dict[tuple[Any, ...], int] = {}
         sequence: list[list[Any]] = []
         flights: list[list[Any]] = []
-        exposed = 0.0
+        exposed = waited = 0.0
         for source in (self.data, other.data):
             remap = {table: [_intern(out[table], positions[table], v) for v in source[table]] for table in _TABLES}
             renumber: list[int] = []
@@ -184,10 +189,12 @@ class Ledger:
                 if field in source:
                     out.setdefault(field, source[field])
             exposed += source.get("exposed_collective_seconds", 0.0)
+            waited += Ledger(source).collective_wait_seconds
         out["host_syncs"] = list(syncs.values())
         out["timeline"] = sequence if self.timeline is not None or other.timeline is not None else None
         if out["collectives"]:
             out["exposed_collective_seconds"] = exposed
+            out["collective_wait_seconds"] = waited
             out["collective_timeline"] = flights if out["timeline"] is not None else None
         return merged
 

@@ -104,8 +104,11 @@ class RecordedCollectives:
 
     @property
     def collective_wait_seconds(self) -> float:
-        """Time without work until the last rank had come to a collective. It is not part of `device_seconds`."""
-        return self.communication.wait_seconds
+        """Time without work until the last rank had come to a collective; waits side by side count once.
+
+        It is not part of `device_seconds`; on another target it is what it was on the recorded one.
+        """
+        return self.ledger.collective_wait_seconds
 
     @property
     def collective_contention_seconds(self) -> float:

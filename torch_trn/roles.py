@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_trn import costing
@@ -97,6 +98,37 @@ class OneRankRun:
         """The same run on another target, by name or TOML path, without running again."""
         roles = (replace(role, recording=role.recording.on(target)) for role in self.roles)
         return replace(self, roles=tuple(roles))
+
+    @property
+    def waiting_share(self) -> float:
+        """Of the job's time, what the mean role waits: 0 to 1."""
+        return sum(time.waiting_share for time in self.times.values()) / len(self.times)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job, and of each role its times and its recording's report, as plain values."""
+        recording = self.slowest.recording
+        return {
+            "target": recording.target.name,
+            "mode": recording.mode,
+            "world_size": self.world_size,
+            "placement": recording.placement_text,
+            "device_seconds": self.device_seconds,
+            "waiting_share": self.waiting_share,
+            "slowest_rank": self.slowest.rank,
+            "imbalance": self.imbalance,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "energy_joules": self.energy_joules,
+            "cost_usd": self.money.usd,
+            "cost_note": self.money.note,
+            "unheard": {str(rank): peers for rank, peers in (self.clock.unheard if self.clock else {}).items()},
+            "roles": [{**asdict(self.times[role.rank]), **role.recording.to_dict()} for role in self.roles],
+        }
+
+    def to_perfetto(self, path: str | Path) -> None:
+        """All roles side by side, for ui.perfetto.dev; gz when the name ends in .gz. For several roles."""
+        from torch_trn import job_trace, trace
+
+        trace.save(job_trace.build(self), path)
 
     def __rich__(self) -> RenderableType:
         from torch_trn import job_view

@@ -20,8 +20,12 @@ _MICROSECONDS = 1e6
 
 
 def write(recording: Recording, path: str | Path) -> None:
-    """Writes the trace; compressed where the name ends in .gz, which Perfetto also opens."""
-    raw = json.dumps(build(recording), separators=(",", ":")).encode()
+    save(build(recording), path)
+
+
+def save(trace: dict[str, Any], path: str | Path) -> None:
+    """Compressed where the name ends in .gz, which Perfetto also opens."""
+    raw = json.dumps(trace, separators=(",", ":")).encode()
     path = Path(path)
     path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
 

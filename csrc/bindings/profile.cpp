@@ -139,7 +139,8 @@ py::list clock_to_list(const runtime::ClockRecord& record, const std::vector<std
   return out;
 }
 
-// Adds "collectives", "collective_timeline" and the sum of "exposed_collective_seconds" on the device that has most.
+// Adds "collectives", "collective_timeline" and, of the device that has most, the sums of "exposed_collective_seconds"
+// and "collective_wait_seconds".
 // Returns the rows of calls that the clocks' journal names.
 std::map<std::uint64_t, std::size_t> add_collectives(py::dict& out, const runtime::CollectiveRecord& record,
                                                      const std::vector<std::string>& modules,
@@ -183,13 +184,16 @@ std::map<std::uint64_t, std::size_t> add_collectives(py::dict& out, const runtim
     }
     timeline.append(row);
   }
-  runtime::Picoseconds exposed = 0;
-  for (const auto& [device, sum] : record.exposed) {
-    exposed = std::max(exposed, sum);
+  runtime::Picoseconds exposed = 0, waited = 0;
+  for (const auto& [device, held_up] : record.held_up) {
+    const runtime::Picoseconds ran = record.exposed.contains(device) ? record.exposed.at(device) : 0;
+    exposed = std::max(exposed, ran);
+    waited = std::max(waited, held_up - ran);
   }
   out["collectives"] = rows;
   out["collective_timeline"] = has_timeline ? py::object(timeline) : py::none();
   out["exposed_collective_seconds"] = runtime::to_seconds(exposed);
+  out["collective_wait_seconds"] = runtime::to_seconds(waited);
   std::map<std::uint64_t, std::size_t> rows_of_names;
   for (const auto& [name, call] : record.named) {
     rows_of_names[name] = position.at(call);

@@ -20,8 +20,10 @@ CollectiveRecord CollectiveRecord::of_device(int device) const {
       own.named[name] = &own.totals.find(*call)->first;
     }
   }
-  if (const auto found = exposed.find(device); found != exposed.end()) {
-    own.exposed.insert(*found);
+  for (const auto& [sum, into] : {std::pair{&exposed, &own.exposed}, std::pair{&held_up, &own.held_up}}) {
+    if (const auto found = sum->find(device); found != sum->end()) {
+      into->insert(*found);
+    }
   }
   return own;
 }
@@ -124,15 +126,18 @@ Moment Collectives::finish(System& system, const Flight& flight, Picoseconds lat
   return {end, flight.arrival.name};
 }
 
-void Collectives::add(const Ran& ran, int profile, Clock& clock, const BusyRanges& settled) {
+void Collectives::add(const Ran& ran, int profile, Clock& clock, const Settled& settled) {
   CollectiveRecord& record = open_.at(profile).record;
   const auto idle = [&](Picoseconds start, Picoseconds end) { return end - start - clock.busy_within(start, end); };
   const auto [row, is_new] = record.totals.try_emplace(ran.call);
   ++row->second.count;
   row->second.exposed += idle(ran.begin, ran.end);
   row->second.waited += idle(ran.able, ran.begin);
-  settled.for_each_gap(ran.begin, ran.end, [&](Picoseconds start, Picoseconds end) {
+  settled.ran.for_each_gap(ran.begin, ran.end, [&](Picoseconds start, Picoseconds end) {
     record.exposed[ran.call.device] += idle(start, end);
+  });
+  settled.held_up.for_each_gap(ran.able, ran.end, [&](Picoseconds start, Picoseconds end) {
+    record.held_up[ran.call.device] += idle(start, end);
   });
   if (ran.name) {
     record.named[ran.name] = &row->first;
@@ -145,7 +150,7 @@ void Collectives::add(const Ran& ran, int profile, Clock& clock, const BusyRange
 void Collectives::settle(System& system, int device) {
   Clock& clock = system.device(device).clock;
   const Picoseconds host = clock.host();  // every later launch begins here or later
-  BusyRanges& settled = settled_[device];
+  Settled& settled = settled_[device];
   std::erase_if(ran_[device], [&](const Ran& ran) {
     if (ran.end > host) {
       return false;
@@ -153,10 +158,9 @@ void Collectives::settle(System& system, int device) {
     for (const int profile : ran.profiles) {
       add(ran, profile, clock, settled);
     }
-    settled.add(ran.begin, ran.end);
+    settled.add(ran);
     return true;
   });
-  settled.forget_before(host);
   Picoseconds needed = host;
   for (const auto& ran : ran_[device]) {
     needed = std::min(needed, ran.able);
@@ -164,6 +168,8 @@ void Collectives::settle(System& system, int device) {
   for (const auto& [number, issued] : issued_) {
     needed = std::min(needed, issued.arrival);
   }
+  settled.ran.forget_before(needed);
+  settled.held_up.forget_before(needed);
   clock.keep_busy_since(needed);
 }
 
@@ -176,11 +182,11 @@ CollectiveRecord Collectives::close(System& system, int profile) {
   std::lock_guard lock(mutex_);
   for (auto& [device, ran] : ran_) {
     settle(system, device);
-    BusyRanges settled = settled_[device];
+    Settled settled = settled_[device];
     for (auto& one : ran) {
       if (one.profiles.erase(profile)) {
         add(one, profile, system.device(device).clock, settled);
-        settled.add(one.begin, one.end);
+        settled.add(one);
       }
     }
     std::erase_if(ran, [](const Ran& one) { return one.profiles.empty(); });

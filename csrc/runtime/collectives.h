@@ -54,6 +54,7 @@ struct CollectiveRecord {
   std::vector<Event> timeline;                       // where the profile keeps one
   std::map<std::uint64_t, const Collective*> named;  // in the clocks' journal
   std::map<int, Picoseconds> exposed;                // by device: collectives that run side by side count once
+  std::map<int, Picoseconds> held_up;  // the same with the time before them, in which they wait for later ranks
 
   // Of one rank, where several run in a process.
   CollectiveRecord of_device(int device) const;
@@ -96,10 +97,18 @@ class Collectives {
     bool timeline = false;
     CollectiveRecord record;
   };
+  // Of a device: where calls ran, and where they ran or could have but for later ranks.
+  struct Settled {
+    BusyRanges ran, held_up;
+    void add(const Ran& call) {
+      ran.add(call.begin, call.end);
+      held_up.add(call.able, call.end);
+    }
+  };
   // What no later launch can overlap goes into the totals.
   void settle(System& system, int device);
-  // `settled`: collectives that are in the profile's sum.
-  void add(const Ran& ran, int profile, Clock& clock, const BusyRanges& settled);
+  // `settled`: collectives that are in the profile's sums.
+  void add(const Ran& ran, int profile, Clock& clock, const Settled& settled);
 
   std::mutex mutex_;
   std::vector<std::pair<std::string, std::vector<int>>> groups_;
@@ -111,7 +120,7 @@ class Collectives {
   std::uint64_t next_number_ = 1;
   std::map<std::uint64_t, Issued> issued_;  // by number
   std::map<int, std::vector<Ran>> ran_;     // by device, not settled
-  std::map<int, BusyRanges> settled_;       // by device
+  std::map<int, Settled> settled_;          // by device
   std::size_t settle_at_ = 64;
 };
 

@@ -1,5 +1,7 @@
 """Roles that wait for each other: closed forms of pipelines, and the same job with all its ranks on one clock."""
 
+import json
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -106,6 +108,8 @@ def test_the_slowest_stage_sets_the_pace():
     assert found.slowest.rank == 2
     assert found.times[2].waiting_seconds == pytest.approx(3 * 3, rel=1e-3)
     assert found.times[0].alone_seconds == pytest.approx(18, rel=1e-3)
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["slowest_rank"] == 2 and data["roles"][2]["waiting_seconds"] == found.times[2].waiting_seconds
     text = str(found)
     assert "4 of its ranks ran" in text and "waiting" in text and "rank 2 works longest" in text
 
@@ -120,14 +124,29 @@ def clocked(name, *args):
 
 def test_as_all_ranks_on_one_clock():
     """Exactly: each rank's end in a simulation of all ranks with values, whose clock lets every call wait."""
-    for size, schedule, stages in [(2, "GPipe", 1), (4, "1F1B", 1), (8, "1F1B", 1), (4, "Interleaved1F1B", 2)]:
-        seconds = [1e-5 * (1 + i % 3) for i in range(size * stages)]  # transfers and dispatch count
-        arguments = (pipeline, schedule, 8, seconds)
+    for size, schedule, microbatches in [(2, "GPipe", 8), (4, "1F1B", 8), (8, "1F1B", 8)]:
+        seconds = [1e-5 * (1 + i % 3) for i in range(size)]  # transfers and dispatch count
+        arguments = (pipeline, schedule, microbatches, seconds)
         together = torch_trn.simulate(in_group, size, args=(clocked, *arguments), target="trn2").results
         apart = run(clocked, size, *arguments, target="trn2")
         assert [apart.clock.times[rank].seconds for rank in range(size)] == pytest.approx(together, rel=1e-9)
         assert max(apart.values) < max(together)
         assert apart.clock.seconds == pytest.approx(max(together), rel=1e-9)
+
+
+def test_the_trace_shows_the_bubble(tmp_path):
+    found = run(relay, 4, 4, roles=range(4))
+    found.to_perfetto(tmp_path / "job.json")
+    events = json.loads((tmp_path / "job.json").read_text())["traceEvents"]
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {
+        f"rank {rank}" for rank in range(4)
+    }
+    receives = [event for event in events if event["name"] == "recv" and event["pid"] == 3]
+    # The last stage gets the first message when three stages have had it for a second, then one a second.
+    assert [event["ts"] / 1e6 for event in receives] == pytest.approx([3, 4, 5, 6], abs=0.01)
+    assert {event["args"]["peer"] for event in receives} == {2}
+    with pytest.raises(ValueError, match=r"\[trace\] roles side by side need several; got one"):
+        run(dist.barrier, 2, roles=[0]).to_perfetto(tmp_path / "one.json")
 
 
 def in_job(work, *args):
@@ -137,10 +156,14 @@ def in_job(work, *args):
 
 @pytest.mark.parametrize("name", ["pipeline_gpipe", "pipeline_1f1b", "pipeline_interleaved", "pipeline_zero_bubble"])
 def test_trainings_with_values(name):
-    together = torch_trn.simulate(in_job, 2, args=(clocked, name), target="trn2").results
+    job = torch_trn.simulate(in_job, 2, args=(clocked, name), target="trn2")
     with torch_trn.dry_run(values=0.0):
         apart = run_roles(in_job, 2, args=(clocked, name), roles=[0, 1], target="trn2")
-    assert [apart.clock.times[rank].seconds for rank in range(2)] == pytest.approx(together, rel=1e-9)
+    assert [apart.clock.times[rank].seconds for rank in range(2)] == pytest.approx(job.results, rel=1e-9)
+    # The report of all ranks has what they waited, too.
+    assert job.report.device_seconds == pytest.approx(apart.device_seconds, rel=1e-9)
+    # But what of a transfer compute hides depends on when it comes: their shares are near each other.
+    assert job.report.waiting_share == pytest.approx(apart.waiting_share, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "tensor_parallel"])

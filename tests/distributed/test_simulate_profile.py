@@ -68,4 +68,18 @@ def test_each_rank_has_the_profile_of_a_process(two_ranks):
         assert whole.steps == 2 and whole.flops == theirs[0]["flops"]
         assert whole.collectives_by_kind.keys() >= {"all_reduce"}
     assert job.profiles[0].flops < job.profiles[1].flops
-    assert "2 ranks" in str(job) and repr(job) == "<torch_trn.Simulation of 2 ranks>"
+    assert repr(job) == "<torch_trn.Simulation of 2 ranks>"
+
+
+def test_the_ranks_make_one_report_as_processes_do(two_ranks):
+    in_processes = torch_trn.merge([reports[0] for reports in two_ranks(profiled)])
+    job = torch_trn.simulate(simulated, 2)
+    inside = torch_trn.merge([reports[0] for reports in job.results])
+    assert inside.matrix == in_processes.matrix != {}
+    assert inside.imbalance == pytest.approx(in_processes.imbalance) and inside.imbalance > 0.1
+    assert inside.slowest_rank == in_processes.slowest_rank == 1
+    # Of the whole function, the same kind of report.
+    assert (job.report.world_size, job.report.slowest_rank, job.report.missing_ranks) == (2, 1, [])
+    text = str(job)
+    assert "torch_trn job on" in text and "2 ranks, linear" in text and "Bytes from rank to rank" in text
+    assert str(torch_trn.simulate(len, 2, args=("ab",), profile=False)) == "<torch_trn.Simulation of 2 ranks>"
