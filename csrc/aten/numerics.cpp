@@ -231,6 +231,15 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const std::size_t begin = stack.size() - plan.num_arguments;
   const std::vector<c10::IValue> arguments(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end());
+  // A result that was passed in another size is resized by the CPU's kernel alone.
+  const auto is_resized = [&](const ResultLayout& layout) {
+    return layout.argument >= 0 &&
+           arguments[static_cast<std::size_t>(layout.argument)].toTensor().sizes() != layout.sizes;
+  };
+  if (std::ranges::any_of(known->second, is_resized)) {
+    layouts().erase(known);
+    return false;
+  }
   std::vector<c10::IValue> results;
   for (const ResultLayout& layout : known->second) {
     if (layout.is_constant) {
