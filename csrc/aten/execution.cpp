@@ -202,8 +202,13 @@ void execute(std::string_view op_name, const std::vector<BoundPart>& parts, cons
       add(output.buffer);
     }
     try {
-      with_workers(*target, numerics,
-                   [&](const program::Workers& workers) { program::execute(part.program->program, workers, tensors); });
+      with_workers(*target, numerics, [&](const program::Workers& workers) {
+        program::Workers drawing = workers;
+        if (bound.draws.defined()) {
+          drawing.draws = {bound.draws.const_data_ptr<float>(), static_cast<std::size_t>(bound.draws.numel())};
+        }
+        program::execute(part.program->program, drawing, tensors);
+      });
     } catch (const trn::Error& error) {
       rethrow({error.category(), c10::str("[aten::", op_name, "] ", error.what())});
     }

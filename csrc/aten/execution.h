@@ -39,6 +39,8 @@ struct BoundPart {
   std::shared_ptr<const BuiltProgram> program;
   std::vector<at::Tensor> inputs;
   std::vector<Result> outputs;
+  at::Tensor draws = {};  // what the generator drew, by the place in the results; undefined: nothing is drawn
+  bool narrows = true;    // 64-bit elements, if it has any, are the operator's own
   // The operands once the parts before have run, where they are copies of what those write.
   std::function<std::optional<BoundPart>()> bind_late = {};
 };

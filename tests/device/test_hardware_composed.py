@@ -29,8 +29,9 @@ def check(function: Callable[[Tensor], Tensor], x: Tensor, layouts: bool = True)
         for _ in range(2):
             given = view(x.to("trn")).detach().requires_grad_()
             torch_trn.reference_operators(clear=True)
-            out = function(given)
-            (got,) = torch.autograd.grad(out, given, upstream.to("trn"))
+            with torch_trn.strict(uninitialized="raise"):
+                out = function(given)
+                (got,) = torch.autograd.grad(out, given, upstream.to("trn"))
             assert torch_trn.reference_operators() == {}
             for mine, oracle in ((out, expected.detach()), (got, gradient)):
                 bound = BOUND[x.dtype] * max(oracle.abs().max().item(), 1e-3)
@@ -146,6 +147,41 @@ def test_masked_softmax(mask_type: int, dtype: torch.dtype) -> None:
     exact = torch._masked_softmax(x.double(), mask, 3, mask_type)
     torch.testing.assert_close(got.cpu().double(), exact, rtol=0, atol=BOUND[dtype])
     assert torch_trn.reference_operators() == {}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_a_generator_decides(dtype: torch.dtype) -> None:
+    """The elements that reference numerics keep, launch after launch; the arithmetic is the program's."""
+    x = torch.randn(40, 30).to(dtype).to("trn")
+    draws: dict[str, Callable[[], Tensor]] = {
+        "dropout": lambda: F.dropout(x, 0.3),
+        "turned": lambda: F.dropout(x.mT, 0.3),
+        "all": lambda: F.dropout(x, 1.0),
+        "coins": lambda: torch.empty_like(x).bernoulli_(0.2),
+        "their own chances": lambda: torch.bernoulli(x.float().sigmoid()),
+        "channels": lambda: F.dropout2d(x.view(1, 40, 5, 6), 0.5),
+    }
+    for name, draw in draws.items():
+        torch.trn.manual_seed(5)
+        with torch_trn.set_numerics("reference"):
+            expected = [draw().cpu() for _ in range(3)]
+        torch.trn.manual_seed(5)
+        torch_trn.reference_operators(clear=True)
+        for want in expected:
+            got = draw().cpu()
+            assert torch.equal(got == 0, want == 0), name
+            torch.testing.assert_close(got, want)
+        assert torch_trn.reference_operators() == {}, name
+    torch.testing.assert_close(F.dropout(x, 0.3, training=False), x)
+    layer = nn.Sequential(nn.Linear(30, 30), nn.Dropout(0.1)).to("trn", dtype)
+    layer(x).square().sum().backward()
+    assert torch_trn.reference_operators(clear=True) == {}
+
+
+def test_places_of_the_devices_own_warn_nobody() -> None:
+    torch_trn.narrowed_operators(clear=True)
+    F.grid_sample(torch.randn(1, 2, 5, 5, device="trn"), GRID[:1].to("trn"), align_corners=False)
+    assert torch_trn.narrowed_operators(clear=True) == {}
 
 
 def test_search() -> None:

@@ -2,6 +2,7 @@
 #include "aten/rules/composition.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/eq.h>
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/rules/broadcast.h"
 
 namespace trn::aten {
 
@@ -44,6 +46,12 @@ BoundPart::Result written(const Stack& stack, bool keeps) {
   }
   const at::Tensor buffer = at::empty({static_cast<std::int64_t>(stack.size()), first.numel()}, first.options());
   return {buffer, {}, {}, members};
+}
+
+// Numbers that compare as the generator's did, by the place in the first result's memory.
+at::Tensor draws_of(const Stage& stage) {
+  const auto order = rules::memory_order(stage.outputs.front().front());
+  return memory_of(stage.drawn).permute(order).eq(0).to(at::kFloat).contiguous();
 }
 
 // Whether an operand was copied to lie as its program takes it: the values are then those of now.
@@ -94,7 +102,15 @@ std::optional<BoundPart> bind_stage(const Stage& stage, const std::shared_ptr<co
     return bound;
   };
   auto bound = bind(stage);
-  if (bound && copies(*bound, stage)) {
+  if (bound && stage.drawn.defined()) {
+    bound->draws = draws_of(stage);
+  }
+  if (bound) {
+    const auto is_wide = [](const at::Tensor& tensor) { return is_device_tensor(tensor) && tensor.itemsize() == 8; };
+    bound->narrows = std::ranges::any_of(stage.inputs | std::views::join, is_wide) ||
+                     std::ranges::any_of(stage.outputs | std::views::join, is_wide);
+  }
+  if (bound && !stage.drawn.defined() && copies(*bound, stage)) {
     bound->bind_late = [stage, bind] { return bind(stage); };
   }
   return bound;

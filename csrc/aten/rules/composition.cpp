@@ -3,12 +3,14 @@
 #include <ATen/EmptyTensor.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "aten/execution/rows.h"
 #include "aten/rules/box.h"
 #include "aten/rules/broadcast.h"
 #include "aten/rules/steps.h"
+#include "aten/workers.h"
 
 namespace trn::aten::rules {
 
@@ -54,8 +56,14 @@ at::Tensor Composition::flat(const at::Tensor& tensor) {
 }
 
 at::Tensor Composition::temporary(at::IntArrayRef sizes, at::ScalarType dtype) const {
-  return purpose_ == Purpose::count ? at::Tensor(at::detail::empty_meta(sizes, dtype))
-                                    : at::Tensor(at::detail::empty_cpu(sizes, dtype));
+  if (purpose_ == Purpose::count) {
+    return at::detail::empty_meta(sizes, dtype);
+  }
+  const at::Tensor fresh = at::detail::empty_cpu(sizes, dtype);
+  if (raises_uninitialized()) {  // NaN, as the device's own memory
+    std::memset(fresh.data_ptr(), 0xFF, fresh.nbytes());
+  }
+  return fresh;
 }
 
 void Composition::add(kernels::Part part, std::vector<Stack> inputs, std::vector<Stack> outputs) {
@@ -79,6 +87,15 @@ void Composition::map(const Stack& inputs, const Stack& outputs,
   auto& shape = std::get<kernels::PointwiseShape>(spec.front());
   set_axes(shape, reads, results);
   add(shape, one_by_one(reads), one_by_one(results));
+}
+
+void Composition::map_drawn(const Stack& inputs, const Stack& outputs, const at::Tensor& drawn,
+                            const std::function<void(Expression&, const Values&)>& write) {
+  const std::size_t before = stages_.size();
+  map(inputs, outputs, write);
+  if (stages_.size() > before) {
+    stages_.back().drawn = drawn;
+  }
 }
 
 void Composition::fill(const at::Tensor& output, float value) {
@@ -215,8 +232,8 @@ void Composition::move(const at::Tensor& from, const at::Tensor& to, std::vector
 namespace {
 
 const Composed* find(std::string_view name) {
-  for (const std::span<const Composed> table : {composed_grid(), composed_lists(), composed_norms(), composed_places(),
-                                                composed_search(), composed_windows()}) {
+  for (const std::span<const Composed> table : {composed_draws(), composed_grid(), composed_lists(), composed_norms(),
+                                                composed_places(), composed_search(), composed_windows()}) {
     const auto found = std::ranges::lower_bound(table, name, {}, &Composed::name);
     if (found != table.end() && found->name == name) {
       return &*found;

@@ -20,6 +20,7 @@ using Stack = std::vector<at::Tensor>;
 struct Stage {
   kernels::Part part;
   std::vector<Stack> inputs, outputs;  // in the order of the program's buffers, laid out as it takes them
+  at::Tensor drawn = {};               // the result of what it draws, where it draws
 };
 
 class Composition {
@@ -41,6 +42,10 @@ class Composition {
   using Values = std::vector<Value>;
   void map(const Stack& inputs, const Stack& outputs,
            const std::function<void(Expression&, const Values& inputs)>& write);
+  // The same of a function that draws: `drawn`, which has the outputs' size, says where the generator's number was less
+  // than what it is compared with.
+  void map_drawn(const Stack& inputs, const Stack& outputs, const at::Tensor& drawn,
+                 const std::function<void(Expression&, const Values& inputs)>& write);
   void fill(const at::Tensor& output, float value);
   void copy(const at::Tensor& from, const at::Tensor& to);
 
@@ -84,6 +89,7 @@ struct Composed {
 std::span<const Composed> composed_grid();     // sampling at computed places
 std::span<const Composed> composed_lists();    // of gradient scaling, over lists
 std::span<const Composed> composed_places();   // of places: bands, diagonals, products across an axis
+std::span<const Composed> composed_draws();    // of a generator: dropout and coins
 std::span<const Composed> composed_search();   // comparisons with every key, running sums of exponentials
 std::span<const Composed> composed_windows();  // interpolation, averages, folds, pads
 std::span<const Composed> composed_norms();    // statistics, and what scales by them

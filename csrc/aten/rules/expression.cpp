@@ -152,6 +152,10 @@ Value Expression::iota() {
   return emit(plain(Opcode::iota), {});
 }
 
+Value Expression::draw() {
+  return emit(plain(Opcode::rng), {});
+}
+
 Value Expression::select(Value condition, Value x, Value y) {
   if (y.is_constant()) {
     Step step = plain(Opcode::select);

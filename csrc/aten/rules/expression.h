@@ -49,6 +49,7 @@ class Expression {
   Value apply(Alu alu0, Value x, float c, Alu alu1, Value y);
   Value reciprocal(Value x);
   Value iota();  // each element's place
+  Value draw();  // uniform in [0, 1)
   Value select(Value condition, Value x, Value y);
   Value copy(Value x);
   Value where_not(Value mask, Value x, float constant);  // mask ? constant : x
