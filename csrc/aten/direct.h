@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -39,7 +40,9 @@ inline constexpr bool is_tensor_list = std::is_same_v<std::remove_cvref_t<T>, at
 template <std::size_t N, bool has_lists>
 class DirectCall {
  public:
-  explicit DirectCall(const OperatorPlan& plan) { key_.push_back(key_of(plan) | 1); }
+  explicit DirectCall(const OperatorPlan& plan) : takes_exact_scalars_(plan.sized_by_scalars) {
+    key_.push_back(key_of(plan) | 1);
+  }
   ~DirectCall() {
     auto give_back = [](at::Tensor& alias) {
       if (alias.defined()) {
@@ -131,7 +134,8 @@ class DirectCall {
     return real;
   }
   bool describe(std::size_t, double value) {
-    key_.push_back(static_cast<std::int64_t>(scalar_class(value)));
+    key_.push_back(takes_exact_scalars_ ? std::bit_cast<std::int64_t>(value)
+                                        : static_cast<std::int64_t>(scalar_class(value)));
     return true;
   }
   bool describe(std::size_t, std::int64_t value) {
@@ -309,6 +313,7 @@ class DirectCall {
     return borrow_alias(*originals_[slot]);
   }
 
+  const bool takes_exact_scalars_;
   KeyWords key_;
   int device_ = -1;
   std::array<const at::Tensor*, N> originals_{};

@@ -11,9 +11,11 @@
 #include <utility>
 #include <variant>
 
+#include "aten/alias.h"
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
 #include "aten/op_table.h"
+#include "aten/rules/composition.h"
 #include "aten/rules/lists.h"
 #include "aten/system.h"
 #include "aten/workers.h"
@@ -143,11 +145,28 @@ std::optional<std::vector<BoundPart>> bind_parts(const LaunchArguments& args) {
   return is_done ? std::optional(std::move(parts)) : std::nullopt;
 }
 
+std::optional<std::vector<BoundPart>> bind_stages(const LaunchArguments& args) {
+  std::vector<BoundPart> parts;
+  for (const rules::Stage& stage : rules::executable_stages(args)) {
+    const auto program = program_of(stage.part);
+    auto bound = bind_stage(stage, program);
+    if (!bound || !fits(*bound, program->program)) {
+      return std::nullopt;
+    }
+    bound->program = program;
+    parts.push_back(std::move(*bound));
+  }
+  return !parts.empty() || writes_nothing(args) ? std::optional(std::move(parts)) : std::nullopt;
+}
+
 }  // namespace
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   try {
+    if (rules::is_composed(args.base_name())) {
+      return bind_stages(args);
+    }
     return rules::is_list_launch(args) && !rules::is_list_reduction(args) ? bind_members(args, program_of)
                                                                           : bind_parts(args);
   } catch (const trn::Error& error) {
@@ -158,6 +177,10 @@ std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   return std::nullopt;
 }
 
+at::Tensor memory_of(const at::Tensor& tensor) {
+  return is_device_tensor(tensor) ? cpu_alias(tensor) : tensor;
+}
+
 BoundPart::Result dense_result(const at::Tensor& alias) {
   return {alias.is_contiguous() ? alias : at::empty(alias.sizes(), alias.options()), {}, alias};
 }
@@ -165,7 +188,9 @@ BoundPart::Result dense_result(const at::Tensor& alias) {
 void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto target = system().target();
-  for (const BoundPart& bound : parts) {
+  for (const BoundPart& part : parts) {
+    const auto late = part.bind_late ? part.bind_late() : std::nullopt;
+    const BoundPart& bound = late ? *late : part;
     std::vector<emu::HbmTensor> tensors;
     auto add = [&](const at::Tensor& tensor) {
       tensors.push_back({tensor.data_ptr(), tensor.numel(), dtype_of(tensor.scalar_type())});
@@ -178,14 +203,18 @@ void execute(std::string_view op_name, const std::vector<BoundPart>& parts, cons
     }
     try {
       with_workers(*target, numerics, [&](const program::Workers& workers) {
-        program::execute(bound.program->program, workers, tensors);
+        program::Workers drawing = workers;
+        if (bound.draws.defined()) {
+          drawing.draws = {bound.draws.const_data_ptr<float>(), static_cast<std::size_t>(bound.draws.numel())};
+        }
+        program::execute(part.program->program, drawing, tensors);
       });
     } catch (const trn::Error& error) {
       rethrow({error.category(), c10::str("[aten::", op_name, "] ", error.what())});
     }
     for (const BoundPart::Result& output : bound.outputs) {
       for (std::size_t i = 0; i < output.members.size(); ++i) {
-        output.members[i].copy_(output.buffer[static_cast<std::int64_t>(i)]);
+        output.members[i].copy_(output.buffer[static_cast<std::int64_t>(i)].reshape(output.members[i].sizes()));
       }
       if (output.members.empty() && !output.buffer.is_same(output.original)) {
         const at::Tensor& values = output.values.defined() ? output.values : output.buffer;

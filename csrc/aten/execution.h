@@ -18,6 +18,10 @@
 
 namespace trn::aten {
 
+namespace rules {
+struct Stage;
+}
+
 struct BuiltProgram {
   program::Program program;
   std::vector<kernels::Dtype> narrowed;  // 64-bit dtypes that engines see in 32 bits
@@ -30,11 +34,15 @@ struct BoundPart {
     at::Tensor buffer;                     // what the program writes
     at::Tensor values;                     // the result's elements in it, where the buffer has others too
     at::Tensor original;                   // the operator's result, copied to after the run unless it is the buffer
-    std::vector<at::Tensor> members = {};  // or a result for each of the buffer's elements
+    std::vector<at::Tensor> members = {};  // or a result for each of the buffer's rows
   };
   std::shared_ptr<const BuiltProgram> program;
   std::vector<at::Tensor> inputs;
   std::vector<Result> outputs;
+  at::Tensor draws = {};  // what the generator drew, by the place in the results; undefined: nothing is drawn
+  bool narrows = true;    // 64-bit elements, if it has any, are the operator's own
+  // The operands once the parts before have run, where they are copies of what those write.
+  std::function<std::optional<BoundPart>()> bind_late = {};
 };
 
 // nullopt: the operator, or these arguments, have no program that executes.
@@ -44,6 +52,12 @@ void execute(std::string_view op_name, const std::vector<BoundPart>& parts, cons
 using BuildProgram = std::function<std::shared_ptr<const BuiltProgram>(const kernels::Part&)>;
 // A launch over lists: each member's own program.
 std::optional<std::vector<BoundPart>> bind_members(const LaunchArguments& args, const BuildProgram& build);
+
+// One part of a composed operator.
+std::optional<BoundPart> bind_stage(const rules::Stage& stage, const std::shared_ptr<const BuiltProgram>& built);
+// Operands of an element-by-element part, which repeat where they are smaller.
+std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+                                      const kernels::PointwiseShape& shape, const program::Program& program);
 
 // By family: the operator's tensors for one part of its Spec, or nothing. What an earlier part writes, a later one
 // reads: such a tensor must not be staged here.
@@ -79,6 +93,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::W
 inline bool is_any(std::string_view name, std::initializer_list<std::string_view> names) {
   return std::ranges::find(names, name) != names.end();
 }
+
+// A tensor's elements as the CPU sees them, on the device or not.
+at::Tensor memory_of(const at::Tensor& tensor);
 
 // For results: in place where it lies densely in its logical order, else a buffer that is copied back.
 BoundPart::Result dense_result(const at::Tensor& alias);

@@ -49,7 +49,7 @@ Narrowing& narrowing() {
 void count_narrowing(const OperatorPlan& plan, const std::vector<BoundPart>& parts) {
   std::set<std::string> dtypes;
   for (const BoundPart& part : parts) {
-    for (const kernels::Dtype dtype : part.program->narrowed) {
+    for (const kernels::Dtype dtype : part.narrows ? part.program->narrowed : std::vector<kernels::Dtype>()) {
       dtypes.emplace(target::name(dtype));
     }
   }
@@ -189,6 +189,9 @@ void HardwareRun::bound_index(c10::IValue* aliases) {
 }
 
 void HardwareRun::remember(const KeyWords& key, c10::ArrayRef<c10::IValue> results) const {
+  if (plan_.draws()) {
+    return;  // the CPU's generator draws for each launch
+  }
   for (const Written& one : written_) {
     if (one.alias.sizes() != one.before.sizes() || one.alias.strides() != one.before.strides()) {
       return;  // resized on the way
@@ -231,6 +234,15 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const std::size_t begin = stack.size() - plan.num_arguments;
   const std::vector<c10::IValue> arguments(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end());
+  // A result that was passed in another size is resized by the CPU's kernel alone.
+  const auto is_resized = [&](const ResultLayout& layout) {
+    return layout.argument >= 0 &&
+           arguments[static_cast<std::size_t>(layout.argument)].toTensor().sizes() != layout.sizes;
+  };
+  if (std::ranges::any_of(known->second, is_resized)) {
+    layouts().erase(known);
+    return false;
+  }
   std::vector<c10::IValue> results;
   for (const ResultLayout& layout : known->second) {
     if (layout.is_constant) {
@@ -268,7 +280,7 @@ void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results
     for (const Written& one : written_) {
       const bool keeps_shape = one.alias.sizes() == one.before.sizes();
       after.push_back(keeps_shape ? one.alias.clone() : at::Tensor());
-      if (keeps_shape) {
+      if (keeps_shape && !plan_.draws()) {  // what was drawn is all that a program takes of it
         one.alias.copy_(one.before);
       }
     }

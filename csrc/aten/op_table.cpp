@@ -7,6 +7,7 @@
 
 #include "aten/rules/attention.h"
 #include "aten/rules/box.h"
+#include "aten/rules/composition.h"
 #include "aten/rules/conv.h"
 #include "aten/rules/copy.h"
 #include "aten/rules/foreach_optimizer.h"

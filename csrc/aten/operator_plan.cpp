@@ -28,6 +28,9 @@ constexpr std::array<std::string_view, 9> kDataDependent{
     "aten::_unique2", "aten::unique_dim",        "aten::unique_consecutive",
     "aten::bincount", "aten::repeat_interleave", "aten::unique_dim_consecutive"};
 constexpr std::array<std::string_view, 2> kSizedByScalars{"aten::arange", "aten::range"};
+constexpr std::array<std::string_view, 4> kUpdatesStatistics{"aten::native_batch_norm", "aten::batch_norm_update_stats",
+                                                             "aten::batch_norm_gather_stats",
+                                                             "aten::batch_norm_gather_stats_with_counts"};
 constexpr std::array<std::string_view, 1> kDrawsWithoutGenerator{"aten::native_dropout"};
 constexpr std::array<std::string_view, 6> kTakesCpuTensors{"aten::index",           "aten::index_put",
                                                            "aten::index_put_",      "aten::_index_put_impl_",
@@ -62,7 +65,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
     const auto& argument = schema.arguments()[i];
     is_written.push_back(argument.alias_info() && argument.alias_info()->isWrite());
     is_changed.push_back(is_written.back() ||
-                         (schema.name() == "aten::native_batch_norm" && argument.name().starts_with("running_")));
+                         (contains(kUpdatesStatistics, schema.name()) && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
                              (argument.name() == "indices" || argument.name() == "lengths"));
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
@@ -83,7 +86,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
   result_size_depends_on_data = contains(kDataDependent, schema.name());
-  sized_by_scalars = contains(kSizedByScalars, schema.name());
+  sized_by_scalars = contains(kSizedByScalars, schema.name()) || schema.name().find("upsample") != std::string::npos;
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));
 }
 

@@ -26,7 +26,7 @@ struct OperatorPlan {
   int generator_argument = -1;
   bool draws_without_generator = false;
   bool result_size_depends_on_data = false;
-  bool sized_by_scalars = false;    // the result's size follows from floating-point arguments
+  bool sized_by_scalars = false;    // the result's size, or what meets in it, follows from floating-point arguments
   bool returns_host_value = false;  // bool, int or float: the host waits
   bool takes_cpu_tensors = false;   // indices or lengths may live on the host
   int neuron_status = 0;            // NeuronStatus of the table

@@ -85,7 +85,15 @@ void GpSimdEngine::iota(const View& dst, const IndexPattern& pattern, float star
 void GpSimdEngine::rng(const View& dst, const IndexPattern& pattern) {
   float* values = lanes_.row(0, dst.free_elements());
   fill("rng", dst, pattern, [&](const std::int64_t* row, std::int64_t n, std::int64_t p) {
-    uniform(row, mix(seed_), values, n);
+    if (draws_.empty()) {
+      uniform(row, mix(seed_), values, n);
+    }
+    for (std::int64_t i = 0; i < n && !draws_.empty(); ++i) {
+      if (row[i] < 0 || row[i] >= std::ssize(draws_)) {
+        refuse("rng", "each index has a draw", std::to_string(row[i]), "Give as many as there are elements.");
+      }
+      values[i] = draws_[static_cast<std::size_t>(row[i])];
+    }
     lanes_.write_row(dst, p, values);
   });
 }

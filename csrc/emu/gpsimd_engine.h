@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "emu/alu.h"
@@ -24,8 +25,10 @@ class GpSimdEngine {
 
   // start + index
   void iota(const View& dst, const IndexPattern& pattern, float start);
-  // Uniform in [0, 1), a function of the seed and the index alone: tiling does not change the numbers.
+  // Uniform in [0, 1), a function of the seed and the index alone: tiling does not change the numbers. Or what has been
+  // drawn for each index elsewhere, until `draws` is empty again.
   void rng(const View& dst, const IndexPattern& pattern);
+  void set_draws(std::span<const float> draws) { draws_ = draws; }
 
   // Random bits, a function of the seed and of how many were drawn. dst: integers.
   void rng(const View& dst);
@@ -55,6 +58,7 @@ class GpSimdEngine {
   target::Core core_;
   std::uint64_t seed_;
   std::uint64_t num_drawn_ = 0;
+  std::span<const float> draws_;
   Lanes lanes_;
 };
 

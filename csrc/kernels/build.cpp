@@ -27,6 +27,7 @@ Reach reach_of(const Shape& shape) {
                         [](const NormShape&) { return Reach::computes; },
                         [](const ScanShape&) { return Reach::computes; },
                         [](const WindowShape&) { return Reach::computes; },
+                        [](const TapsShape&) { return Reach::computes; },
                         [](const auto&) { return Reach::moves; },
                     },
                     shape);
@@ -46,6 +47,9 @@ program::Program build_shape(const target::Target& target, const Shape& shape, D
                         [&](const IndexShape& s) { return index(target, s); },
                         [&](const NllLossShape& s) { return nll_loss(target, s); },
                         [&](const WindowShape& s) { return window(target, s); },
+                        [&](const TapsShape& s) { return taps(target, s); },
+                        [&](const BandShape& s) { return band(target, s); },
+                        [&](const RankShape& s) { return rank(target, s); },
                         [&](const ScanShape& s) { return scan(target, s); },
                         [&](const SortShape& s) { return sort(target, s); },
                         [&](const TransferShape& s) { return transfer(target, s); },

@@ -17,12 +17,15 @@ void require_executable(const BoxShape& shape);
 void require_executable(const ConvShape& shape);
 void require_executable(const CopyShape& shape);
 void require_executable(const IndexShape& shape);
+void require_executable(const BandShape& shape);
 void require_executable(const NllLossShape& shape);
 void require_executable(const NormShape& shape);
 void require_executable(const ReductionShape& shape);
 void require_executable(const ScanShape& shape);
 void require_executable(const SoftmaxShape& shape);
 void require_executable(const SortShape& shape);
+void require_executable(const RankShape& shape);
+void require_executable(const TapsShape& shape);
 void require_executable(const WindowShape& shape);
 
 // Steps that a tile can run, of those listed at Step.

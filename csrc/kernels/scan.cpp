@@ -129,7 +129,7 @@ program::Program scan(const target::Target& target, const ScanShape& shape) {
   const std::int16_t mask = with_positions ? kernel.work("mask", Dtype::float32, 1) : std::int16_t{-1};
   const std::int16_t carry = kernel.resident() ? std::int16_t{-1} : kernel.column("carry");
   const std::int16_t last = carry >= 0 && with_positions ? kernel.column("last_position") : std::int16_t{-1};
-  const std::int16_t constant = recurrence.has_constant()
+  const std::int16_t constant = recurrence.has_constant() && inputs.size() < 2
                                     ? builder.sbuf("constant", Dtype::float32, kernel.partitions(), 1, 1)
                                     : std::int16_t{-1};
   auto carried = [&](std::int16_t column, std::int64_t p, const Index& member) {
@@ -161,7 +161,8 @@ program::Program scan(const target::Target& target, const ScanShape& shape) {
         const std::int16_t source = inputs.empty() ? work : inputs.front().tile;
         const std::int16_t result = outputs.empty() ? work : outputs.front().tile;
         const Tile in = kernel.row(source, p, member, width), out = kernel.row(result, p, member, width);
-        const Tile constants = on_chip_tile(constant, p, std::vector<Dim>{{width, 0}});
+        const Tile constants = inputs.size() > 1 ? kernel.row(inputs[1].tile, p, member, width)
+                                                 : on_chip_tile(constant, p, std::vector<Dim>{{width, 0}});
         emit_scan(builder, shape.alu, out, in, constants, carried(carry, p, member));
         keep_last(carry, result, p, member, width);
         if (with_positions) {  // the last of those that equal the running value; a NaN equals any other
@@ -199,7 +200,9 @@ void require_executable(const ScanShape& shape) {
     only_counts("running values of this operation are", std::string(target::name(shape.alu)));
   }
   const std::size_t num_outputs = shape.outputs.size();
-  if (shape.inputs.size() != 1 || num_outputs < 1 || num_outputs > (takes_larger ? 2 : 1)) {
+  const std::size_t most_inputs = shape.alu == Alu::add ? 2 : 1;
+  if (shape.inputs.empty() || shape.inputs.size() > most_inputs || num_outputs < 1 ||
+      num_outputs > (takes_larger ? 2 : 1)) {
     only_counts("other operands than an input, its running values and their positions are",
                 std::to_string(shape.inputs.size()) + " inputs and " + std::to_string(num_outputs) + " outputs");
   }
@@ -211,7 +214,7 @@ void require_executable(const ScanShape& shape) {
       only_counts("complex elements are", std::string(target::name(access.dtype)));
     }
   };
-  check(shape.inputs.front());
+  std::ranges::for_each(shape.inputs, check);
   std::ranges::for_each(shape.outputs, check);
 }
 

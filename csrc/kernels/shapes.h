@@ -6,14 +6,13 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/place_shapes.h"
 #include "program/program.h"
 #include "target/dtype.h"
 
 namespace trn::kernels {
 
 using program::Activation;
-using program::Alu;
-using target::Dtype;
 using target::is_complex;
 using target::is_real_float;
 
@@ -361,7 +360,7 @@ struct WindowShape {
   }
 };
 
-// Cumulative operators along cols.
+// Cumulative operators along cols. Two inputs: the running value is first scaled by the second.
 struct ScanShape {
   std::int64_t rows = 0, cols = 0;
   Alu alu = Alu::add;
@@ -415,37 +414,6 @@ struct NllLossShape {
   }
 };
 
-// One axis of a box of elements, with its strides on both sides. Reversed: src is read from the axis' end.
-struct BoxAxis {
-  std::int64_t size = 1, from = 0, to = 0;
-  bool reversed = false;
-  template <class V>
-  static void visit(V&& v, auto& s) {
-    v("size", s.size);
-    v("from", s.from);
-    v("to", s.to);
-    v("reversed", s.reversed);
-  }
-};
-// A box of elements moved between two layouts: flips, rolls, repetitions, shuffles. The offsets are of its first
-// element in dst, and of the one that lies foremost in src.
-struct BoxShape {
-  Dtype src_dtype = Dtype::float32, dst_dtype = Dtype::float32;
-  std::int64_t src_elements = 0, dst_elements = 0;  // of the whole tensors
-  std::int64_t src_offset = 0, dst_offset = 0;
-  std::vector<BoxAxis> axes;
-  template <class V>
-  static void visit(V&& v, auto& s) {
-    v("src_dtype", s.src_dtype);
-    v("dst_dtype", s.dst_dtype);
-    v("src_elements", s.src_elements);
-    v("dst_elements", s.dst_elements);
-    v("src_offset", s.src_offset);
-    v("dst_offset", s.dst_offset);
-    v("axes", s.axes);
-  }
-};
-
 // Host <-> device, or device <-> device: no engine of the core, bytes over the link.
 struct TransferShape {
   std::int64_t bytes = 0;
@@ -469,11 +437,11 @@ struct GenericShape {
 };
 
 using Shape = std::variant<MatmulShape, ConvShape, AttentionShape, PointwiseShape, ReductionShape, SoftmaxShape,
-                           NormShape, CopyShape, BoxShape, IndexShape, NllLossShape, WindowShape, ScanShape, SortShape,
-                           TransferShape, GenericShape>;
-inline constexpr const char* kFamilyNames[] = {"matmul", "conv", "attention", "pointwise", "reduction", "softmax",
-                                               "norm",   "copy", "box",       "index",     "nll_loss",  "window",
-                                               "scan",   "sort", "transfer",  "generic"};
+                           NormShape, CopyShape, BoxShape, IndexShape, NllLossShape, WindowShape, TapsShape, BandShape,
+                           RankShape, ScanShape, SortShape, TransferShape, GenericShape>;
+inline constexpr const char* kFamilyNames[] = {
+    "matmul",   "conv",   "attention", "pointwise", "reduction", "softmax", "norm", "copy",     "box",    "index",
+    "nll_loss", "window", "taps",      "band",      "rank",      "scan",    "sort", "transfer", "generic"};
 
 // What the compiler's options make of fp32 and of 64-bit integers on the chip (docs/numerics.md).
 struct Precision {

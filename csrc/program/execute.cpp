@@ -333,6 +333,9 @@ void run(const Program& program, const Workers& workers, std::span<const emu::Hb
   const PreparedProgram prepared = prepare(program, workers.cores);
   std::vector<std::byte*> bases = prepared.bases.front();
   const Binding binding(program, tensors, bases);
+  for (emu::NeuronCore* core : workers.cores) {
+    core->gpsimd.set_draws(workers.draws);
+  }
   Worker(prepared, workers, std::move(bases), counts).run_items(prepared.items);
 }
 

@@ -19,6 +19,7 @@ struct Workers {
   std::vector<emu::NeuronCore*> cores;
   std::uint64_t launch = 0;  // stochastic rounding: each launch has random bits of its own
   std::function<void(std::int64_t n, const std::function<void(std::int64_t worker)>& body)> run;
+  std::span<const float> draws = {};  // what rng gives at each place; empty: numbers of the cores' own
 };
 
 // `tensors` bind the program's HBM buffers in order, temporaries left out: those are allocated here. One copy of each

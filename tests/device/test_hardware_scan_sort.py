@@ -104,5 +104,4 @@ def test_what_has_no_program_is_listed() -> None:
     torch_trn.reference_operators(clear=True)
     x.topk(2)
     torch.zeros(2, 5000, device="trn").sort(stable=True)
-    x.logcumsumexp(0)
-    assert set(torch_trn.reference_operators(clear=True)) >= {"topk", "sort.stable", "_logcumsumexp"}
+    assert set(torch_trn.reference_operators(clear=True)) >= {"topk", "sort.stable"}

@@ -99,6 +99,54 @@ def box(rng: random.Random) -> Part:
     }
 
 
+def taps(rng: random.Random) -> Part:
+    """An axis twice as long, by linear interpolation."""
+    size, dtype = rng.randint(2, 600), rng.choice(["float32", "bfloat16"])
+    runs = [(0, 0, 0.75), (0, 0, 0.25), (2, 0, 0.25), (2, 1, 0.75)]
+    return {
+        "family": "taps",
+        "outer": some_size(rng, 2000),
+        "in": size,
+        "out": 2 * size,
+        "inner": rng.choice([1, 64, 500]),
+        "src_dtype": dtype,
+        "dst_dtype": dtype,
+        "runs": [
+            {"to": to, "to_step": 2, "from": first, "from_step": 1, "count": size - 1, "weight": weight}
+            for to, first, weight in runs
+        ],
+    }
+
+
+def band(rng: random.Random) -> Part:
+    rows, cols = some_size(rng, 4096), some_size(rng, 4096)
+    return {
+        "family": "band",
+        "matrices": rng.choice([1, 4, 300]),
+        "rows": rows,
+        "cols": cols,
+        "least": 0,
+        "most": rows - 1,
+        "dtype": rng.choice(["float32", "bfloat16"]),
+        "has_input": rng.random() < 0.8,
+    }
+
+
+def rank(rng: random.Random) -> Part:
+    dtype = rng.choice(["float32", "bfloat16"])
+    return {
+        "family": "rank",
+        "tables": rng.choice([1, 1, 4]),
+        "length": some_size(rng, 5000),
+        "queries": some_size(rng, 100_000),
+        "key_dtype": dtype,
+        "query_dtype": dtype,
+        "out_dtype": "int64",
+        "alu": "less",
+        "any": False,
+    }
+
+
 GENERATORS: dict[str, Callable[[random.Random], Part]] = {
     "matmul": matmul,
     "pointwise": pointwise,
@@ -112,6 +160,9 @@ GENERATORS: dict[str, Callable[[random.Random], Part]] = {
     "copy": moving.random_copy,
     "index": moving.random_index,
     "window": moving.random_window,
+    "taps": taps,
+    "band": band,
+    "rank": rank,
     "scan": moving.random_scan,
     "sort": moving.random_sort,
     "generic": moving.random_generic,

@@ -13,6 +13,7 @@ import pytest
 import test_attention
 import test_box
 import test_broadcast
+import test_by_place
 import test_conv
 import test_copy
 import test_matmul
@@ -247,6 +248,9 @@ EXECUTED: dict[str, Callable[[random.Random], Part]] = {
     "index": index,
     "nll_loss": nll_loss,
     "window": window,
+    "taps": lambda rng: test_by_place.random_taps(rng, 10_000),
+    "band": test_by_place.random_band,
+    "rank": test_by_place.random_rank,
     "scan": scan,
     "sort": sort,
 }

@@ -119,7 +119,8 @@ at::Tensor reached(at::Tensor self, const at::Tensor& index, std::int64_t dim) {
 Picks elements(const LaunchArguments& args, bool gathers) {
   const at::Tensor index = alias_of(args.tensor("index"));
   at::Tensor self = alias_of(gathers ? args.tensor("self") : args.output());
-  if (!index.defined() || !self.defined() || !is_any(args.string("reduce"), {"", "add"})) {
+  if (!index.defined() || !self.defined() || !is_any(args.string("reduce"), {"", "add", "sum"}) ||
+      !args.boolean("include_self", true)) {
     return {};
   }
   if (self.dim() != index.dim()) {  // a scalar on one side
@@ -196,7 +197,11 @@ Picks picks_of(const LaunchArguments& args, const IndexShape& shape) {
     const bool is_inside = out.defined() && index.defined() && is_within(index, 0, shape.table_rows);
     return is_inside ? Picks{out, index, alias_of(args.tensor("self"))} : Picks{};
   }
-  return is_any(name, {"gather", "scatter", "scatter_add"}) ? elements(args, name == "gather") : Picks{};
+  if (name == "put") {
+    return {alias_of(args.output()), alias_of(args.tensor("index")), alias_of(args.tensor("source"))};
+  }
+  return is_any(name, {"gather", "scatter", "scatter_add", "scatter_reduce"}) ? elements(args, name == "gather")
+                                                                              : Picks{};
 }
 
 // As the CPU's kernels raise; but where index_select gives NaN instead.

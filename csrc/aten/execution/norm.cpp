@@ -115,9 +115,6 @@ class NormOperands {
 }  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape, const program::Program&) {
-  if (args.base_name() == "batch_norm_update_stats") {
-    return std::nullopt;
-  }
   NormOperands operands(args, shape);
   if (shape.backward) {
     operands.add_backward();

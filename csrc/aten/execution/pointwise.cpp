@@ -89,6 +89,8 @@ void require_divisor(const LaunchArguments& args) {
               "ZeroDivisionError");
 }
 
+}  // namespace
+
 std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
                                       const kernels::PointwiseShape& shape, const program::Program& program) {
   if (shape.segments != 1 || outputs.size() != shape.outputs.size() || inputs.size() != shape.inputs.size() ||
@@ -99,7 +101,7 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
   const Layout layout{outputs.front().sizes(), rules::memory_order(outputs.front())};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const at::Tensor staged =
-        staged_input(cpu_alias(inputs[i]), shape.inputs[i], program.buffers[i].elements, layout, !shape.axes.empty());
+        staged_input(memory_of(inputs[i]), shape.inputs[i], program.buffers[i].elements, layout, !shape.axes.empty());
     if (!staged.defined()) {
       return std::nullopt;
     }
@@ -109,7 +111,7 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
     if (outputs[i].sizes() != layout.sizes) {
       return std::nullopt;
     }
-    const at::Tensor alias = cpu_alias(outputs[i]).permute(layout.order);
+    const at::Tensor alias = memory_of(outputs[i]).permute(layout.order);
     const std::int64_t elements = program.buffers[inputs.size() + i].elements;
     if (elements == alias.numel()) {
       bound.outputs.push_back(dense_result(alias));
@@ -120,8 +122,6 @@ std::optional<BoundPart> bind_tensors(const std::vector<at::Tensor>& inputs, con
   }
   return bound;
 }
-
-}  // namespace
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::PointwiseShape& shape,
                                    const program::Program& program) {

@@ -10,10 +10,6 @@ namespace trn::aten {
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
                                    const program::Program&) {
-  const auto name = args.base_name();
-  if (name.find("masked") != std::string_view::npos) {
-    return std::nullopt;
-  }
   const std::int64_t dim = args.integer("dim", -1);
   auto laid_out = [&](const at::Tensor& tensor) {
     return as_rows(cpu_alias(tensor), std::span(&dim, 1), shape.across_partitions);

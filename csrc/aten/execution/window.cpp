@@ -1,4 +1,4 @@
-// Binds pooling: planes one behind the other.
+// Binds max pooling: planes one behind the other.
 #include <algorithm>
 #include <vector>
 
@@ -10,10 +10,8 @@ namespace trn::aten {
 
 namespace {
 
-constexpr std::string_view kPools[] = {
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",  "adaptive_max_pool2d_backward",  "avg_pool2d",
-    "avg_pool2d_backward",  "max_pool2d_with_indices",       "max_pool2d_with_indices_backward"};
+constexpr std::string_view kPools[] = {"adaptive_max_pool2d", "adaptive_max_pool2d_backward", "max_pool2d_with_indices",
+                                       "max_pool2d_with_indices_backward"};
 
 // The tap that a NaN, or an infinity like the padding, stands at is not found by its value.
 bool is_found_by_value(const kernels::WindowShape& shape, const at::Tensor& in) {
@@ -24,12 +22,11 @@ bool is_found_by_value(const kernels::WindowShape& shape, const at::Tensor& in) 
 
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
                                    const program::Program&) {
-  const bool sums_up = args.base_name().find("upsample_nearest") != std::string_view::npos;
-  std::vector<at::Tensor> inputs{args.tensor(shape.backward || sums_up ? "grad_output" : "self")};
+  std::vector<at::Tensor> inputs{args.tensor(shape.backward ? "grad_output" : "self")};
   if (shape.backward && shape.indices) {
     inputs.push_back(args.tensor("indices"));
   }
-  const bool is_known = sums_up || std::ranges::find(kPools, args.base_name()) != std::end(kPools);
+  const bool is_known = std::ranges::find(kPools, args.base_name()) != std::end(kPools);
   return is_known && is_plain(inputs.front()) && is_found_by_value(shape, inputs.front())
              ? bind_dense(inputs, args.output_tensors())
              : std::nullopt;

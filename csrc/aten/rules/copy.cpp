@@ -223,22 +223,4 @@ Spec rearrange(const LaunchArguments& args) {
   return moved(to.elements, from, to, false);
 }
 
-Spec pad_backward(const LaunchArguments& args) {
-  const auto& grad = args.tensor("grad_output");
-  const auto& result = args.output();
-  const auto row = std::max<std::int64_t>(size(grad, -1), 1);
-  if (numel(grad) == 0 || numel(result) == 0) {
-    return {};
-  }
-  // Cleared, then each row added to its place; the pattern is static, so no index is read.
-  auto spec = stream(numel(result), {}, {access_of(result)}, steps_of(memset(0)));
-  kernels::IndexShape shape;
-  shape.kind = kernels::IndexKind::scatter_add;
-  shape.num_rows = numel(grad) / row;
-  shape.row_elements = row;
-  shape.dtype = dtype(grad);
-  spec.emplace_back(shape);
-  return spec;
-}
-
 }  // namespace trn::aten::rules

@@ -7,10 +7,9 @@
 
 namespace trn::aten::rules {
 
-Spec copy(const LaunchArguments& args);          // copy_, _copy_from, clone, _to_copy: casts and transposes too
-Spec concatenate(const LaunchArguments& args);   // cat, stack
-Spec rearrange(const LaunchArguments& args);     // pad, im2col, ...: a permuted or repeated read
-Spec pad_backward(const LaunchArguments& args);  // every gradient element added to its source
+Spec copy(const LaunchArguments& args);         // copy_, _copy_from, clone, _to_copy: casts and transposes too
+Spec concatenate(const LaunchArguments& args);  // cat, stack
+Spec rearrange(const LaunchArguments& args);    // pad, im2col, ...: a permuted or repeated read
 
 Spec copy_between(const at::Tensor& from, const at::Tensor& to);
 

@@ -54,12 +54,17 @@ Step plain(Opcode opcode, Alu alu = Alu::none) {
   return step;
 }
 
+bool are_fp32(std::span<const at::Tensor> tensors) {
+  return std::ranges::all_of(tensors, [](const at::Tensor& tensor) { return tensor.scalar_type() == at::kFloat; });
+}
+
 }  // namespace
 
 Expression::Expression(const LaunchArguments& args, std::size_t member)
-    : args_(args), member_(member), is_fp32_(std::ranges::all_of(args.output_tensors(), [](const at::Tensor& tensor) {
-        return tensor.scalar_type() == at::kFloat;
-      })) {}
+    : args_(args), member_(member), is_fp32_(are_fp32(args.output_tensors())) {}
+
+Expression::Expression(const LaunchArguments& args, std::span<const at::Tensor> outputs)
+    : args_(args), member_(0), is_fp32_(are_fp32(outputs)) {}
 
 Value Expression::argument(std::string_view name, double fallback) const {
   const int position = args_.find(name);
@@ -147,6 +152,10 @@ Value Expression::iota() {
   return emit(plain(Opcode::iota), {});
 }
 
+Value Expression::draw() {
+  return emit(plain(Opcode::rng), {});
+}
+
 Value Expression::select(Value condition, Value x, Value y) {
   if (y.is_constant()) {
     Step step = plain(Opcode::select);
@@ -175,9 +184,29 @@ void Expression::output(std::int64_t j, Value value) {
   outputs_.emplace_back(value.index, j);
 }
 
+// What an output follows from.
+std::vector<bool> Expression::needed() const {
+  std::vector<bool> is_needed(operations_.size());
+  for (const auto& [operation, output] : outputs_) {
+    is_needed[static_cast<std::size_t>(operation)] = true;
+  }
+  for (std::size_t i = operations_.size(); i-- > 0;) {
+    for (const Value& value : operations_[i].reads) {
+      if (is_needed[i] && value.kind == Value::Kind::result) {
+        is_needed[static_cast<std::size_t>(value.index)] = true;
+      }
+    }
+  }
+  return is_needed;
+}
+
 std::vector<Step> Expression::steps() const {
+  const auto is_needed = needed();
   std::vector<std::int64_t> last_read(operations_.size(), -1);
   for (std::size_t i = 0; i < operations_.size(); ++i) {
+    if (!is_needed[i]) {
+      continue;
+    }
     for (const Value& value : operations_[i].reads) {
       if (value.kind == Value::Kind::result) {
         last_read[static_cast<std::size_t>(value.index)] = static_cast<std::int64_t>(i);
@@ -194,6 +223,9 @@ std::vector<Step> Expression::steps() const {
   std::vector<Step> steps;
   std::vector<Step> copies;
   for (std::size_t i = 0; i < operations_.size(); ++i) {
+    if (!is_needed[i]) {
+      continue;
+    }
     Step step = operations_[i].step;
     std::int64_t* const slots[] = {&step.a, &step.b, &step.c};
     for (std::size_t r = 0; r < operations_[i].reads.size(); ++r) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -28,6 +29,8 @@ class Expression {
   // `member`: which tensor of the operator's lists the expression is of. Results that are all fp32 are read back from
   // where they are written.
   explicit Expression(const LaunchArguments& args, std::size_t member = 0);
+  // Of other results than the operator's.
+  Expression(const LaunchArguments& args, std::span<const at::Tensor> outputs);
 
   const LaunchArguments& args() const { return args_; }
   Value input(std::int64_t index) const { return {Value::Kind::input, index}; }
@@ -46,6 +49,7 @@ class Expression {
   Value apply(Alu alu0, Value x, float c, Alu alu1, Value y);
   Value reciprocal(Value x);
   Value iota();  // each element's place
+  Value draw();  // uniform in [0, 1)
   Value select(Value condition, Value x, Value y);
   Value copy(Value x);
   Value where_not(Value mask, Value x, float constant);  // mask ? constant : x
@@ -67,6 +71,7 @@ class Expression {
   };
   Value emit(Step step, std::vector<Value> reads);
   Value as_tensor(Value value);
+  std::vector<bool> needed() const;
 
   const LaunchArguments& args_;
   std::size_t member_;

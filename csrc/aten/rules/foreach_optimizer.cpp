@@ -11,35 +11,6 @@
 
 namespace trn::aten::rules {
 
-namespace {
-
-void append_list(const LaunchArguments& args, std::string_view name, std::vector<Access>& accesses) {
-  const auto tensors = named(args, {name});
-  const auto sum = aggregate(tensors);
-  accesses.insert(accesses.end(), sum.begin(), sum.end());
-}
-
-std::int64_t total_numel(Tensors tensors) {
-  std::int64_t total = 0;
-  for (const auto& tensor : tensors) {
-    total += numel(tensor);
-  }
-  return total;
-}
-
-// One Access per list argument, in the schema's order.
-std::vector<Access> list_inputs(const LaunchArguments& args) {
-  std::vector<Access> inputs;
-  for (const auto& argument : args.op().schema().arguments()) {
-    if (!argument.is_out()) {
-      append_list(args, argument.name(), inputs);
-    }
-  }
-  return inputs;
-}
-
-}  // namespace
-
 Spec foreach (const LaunchArguments& args) {
   return by_kind(members(args), [&](std::size_t member) { return member_steps(args, member, false); });
 }
@@ -82,15 +53,6 @@ Spec fused_optimizer(const LaunchArguments& args) {
     }
     return steps;
   });
-}
-
-Spec unscale(const LaunchArguments& args) {
-  const auto tensors = named(args, {"self"});
-  auto outputs = aggregate(tensors);
-  append_list(args, "found_inf", outputs);
-  return stream(total_numel(tensors), list_inputs(args), std::move(outputs),
-                steps_of(ts(Alu::multiply), tt(Alu::not_equal), tt(Alu::maximum)),
-                static_cast<std::int64_t>(tensors.size()));
 }
 
 }  // namespace trn::aten::rules

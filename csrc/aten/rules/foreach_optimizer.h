@@ -8,6 +8,5 @@ namespace trn::aten::rules {
 Spec foreach (const LaunchArguments& args);           // _foreach_<pointwise function>
 Spec foreach_reduction(const LaunchArguments& args);  // _foreach_norm, _foreach_max, _foreach_powsum
 Spec fused_optimizer(const LaunchArguments& args);    // _fused_adam, _fused_adamw, _fused_sgd, _fused_adagrad
-Spec unscale(const LaunchArguments& args);            // _amp_foreach_non_finite_check_and_unscale
 
 }  // namespace trn::aten::rules

@@ -237,7 +237,22 @@ void log_sigmoid_backward(Expression& e) {
   e.output(0, e.multiply(e.activation(Activation::sigmoid, e.argument("self"), -1), e.argument("grad_output")));
 }
 
+// grad times what the forward drew; with nothing drawn, a leaky_relu of the mean slope.
+void rrelu_backward(Expression& e) {
+  const Value grad = e.argument("grad_output"), x = e.argument("self"), noise = e.argument("noise");
+  const float lower = e.argument("lower", 0.125).constant, upper = e.argument("upper", 1.0 / 3).constant;
+  const bool has_drawn = e.args().boolean("training", false) && upper - lower > 1e-6F;
+  const Value slope = e.select(e.apply(Alu::greater, x, 0), Value(1), (lower + upper) / 2);
+  e.output(0, e.multiply(has_drawn ? noise : slope, grad));
+}
+
 // ---- Arithmetic
+
+void add_relu(Expression& e) {
+  const Value scaled =
+      e.apply(Alu::multiply, e.argument("other"), e.argument("alpha", 1).constant, Alu::add, e.argument("self"));
+  e.output(0, e.activation(Activation::relu, scaled));
+}
 
 // self + value * (tensor1 alu tensor2)
 void add_scaled(Expression& e, Alu alu) {
@@ -397,6 +412,7 @@ void dropout_backward(Expression& e) {
 }
 
 constexpr Function kFunctions[] = {
+    {"_add_relu", add_relu},
     {"_masked_scale", dropout_backward},
     {"_prelu_kernel", prelu},
     {"_prelu_kernel_backward", prelu_backward},
@@ -436,6 +452,7 @@ constexpr Function kFunctions[] = {
     {"nan_to_num", nan_to_num},
     {"native_dropout_backward", dropout_backward},
     {"round", round_decimals},
+    {"rrelu_with_noise_backward", rrelu_backward},
     {"rsub", rsub},
     {"sigmoid_backward", sigmoid_backward},
     {"silu_backward", silu_backward},

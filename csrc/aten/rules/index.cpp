@@ -198,18 +198,6 @@ Spec embedding_backward(const LaunchArguments& args) {
   return spec;
 }
 
-Spec embedding_renorm(const LaunchArguments& args) {
-  // The picked rows are read, their norms taken, and written back scaled.
-  const auto& weight = args.tensor("self");
-  const auto& indices = args.tensor("indices");
-  const auto width = size(weight, -1);
-  const auto picked = numel(indices) * width;
-  auto spec = rows(IndexKind::gather, numel(indices), width, weight, indices);
-  spec = concat(std::move(spec), stream(picked, {dense(dtype(weight), picked)}, {dense(dtype(weight), picked)},
-                                        steps_of(act(Activation::square), ts(Alu::multiply))));
-  return concat(std::move(spec), rows(IndexKind::scatter, numel(indices), width, weight, indices));
-}
-
 Spec embedding_bag(const LaunchArguments& args) {
   const auto& weight = args.tensor("weight");
   const auto& indices = args.tensor("indices");
@@ -324,7 +312,8 @@ Spec scatter(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   auto spec =
       rows(adds ? IndexKind::scatter_add : IndexKind::scatter, numel(index), 1, self, index, base_elements(args));
-  return args.find("dim") < 0 ? spec : each_element(std::move(spec), self, index, args.integer("dim", 0));
+  return args.find("dim") < 0 ? within(std::move(spec), numel(self), 1, 0, true)  // put
+                              : each_element(std::move(spec), self, index, args.integer("dim", 0));
 }
 
 Spec masked_select(const LaunchArguments& args) {
@@ -362,15 +351,6 @@ Spec histogram(const LaunchArguments& args) {
       std::max<std::int64_t>(args.base_name().find("dd") == std::string_view::npos ? 1 : size(self, -1), 1);
   const Dtype type = dtype(out, Dtype::int64);
   return concat(clear(out), rows(IndexKind::scatter_add, elements, 1, type, numel(self), dtype(self)));
-}
-
-Spec search(const LaunchArguments& args) {
-  const bool bucketize = args.base_name() == "bucketize";
-  const auto& sorted = bucketize ? args.tensor("boundaries") : args.tensor("sorted_sequence");
-  const auto& out = args.output();
-  const auto length = bucketize ? numel(sorted) : size(sorted, -1);
-  return rows(IndexKind::gather, numel(out) * std::max<std::int64_t>(ceil_log2(length + 1), 1), 1, dtype(sorted),
-              numel(out), dtype(args.tensor("self"), dtype(sorted)));
 }
 
 Spec nll_loss(const LaunchArguments& args) {

@@ -7,7 +7,6 @@ namespace trn::aten::rules {
 
 Spec embedding(const LaunchArguments& args);
 Spec embedding_backward(const LaunchArguments& args);
-Spec embedding_renorm(const LaunchArguments& args);
 Spec embedding_bag(const LaunchArguments& args);
 Spec embedding_bag_backward(const LaunchArguments& args);
 Spec index(const LaunchArguments& args);         // self[indices]
@@ -21,7 +20,6 @@ Spec masked_scatter(const LaunchArguments& args);
 Spec nonzero(const LaunchArguments& args);
 Spec repeat_interleave(const LaunchArguments& args);
 Spec histogram(const LaunchArguments& args);  // histc, histogram, bincount: one add per element
-Spec search(const LaunchArguments& args);     // searchsorted, bucketize: log2(n) probes per element
 Spec nll_loss(const LaunchArguments& args);
 Spec max_unpool(const LaunchArguments& args);
 Spec segment_reduce(const LaunchArguments& args);

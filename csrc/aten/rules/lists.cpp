@@ -179,6 +179,8 @@ bool is_read(const LaunchArguments& args, std::string_view list) {
          !(function_of(args) == "copy" && list == "self");
 }
 
+}  // namespace
+
 Access repeated(Access access, std::int64_t times, bool is_shared) {
   if (is_shared) {
     return access;
@@ -189,8 +191,6 @@ Access repeated(Access access, std::int64_t times, bool is_shared) {
   access.contiguous_elements = is_dense ? access.elements : access.contiguous_elements;
   return access;
 }
-
-}  // namespace
 
 std::string_view function_of(const LaunchArguments& args) {
   const auto name = args.base_name();
@@ -261,12 +261,8 @@ bool computes_list(const LaunchArguments& args) {
   return !args.tensor("scalars").defined() && (find_foreach(function) != nullptr || computes(function));
 }
 
-Spec by_kind(const std::vector<Member>& members, const std::function<std::vector<Step>(std::size_t member)>& steps) {
-  struct Kind {
-    std::size_t first = 0;
-    std::int64_t count = 0;
-  };
-  std::vector<Kind> kinds;
+std::vector<std::vector<std::size_t>> kinds_of(const std::vector<Member>& members) {
+  std::vector<std::vector<std::size_t>> kinds;
   std::map<std::vector<std::int64_t>, std::size_t> known;
   for (std::size_t i = 0; i < members.size(); ++i) {
     const Member& member = members[i];
@@ -280,23 +276,28 @@ Spec by_kind(const std::vector<Member>& members, const std::function<std::vector
     }
     const auto [place, is_new] = known.try_emplace(std::move(key), kinds.size());
     if (is_new) {
-      kinds.push_back({i});
+      kinds.emplace_back();
     }
-    ++kinds[place->second].count;
+    kinds[place->second].push_back(i);
   }
+  return kinds;
+}
+
+Spec by_kind(const std::vector<Member>& members, const std::function<std::vector<Step>(std::size_t member)>& steps) {
   Spec spec;
-  for (const Kind& kind : kinds) {
-    const Member& first = members[kind.first];
+  for (const auto& kind : kinds_of(members)) {
+    const Member& first = members[kind.front()];
+    const auto count = static_cast<std::int64_t>(kind.size());
     const std::int64_t elements = largest_numel(first.outputs);
     auto all = [&](Tensors tensors) {
       std::vector<Access> result;
       for (const at::Tensor& tensor : tensors) {
-        result.push_back(repeated(access_of(tensor), kind.count, tensor.numel() == 1 && elements > 1));
+        result.push_back(repeated(access_of(tensor), count, tensor.numel() == 1 && elements > 1));
       }
       return result;
     };
     spec = concat(std::move(spec),
-                  stream(elements * kind.count, all(first.inputs), all(first.outputs), steps(kind.first), kind.count));
+                  stream(elements * count, all(first.inputs), all(first.outputs), steps(kind.front()), count));
   }
   return spec;
 }

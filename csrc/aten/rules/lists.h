@@ -29,6 +29,10 @@ bool is_list_reduction(const LaunchArguments& args);
 // Whether the steps compute its function.
 bool computes_list(const LaunchArguments& args);
 
+// Members whose tensors are alike, by their places.
+std::vector<std::vector<std::size_t>> kinds_of(const std::vector<Member>& members);
+// A tensor of each of `times` members, unless one is shared by all.
+Access repeated(Access access, std::int64_t times, bool is_shared);
 // A part for all members whose tensors are alike.
 Spec by_kind(const std::vector<Member>& members, const std::function<std::vector<Step>(std::size_t member)>& steps);
 

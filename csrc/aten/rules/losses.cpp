@@ -79,6 +79,14 @@ void binary_cross_entropy_backward(Expression& e) {
   e.output(0, is_strided(e.args().tensor("weight")) ? e.multiply(grad, e.argument("weight")) : grad);
 }
 
+// -grad t sigmoid(-t x)
+void soft_margin_loss_backward(Expression& e) {
+  const Value target = e.argument("target");
+  const Value slope = e.activation(Activation::sigmoid, e.multiply(target, e.argument("self")), -1);
+  e.output(0,
+           e.multiply(e.apply(Alu::multiply, slope, -loss_scale(e), Alu::multiply, target), e.argument("grad_output")));
+}
+
 constexpr Function kFunctions[] = {
     {"binary_cross_entropy", binary_cross_entropy},
     {"binary_cross_entropy_backward", binary_cross_entropy_backward},
@@ -88,6 +96,7 @@ constexpr Function kFunctions[] = {
     {"mse_loss_backward", mse_loss_backward},
     {"smooth_l1_loss", smooth_l1_loss},
     {"smooth_l1_loss_backward", smooth_l1_loss_backward},
+    {"soft_margin_loss_backward", soft_margin_loss_backward},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "aten/rules/parts.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -150,6 +151,45 @@ void glu_backward(const LaunchArguments& args, Writer& w) {
   w.write(args.output(), {e.multiply(gate, grad), grad_gate}, dim);
 }
 
+// The directional derivative of a b' with b' = sigmoid(b).
+void glu_jvp(const LaunchArguments& args, Writer& w) {
+  auto& e = w.e();
+  const std::int64_t dim = args.integer("dim", -1);
+  const Value gate = w.sigmoid(w.split("x", 2, dim)[1]), y = w.read("glu");
+  const auto change = w.split("dx", 2, dim);
+  const Value open = e.apply(Alu::multiply, gate, -1, Alu::add, 1);
+  w.write(args.output(), e.add(e.multiply(change[0], gate), e.multiply(e.multiply(open, y), change[1])));
+}
+
+void glu_backward_jvp(const LaunchArguments& args, Writer& w) {
+  auto& e = w.e();
+  const std::int64_t dim = args.integer("dim", -1);
+  const auto x = w.split("x", 2, dim), dx = w.split("dx", 2, dim);
+  const Value grad = w.split("grad_x", 2, dim)[0], upstream = w.read("grad_glu"), change = w.read("dgrad_glu");
+  const Value gate = w.sigmoid(x[1]), open = e.apply(Alu::multiply, gate, -1, Alu::add, 1);
+  const Value opening = e.multiply(open, dx[1]);
+  const Value first = e.add(e.multiply(change, gate), e.multiply(opening, e.multiply(upstream, gate)));
+  const Value bend = e.subtract(e.multiply(dx[0], open), e.multiply(e.multiply(x[0], gate), opening));
+  const Value second = e.add(e.multiply(e.multiply(x[0], open), first), e.multiply(bend, grad));
+  w.write(args.output(), {first, second}, dim);
+}
+
+// [batch, tokens, 3 heads depth] plus a bias, as three [batch, heads, tokens, depth]; q is scaled by 1 / sqrt(depth).
+void rescale_qkv(const LaunchArguments& args, Writer& w) {
+  const at::Tensor &qkv = args.tensor("qkv"), &bias = args.tensor("qkv_bias");
+  const at::Tensor& q = args.output();
+  if (!q.defined() || q.dim() != 4 || qkv.dim() != 3 || !qkv.is_contiguous() || !bias.is_contiguous()) {
+    return;
+  }
+  const std::int64_t heads = q.size(1), depth = q.size(3);
+  const at::Tensor all = qkv.view({qkv.size(0), qkv.size(1), 3, heads, depth}),
+                   biases = bias.view({3, heads, 1, depth});
+  for (int i = 0; i < 3; ++i) {
+    const Value sum = w.e().add(w.read(all.select(2, i).transpose(1, 2)), w.read(biases.select(0, i)));
+    w.write(args.output(i), i == 0 ? w.e().multiply(sum, 1 / std::sqrt(static_cast<float>(depth))) : sum);
+  }
+}
+
 struct Row {
   std::string_view name;
   void (*write)(const LaunchArguments&, Writer&);
@@ -160,8 +200,11 @@ constexpr Row kRows[] = {
     {"_thnn_fused_gru_cell_backward", gru_cell_backward},
     {"_thnn_fused_lstm_cell", lstm_cell},
     {"_thnn_fused_lstm_cell_backward_impl", lstm_cell_backward},
+    {"_transform_bias_rescale_qkv", rescale_qkv},
     {"glu", glu},
     {"glu_backward", glu_backward},
+    {"glu_backward_jvp", glu_backward_jvp},
+    {"glu_jvp", glu_jvp},
 };
 
 const Row* find(std::string_view name) {
@@ -203,6 +246,9 @@ std::vector<BiasGradient> bias_gradients(const LaunchArguments& args) {
 
 Spec parts(const LaunchArguments& args) {
   auto streamed = part_stream(args);
+  if (streamed.outputs.empty()) {  // parts of nested tensors are not told apart
+    return stream(args, std::move(streamed.steps));
+  }
   Spec spec = stream(largest_numel(streamed.outputs), dense_accesses(streamed.inputs), dense_accesses(streamed.outputs),
                      std::move(streamed.steps));
   if (spec.empty()) {

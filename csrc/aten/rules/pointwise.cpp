@@ -106,14 +106,15 @@ void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
 
 // Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
 constexpr std::string_view kComputed[] = {
-    "abs",      "acosh",       "add",        "arange",    "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
-    "ceil",     "clamp",       "clamp_max",  "clamp_min", "deg2rad",     "div",         "eq",          "exp",
-    "exp2",     "expm1",       "fill",       "floor",     "ge",          "gt",          "hardsigmoid", "hardswish",
-    "hardtanh", "isinf",       "isnan",      "isneginf",  "isposinf",    "le",          "leaky_relu",  "linspace",
-    "log",      "log10",       "log1p",      "log2",      "logical_and", "logical_not", "logical_or",  "logical_xor",
-    "lt",       "masked_fill", "maximum",    "minimum",   "mish",        "mul",         "ne",          "neg",
-    "pow",      "rad2deg",     "reciprocal", "relu",      "remainder",   "rsqrt",       "sgn",         "sigmoid",
-    "sign",     "signbit",     "silu",       "sqrt",      "sub",         "tanh",        "where",       "zero"};
+    "abs",      "acosh", "add",         "arange",     "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
+    "ceil",     "clamp", "clamp_max",   "clamp_min",  "deg2rad",     "div",         "eq",          "exp",
+    "exp2",     "expm1", "fill",        "floor",      "ge",          "gt",          "hardsigmoid", "hardswish",
+    "hardtanh", "isinf", "isnan",       "isneginf",   "isposinf",    "le",          "leaky_relu",  "linspace",
+    "log",      "log10", "log1p",       "log2",       "logical_and", "logical_not", "logical_or",  "logical_xor",
+    "logspace", "lt",    "masked_fill", "maximum",    "minimum",     "mish",        "mul",         "ne",
+    "neg",      "pow",   "rad2deg",     "reciprocal", "relu",        "remainder",   "rsqrt",       "sgn",
+    "sigmoid",  "sign",  "signbit",     "silu",       "sqrt",        "sub",         "tanh",        "where",
+    "zero"};
 
 }  // namespace
 
@@ -125,7 +126,8 @@ bool computes(const LaunchArguments& args) {
   constexpr std::string_view kScalars[] = {"start", "steps"};
   const auto on_device = [&](std::string_view name) { return is_device(args.tensor(name)); };
   const auto name = args.base_name();
-  const bool reads_scalar = (name == "linspace" && on_device("end")) || (name != "masked_fill" && on_device("value"));
+  const bool reads_scalar =
+      ((name == "linspace" || name == "logspace") && on_device("end")) || (name != "masked_fill" && on_device("value"));
   const bool is_bitwise = name.starts_with("bitwise_") && dtype(args.output()) != Dtype::boolean;
   return computes(name) && std::ranges::none_of(kScalars, on_device) && !reads_scalar && !is_bitwise &&
          !any_complex(args);
@@ -235,14 +237,17 @@ Spec fill(const LaunchArguments& args) {
 
 namespace {
 
-// start + i step
+// start + i step; of logspace the exponent of its base.
 std::vector<Step> progression(const LaunchArguments& args) {
   const double start = args.number("start", 0);
   const auto intervals = static_cast<double>(std::max<std::int64_t>(args.integer("steps", 1) - 1, 1));
   const double step =
       args.base_name() == "arange" ? args.number("step", 1) : (args.number("end", 0) - start) / intervals;
   Expression e(args);
-  e.output(0, e.apply(Alu::multiply, e.iota(), static_cast<float>(step), Alu::add, static_cast<float>(start)));
+  const Value place = e.apply(Alu::multiply, e.iota(), static_cast<float>(step), Alu::add, static_cast<float>(start));
+  const bool is_exponent = args.base_name() == "logspace";
+  e.output(0, is_exponent ? e.activation(Activation::exp, place, static_cast<float>(std::log(args.number("base", 10))))
+                          : place);
   return e.steps();
 }
 
@@ -252,12 +257,8 @@ Spec sequence(const LaunchArguments& args) {
   const auto outputs = args.output_tensors();
   std::vector<Step> steps = steps_of(op(Opcode::iota), ts(Alu::multiply, 1), ts(Alu::add));
   const auto name = args.base_name();
-  if (name == "arange" || name == "linspace") {
+  if (name == "arange" || name == "linspace" || name == "logspace") {
     steps = progression(args);
-  } else if (name == "eye") {
-    steps = steps_of(memset(1), op(Opcode::affine_select));
-  } else if (name == "logspace") {
-    append(steps, act(Activation::exp));
   } else if (name == "tril_indices" || name == "triu_indices") {
     steps = steps_of(op(Opcode::iota), act(Activation::sqrt), cast(2), tt(Alu::subtract));  // row from triangular root
   }

@@ -27,7 +27,6 @@ constexpr Distribution kDistributions[] = {
     {"_standard_gamma",
      {op(Opcode::rng, 4), act(Activation::log), act(Activation::sqrt), act(Activation::sin), tt(Alu::multiply, 6),
       ts(Alu::add, 0, 2), act(Activation::log), tt(Alu::less), select()}},
-    {"bernoulli", {op(Opcode::rng), tt(Alu::less)}},
     {"binomial", {op(Opcode::rng, 8), tt(Alu::less, 8), tt(Alu::add, 8)}},
     {"cauchy",
      {op(Opcode::rng), act(Activation::sin), act(Activation::sin, kPi / 2), tt(Alu::divide), ts(Alu::multiply),
@@ -72,15 +71,6 @@ Spec random(const LaunchArguments& args) {
     steps[2].scalar = static_cast<float>(low);
   }
   return stream(largest_numel(outputs), accesses(parameters), accesses(outputs), std::move(steps));
-}
-
-Spec dropout(const LaunchArguments& args) {
-  const auto inputs = args.input_tensors();
-  const auto outputs = args.output_tensors();
-  const bool train = args.boolean("train", true);
-  return stream(largest_numel(outputs), accesses(inputs), accesses(outputs),
-                train ? steps_of(op(Opcode::rng), ts(Alu::greater), tt(Alu::multiply), ts(Alu::multiply))
-                      : steps_of(cast(), memset(1)));
 }
 
 Spec rrelu(const LaunchArguments& args) {

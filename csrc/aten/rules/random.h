@@ -5,8 +5,7 @@
 
 namespace trn::aten::rules {
 
-Spec random(const LaunchArguments& args);   // every distribution that fills its result
-Spec dropout(const LaunchArguments& args);  // native_dropout: result and mask
+Spec random(const LaunchArguments& args);  // every distribution that fills its result
 Spec rrelu(const LaunchArguments& args);
 Spec multinomial(const LaunchArguments& args);
 Spec permutation(const LaunchArguments& args);  // randperm: random keys, sorted

@@ -18,13 +18,11 @@ struct Function {
 };
 
 constexpr Function kFunctions[] = {
-    {"_aminmax", Alu::maximum, {tt(Alu::minimum)}},
     {"_is_all_true", Alu::minimum, {}},
     {"_is_any_true", Alu::maximum, {}},
     {"all", Alu::minimum, {ts(Alu::not_equal)}},
     {"amax", Alu::maximum, {}},
     {"amin", Alu::minimum, {}},
-    {"aminmax", Alu::maximum, {tt(Alu::minimum)}},
     {"any", Alu::maximum, {ts(Alu::not_equal)}},
     {"argmax", Alu::maximum, {}},
     {"argmin", Alu::minimum, {}},
@@ -193,14 +191,6 @@ Spec loss(const LaunchArguments& args) {
                  args);
 }
 
-Spec trace(const LaunchArguments& args) {
-  const auto& self = args.tensor("self");
-  const auto length = std::min(size(self, 0), size(self, 1));
-  return or_fill(
-      reduce({length > 0 ? 1 : 0, length, false}, Fold{}, {{dtype(self), length, 1}}, accesses(args.output_tensors())),
-      args);
-}
-
 Spec equal(const LaunchArguments& args) {
   const auto inputs = args.input_tensors();
   auto spec = reduce({1, largest_numel(inputs), false}, {Alu::maximum, steps_of(tt(Alu::not_equal))}, accesses(inputs),
@@ -229,57 +219,6 @@ Spec pairwise_distance(const LaunchArguments& args) {
   return or_fill(reduce({numel(pairs_tensor), features, false}, std::move(fold), accesses(args.input_tensors()),
                         accesses(args.output_tensors())),
                  args);
-}
-
-Spec weight_norm(const LaunchArguments& args) {
-  // w = g v / |v|, one norm per slice along `dim`; backward: two reductions' worth of products, one pass out.
-  const bool backward = args.find("grad_w") >= 0;
-  const auto& v = backward ? args.tensor("saved_v") : args.tensor("v");
-  const auto rows = size(v, args.integer("dim", 0));
-  const Rows geometry{numel(v) == 0 ? 0 : rows, rows == 0 ? 0 : numel(v) / std::max<std::int64_t>(rows, 1),
-                      args.integer("dim", 0) != 0};
-  const auto reads = backward ? named(args, {"grad_w", "saved_v"}) : named(args, {"v"});
-  const auto steps = backward ? steps_of(tt(Alu::multiply)) : steps_of(act(Activation::square));
-  auto spec = reduce(geometry, {Alu::add, steps}, accesses(reads), {dense(Dtype::float32, rows)});
-  return concat(std::move(spec), stream(args, backward ? steps_of(tt(Alu::multiply, 2), tt(Alu::subtract))
-                                                       : steps_of(tt(Alu::multiply))));
-}
-
-Spec renorm(const LaunchArguments& args) {
-  const auto& self = args.tensor("self");
-  const auto slices = size(self, args.integer("dim", 0));
-  const Rows geometry{numel(self) == 0 ? 0 : slices, slices == 0 ? 0 : numel(self) / slices, false};
-  auto spec = reduce(geometry, norm_fold(args.number("p", 2)), {access_of(self)}, {dense(Dtype::float32, slices)});
-  return concat(std::move(spec), stream(args, steps_of(ts(Alu::multiply))));
-}
-
-Spec isin(const LaunchArguments& args) {
-  // Each element against every test element.
-  const auto tests = std::max<std::int64_t>(numel(args.tensor("test_elements")), 1);
-  const auto elements = std::max<std::int64_t>(numel(args.tensor("elements")), 1);
-  const bool empty = numel(args.output()) == 0;
-  return or_fill(reduce({empty ? 0 : elements, tests, false}, {Alu::maximum, steps_of(tt(Alu::equal))},
-                        accesses(args.input_tensors()), accesses(args.output_tensors())),
-                 args);
-}
-
-Spec batch_norm_statistics(const LaunchArguments& args) {
-  const auto& input = args.tensor("input");
-  if (args.find("counts") >= 0) {  // gather_stats_with_counts: [world, channels] down to [channels]
-    const auto& mean = args.tensor("mean");
-    return reduce({size(mean, 1), numel(mean) == 0 ? 0 : size(mean, 0), true},
-                  {Alu::add, steps_of(tt(Alu::subtract), tt(Alu::multiply, 2))},
-                  accesses(named(args, {"mean", "invstd", "running_mean", "running_var", "counts"})),
-                  accesses(args.output_tensors()));
-  }
-  const auto channels = size(input, 1);
-  const Rows rows{numel(input) == 0 ? 0 : channels, channels == 0 ? 0 : numel(input) / channels,
-                  is_strided(input) && input.stride(1) == 1};
-  const bool backward = args.find("grad_out") >= 0;
-  return or_fill(
-      reduce(rows, {Alu::add, steps_of(tt(Alu::subtract), backward ? tt(Alu::multiply) : act(Activation::square))},
-             accesses(args.input_tensors()), accesses(args.output_tensors())),
-      args);
 }
 
 }  // namespace trn::aten::rules

@@ -19,12 +19,7 @@ Spec reduce(Rows rows, Fold fold, std::vector<Access> inputs, std::vector<Access
 Spec reduction(const LaunchArguments& args);       // sum, mean, amax, any, var, argmax, ... over `dim`
 Spec norm_reduction(const LaunchArguments& args);  // norm, linalg_vector_norm, dist
 Spec loss(const LaunchArguments& args);            // elementwise losses with `reduction`
-Spec trace(const LaunchArguments& args);
-Spec equal(const LaunchArguments& args);  // and its one bool back to the host
+Spec equal(const LaunchArguments& args);           // and its one bool back to the host
 Spec pairwise_distance(const LaunchArguments& args);
-Spec weight_norm(const LaunchArguments& args);
-Spec renorm(const LaunchArguments& args);
-Spec isin(const LaunchArguments& args);
-Spec batch_norm_statistics(const LaunchArguments& args);  // SyncBatchNorm's reductions over all but the channel axis
 
 }  // namespace trn::aten::rules

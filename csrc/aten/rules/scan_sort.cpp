@@ -62,14 +62,7 @@ Spec scan(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto rows = rows_along_dim(args, -1);
   const auto outputs = args.output_tensors();
-  auto spec = scanned(rows.rows, rows.cols, scan_alu(name), {access_of(self)}, accesses(outputs));
-  if (name.find("logcumsumexp") != std::string_view::npos && !outputs.empty()) {
-    // exp before the running sum, log after it.
-    const auto x = access_of(outputs.front());
-    spec = concat(stream(numel(self), {access_of(self)}, {x}, steps_of(act(Activation::exp))), spec);
-    spec = concat(std::move(spec), stream(numel(self), {x}, {x}, steps_of(act(Activation::log))));
-  }
-  return spec;
+  return scanned(rows.rows, rows.cols, scan_alu(name), {access_of(self)}, accesses(outputs));
 }
 
 Spec sort(const LaunchArguments& args) {
@@ -84,9 +77,7 @@ Spec topk(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto rows = whole ? rows_of(self, {}) : rows_along_dim(args, -1);
   std::int64_t k = args.integer("k", 1);
-  if (name == "median" || name == "nanmedian") {
-    k = ceil_div(rows.cols + 1, 2);
-  } else if (name == "mode") {
+  if (name == "mode") {
     k = rows.cols;
   }
   return sorted(rows, k, !args.boolean("largest", name == "topk"), {access_of(self)}, accesses(args.output_tensors()));

@@ -26,12 +26,4 @@ Spec softmax(const LaunchArguments& args) {
   return {shape};
 }
 
-Spec masked_softmax(const LaunchArguments& args) {
-  const auto& self = args.find("grad_output") >= 0 ? args.tensor("grad_output") : args.tensor("self");
-  const auto x = access_of(self);
-  auto spec =
-      stream(numel(self), {x, access_of(args.tensor("mask"))}, {x}, steps_of(op(Opcode::tensor_copy_predicated)));
-  return concat(std::move(spec), softmax(args));
-}
-
 }  // namespace trn::aten::rules

@@ -5,7 +5,6 @@
 
 namespace trn::aten::rules {
 
-Spec softmax(const LaunchArguments& args);         // _softmax, _log_softmax and their backward
-Spec masked_softmax(const LaunchArguments& args);  // the mask applied first, then softmax
+Spec softmax(const LaunchArguments& args);  // _softmax, _log_softmax and their backward
 
 }  // namespace trn::aten::rules

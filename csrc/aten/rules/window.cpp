@@ -151,40 +151,19 @@ Spec pool(const LaunchArguments& args) {
   return checked(shape);
 }
 
-Spec upsample(const LaunchArguments& args) {
+Spec nearest_by_whole_factors(const LaunchArguments& args) {
   const auto name = args.base_name();
-  const auto rank = spatial_rank(name);
-  WindowShape shape;
-  shape.kind = WindowKind::upsample;
-  shape.backward = args.find("grad_output") >= 0;
+  const bool is_backward = args.find("grad_output") >= 0;
   // `in` is the forward's input on both ways.
   const auto& self = args.tensor("self").defined() ? args.tensor("self") : args.tensor("input");
-  const auto& in = shape.backward ? args.output() : self;
-  const auto& out = shape.backward ? args.tensor("grad_output") : args.output();
-  shape.in_elements = numel(in);
-  shape.out_elements = numel(out);
-  shape.dtype = dtype(out);
-  if (contains(name, "nearest") && numel(in) > 0 && numel(out) > 0 && is_strided(in) && is_strided(out)) {
-    const auto scales = whole_scales(args, in, out, rank);
-    if (!scales.empty() && !(shape.backward && rank == 3)) {
-      return shape.backward ? add_elements(in, out, scales) : repeat_elements(in, out, scales);
-    }
+  const auto& in = is_backward ? args.output() : self;
+  const auto& out = is_backward ? args.tensor("grad_output") : args.output();
+  const auto rank = spatial_rank(name);
+  if (!contains(name, "nearest") || !is_strided(in) || !is_strided(out) || (is_backward && rank == 3)) {
+    return {};
   }
-  std::int64_t per_axis = 1;
-  if (contains(name, "linear")) {
-    per_axis = 2;
-  } else if (contains(name, "cubic")) {
-    per_axis = 4;
-  } else if (contains(name, "lanczos")) {
-    per_axis = 6;
-  }
-  const bool antialias = name.ends_with("_aa") || contains(name, "_aa_");
-  for (std::int64_t axis = 1; axis <= rank; ++axis) {
-    // Antialiasing widens the filter by the factor of the reduction.
-    const auto widening = antialias ? std::max<std::int64_t>(ceil_div(size(in, -axis), size(out, -axis)), 1) : 1;
-    shape.taps *= per_axis * widening;
-  }
-  return checked(shape);
+  const auto scales = whole_scales(args, in, out, rank);
+  return scales.empty() ? Spec{} : is_backward ? add_elements(in, out, scales) : repeat_elements(in, out, scales);
 }
 
 Spec grid_sample(const LaunchArguments& args) {
@@ -200,18 +179,6 @@ Spec grid_sample(const LaunchArguments& args) {
   constexpr std::int64_t kTaps[][2] = {{4, 8}, {1, 1}, {16, 64}};  // bilinear, nearest, bicubic
   const auto mode = std::clamp<std::int64_t>(args.integer("interpolation_mode", 0), 0, 2);
   shape.taps = kTaps[mode][volume ? 1 : 0];
-  return checked(shape);
-}
-
-Spec fold(const LaunchArguments& args) {
-  const auto& columns = args.tensor(0);
-  const auto& out = args.output();
-  WindowShape shape;
-  shape.kind = WindowKind::average_pool;
-  shape.in_elements = numel(columns);
-  shape.out_elements = numel(out);
-  shape.taps = std::max<std::int64_t>(ceil_div(numel(columns), std::max<std::int64_t>(numel(out), 1)), 1);
-  shape.dtype = dtype(columns);
   return checked(shape);
 }
 

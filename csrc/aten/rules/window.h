@@ -5,9 +5,9 @@
 
 namespace trn::aten::rules {
 
-Spec pool(const LaunchArguments& args);      // max and average, plain and adaptive, forward and backward
-Spec upsample(const LaunchArguments& args);  // nearest to bicubic, with and without antialiasing
+Spec pool(const LaunchArguments& args);  // max and average, plain and adaptive, forward and backward
+// Each element becomes a box, or of a gradient each box a sum. Empty where some repeat more often than others.
+Spec nearest_by_whole_factors(const LaunchArguments& args);
 Spec grid_sample(const LaunchArguments& args);
-Spec fold(const LaunchArguments& args);  // col2im, unfold_backward: overlapping windows added up
 
 }  // namespace trn::aten::rules

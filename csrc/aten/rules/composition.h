@@ -1,0 +1,102 @@
+// Operators that are several parts, one behind the other: each part with the tensors that it reads and writes, so that
+// one list is both counted and executed.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "aten/rules/common.h"
+#include "aten/rules/expression.h"
+#include "aten/rules/reduction.h"
+#include "aten/rules/taps.h"
+
+namespace trn::aten::rules {
+
+// Tensors of one size, one behind the other in a buffer of the program; mostly one.
+using Stack = std::vector<at::Tensor>;
+
+struct Stage {
+  kernels::Part part;
+  std::vector<Stack> inputs, outputs;  // in the order of the program's buffers, laid out as it takes them
+  at::Tensor drawn = {};               // the result of what it draws, where it draws
+};
+
+class Composition {
+ public:
+  enum class Purpose : std::uint8_t { count, execute };
+  Composition(const LaunchArguments& args, Purpose purpose) : args_(args), purpose_(purpose) {}
+
+  const LaunchArguments& args() const { return args_; }
+  // The device tensor, undefined where it is absent; or seen along axis `dim` of `rank` axes.
+  at::Tensor tensor(std::string_view name) const;
+  at::Tensor along(std::string_view name, std::int64_t dim, std::int64_t rank) const;
+  // All elements in one axis, copied where they do not lie densely.
+  at::Tensor flat(const at::Tensor& tensor);
+  // An intermediate result in HBM. A count takes its sizes alone.
+  at::Tensor temporary(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat) const;
+
+  // Element by element, inputs broadcast to the outputs, which are of one size. Undefined inputs and outputs are left
+  // out of the launch: `write` gets the values of the inputs that are there, by their place in the list.
+  using Values = std::vector<Value>;
+  void map(const Stack& inputs, const Stack& outputs,
+           const std::function<void(Expression&, const Values& inputs)>& write);
+  // The same of a function that draws: `drawn`, which has the outputs' size, says where the generator's number was less
+  // than what it is compared with.
+  void map_drawn(const Stack& inputs, const Stack& outputs, const at::Tensor& drawn,
+                 const std::function<void(Expression&, const Values& inputs)>& write);
+  void fill(const at::Tensor& output, float value);
+  void copy(const at::Tensor& from, const at::Tensor& to);
+
+  // Over `dims`, all where there are none; the inputs are of one size.
+  void reduce(const Stack& inputs, const at::Tensor& output, Integers dims, Fold fold);
+  // The mean squared deviation through `epilogue`, and the mean.
+  void variance(const at::Tensor& input, const at::Tensor& deviation, const at::Tensor& mean, Integers dims,
+                std::vector<Step> epilogue);
+  void softmax(const Stack& inputs, const at::Tensor& output, std::int64_t dim, bool backward);
+  // table [rows, ...] by index [n] to picked [n, ...], and back.
+  void gather(const at::Tensor& table, const at::Tensor& index, const at::Tensor& picked);
+  void scatter(const at::Tensor& table, const at::Tensor& index, const at::Tensor& rows, bool adds);
+
+  // Along one axis, in which alone the two differ.
+  void resample(const at::Tensor& input, const at::Tensor& output, std::int64_t dim, const std::vector<Tap>& taps);
+  // Along several, by way of fp32 between them, or where nothing is added the input's type.
+  void resample(const at::Tensor& input, const at::Tensor& output, const std::vector<AxisTaps>& axes);
+  // A box of elements; rules/box.h.
+  void move(const at::Tensor& from, const at::Tensor& to, std::vector<kernels::BoxAxis> axes,
+            std::int64_t from_offset = 0, std::int64_t to_offset = 0);
+
+  // What is added up to here and later does not compute these arguments' results.
+  void only_counts() { computes_ = false; }
+  bool computes() const { return computes_; }
+
+  void add(kernels::Part part, std::vector<Stack> inputs, std::vector<Stack> outputs);
+  std::vector<Stage> take() { return std::move(stages_); }
+
+ private:
+  const LaunchArguments& args_;
+  Purpose purpose_;
+  bool computes_ = true;
+  std::vector<Stage> stages_;
+};
+
+struct Composed {
+  std::string_view name;
+  void (*write)(Composition&);
+};
+// Sorted by name.
+std::span<const Composed> composed_grid();     // sampling at computed places
+std::span<const Composed> composed_lists();    // of gradient scaling, over lists
+std::span<const Composed> composed_places();   // of places: bands, diagonals, products across an axis
+std::span<const Composed> composed_draws();    // of a generator: dropout and coins
+std::span<const Composed> composed_search();   // comparisons with every key, running sums of exponentials
+std::span<const Composed> composed_windows();  // interpolation, averages, folds, pads
+std::span<const Composed> composed_norms();    // statistics, and what scales by them
+
+bool is_composed(std::string_view operator_name);
+// Nothing where it is only counted.
+std::vector<Stage> executable_stages(const LaunchArguments& args);
+Spec composed(const LaunchArguments& args);
+
+}  // namespace trn::aten::rules
