@@ -20,6 +20,7 @@ _WATCH_SECONDS = 0.02
 _QUIET_SECONDS = 0.06  # without an event between ranks, all of them waiting, every thread asleep
 _STUCK_SECONDS = 30.0  # the same, but one has its turn
 _END_SECONDS = 15.0
+_BEGIN_SECONDS = 1.0  # that a thread may take to run its first line
 _FIRST_INTERRUPT_SECONDS, _INTERRUPT_EVERY_SECONDS = 0.3, 1.0
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _TASKS = Path("/proc/self/task")
@@ -79,6 +80,9 @@ class RankThread(threading.Thread):
             self.error = error
             self._turns.end(f"rank {self.rank} failed with {type(error).__name__}: {error}")
 
+    def may_run(self, seconds_since_start: float) -> bool:
+        return self.is_alive() or (self.ident is None and seconds_since_start < _BEGIN_SECONDS)
+
     def stack(self) -> str:
         """Where it is now, innermost last, without this package's own frames at both ends."""
         frame: FrameType | None = sys._current_frames().get(self.ident or 0)
@@ -97,6 +101,7 @@ class Ranks:
         self._turns = turns
         self._timeout = timeout
         self.threads = [RankThread(rank, turns, body) for rank, body in enumerate(bodies)]
+        self._num_started = 0
 
     def run(self) -> list[Any]:
         """Each rank's result, when all have ended well.
@@ -109,6 +114,7 @@ class Ranks:
         failure: BaseException | None = None
         try:
             for thread in self.threads:
+                self._num_started += 1
                 thread.start()
             failure = self._watch()
         except BaseException as error:  # Ctrl-C
@@ -180,24 +186,26 @@ class Ranks:
 
     def _end_all(self) -> None:
         """Wakes who waits, interrupts who runs."""
-        deadline = time.monotonic() + _END_SECONDS
+        began = time.monotonic()
         # Who waits for another rank has an error of its own to end with; who runs is given time to come to one.
-        next_interrupt = time.monotonic() + _FIRST_INTERRUPT_SECONDS
+        next_interrupt = began + _FIRST_INTERRUPT_SECONDS
         while not self._turns.wait_until_done(_WATCH_SECONDS):
-            alive = [thread for thread in self.threads if thread.is_alive()]
-            if not alive:
-                return  # some were never started
             now = time.monotonic()
-            if now > deadline:
+            # One that Ctrl-C came upon while it was started may be about to run.
+            alive = [thread for thread in self.threads[: self._num_started] if thread.may_run(now - began)]
+            if not alive:
+                break  # some were never started
+            if now > began + _END_SECONDS:
                 names = ", ".join(thread.name for thread in alive)
                 warnings.warn(f"[simulate] every rank must end; got none from {names}.", RuntimeWarning, stacklevel=3)
                 return
             if now > next_interrupt:
                 next_interrupt = now + _INTERRUPT_EVERY_SECONDS
-                for thread in alive:
+                for thread in (thread for thread in alive if thread.ident is not None):
                     self._turns.interrupt(thread.rank, thread.ident, RankEnded)
-        for thread in self.threads:
-            thread.join()
+        for thread in self.threads[: self._num_started]:
+            if thread.is_alive():
+                thread.join()
 
 
 def _all_threads_sleep() -> bool:
