@@ -80,8 +80,9 @@ def run(work, size, *args, roles=None, **options):
     return run_roles(in_group, size, args=(work, *args), roles=list(roles), **options)
 
 
-@pytest.mark.parametrize("schedule", ["GPipe", "1F1B"])
-@pytest.mark.parametrize(("size", "microbatches"), [(2, 2), (4, 8), (8, 8)])
+@pytest.mark.parametrize(
+    ("schedule", "size", "microbatches"), [("GPipe", 2, 2), ("GPipe", 4, 8), ("1F1B", 4, 8), ("1F1B", 8, 8)]
+)
 def test_bubble_of_equal_stages(schedule, size, microbatches):
     found = run(pipeline, size, schedule, microbatches, [1.0] * size)
     share = (size - 1) / (microbatches + size - 1)
