@@ -103,25 +103,9 @@ class RankKernel {
     builder_.emit({.opcode = Opcode::tensor_scalar,
                    .dst = matches,
                    .src = {on_chip_tile(key_tile_, p, width), query},
-                   .alu0 = turned(s_.alu)});
+                   .alu0 = mirrored(s_.alu)});
     builder_.tensor_reduce(part, matches, gathers());
     builder_.tensor_tensor(count, count, part, gathers());
-  }
-
-  // The comparison with the key first.
-  static Alu turned(Alu alu) {
-    switch (alu) {
-      case Alu::less:
-        return Alu::greater;
-      case Alu::less_equal:
-        return Alu::greater_equal;
-      case Alu::greater:
-        return Alu::less;
-      case Alu::greater_equal:
-        return Alu::less_equal;
-      default:
-        return alu;
-    }
   }
 
   const target::Target& target_;

@@ -92,6 +92,22 @@ enum class Alu : std::uint8_t {
   greater_equal,
 };
 
+// The comparison with its operands changed over; other operations as they are.
+constexpr Alu mirrored(Alu alu) {
+  switch (alu) {
+    case Alu::less:
+      return Alu::greater;
+    case Alu::less_equal:
+      return Alu::greater_equal;
+    case Alu::greater:
+      return Alu::less;
+    case Alu::greater_equal:
+      return Alu::less_equal;
+    default:
+      return alu;
+  }
+}
+
 // Functions of ScalarE's piecewise-polynomial unit, by nki.language's names.
 enum class Activation : std::uint8_t {
   copy,

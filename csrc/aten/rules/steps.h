@@ -53,22 +53,6 @@ constexpr Run select(std::uint8_t times = 1) {
   return op(Opcode::select, times);
 }
 
-// The comparison with its operands changed over; other operations as they are.
-constexpr Alu mirrored(Alu alu) {
-  switch (alu) {
-    case Alu::less:
-      return Alu::greater;
-    case Alu::less_equal:
-      return Alu::greater_equal;
-    case Alu::greater:
-      return Alu::less;
-    case Alu::greater_equal:
-      return Alu::less_equal;
-    default:
-      return alu;
-  }
-}
-
 inline Step step(const Run& run) {
   Step result;
   result.opcode = run.opcode;
