@@ -27,6 +27,11 @@ class LaunchArguments {
 
   // Position of the argument `name` in the schema, or -1.
   int find(std::string_view name) const;
+  // Is there such an argument, and is it not None?
+  bool is_given(std::string_view name) const {
+    const int position = find(name);
+    return position >= 0 && !inputs_[static_cast<std::size_t>(position)].isNone();
+  }
   // The tensor argument; undefined where the argument is absent, None or no tensor. On any device.
   const at::Tensor& tensor(int position) const;
   const at::Tensor& tensor(std::string_view name) const { return tensor(find(name)); }

@@ -12,8 +12,7 @@ void dropout(Composition& c) {
   const at::Tensor input = c.tensor("input");
   const at::Tensor &out = c.args().output(0), &mask = c.args().output(1);
   const auto kept = static_cast<float>(1 - c.args().number("p", 0.5));
-  const int position = c.args().find("train");
-  const bool draws = c.args().inputs()[static_cast<std::size_t>(position)].isNone() || c.args().boolean("train", true);
+  const bool draws = !c.args().is_given("train") || c.args().boolean("train", true);
   c.map_drawn({input}, {out, mask}, draws ? mask : at::Tensor(), [&](Expression& e, const Values& v) {
     const Value passes = draws ? e.apply(Alu::less, e.draw(), kept) : Value(1);
     e.output(0, draws ? e.apply(Alu::multiply, v[0], kept == 0 ? 0 : 1 / kept, Alu::multiply, passes) : e.copy(v[0]));

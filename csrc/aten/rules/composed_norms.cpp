@@ -230,14 +230,23 @@ at::Tensor mask_of(const Composition& c, const at::Tensor& like) {
   return c.args().integer("mask_type", 2) == 1 ? mask.view({mask.size(0), 1, 1, mask.size(1)}) : mask;
 }
 
+// Along `dim`, or all elements as one row where it is not given.
+void softmax_of(Composition& c, Stack inputs, bool backward) {
+  at::Tensor out = c.args().output();
+  if (!c.args().is_given("dim")) {
+    for (at::Tensor& input : inputs) {
+      input = c.flat(input);
+    }
+    out = out.view({-1});
+  }
+  c.softmax(inputs, out, c.args().is_given("dim") ? c.args().integer("dim", -1) : 0, backward);
+}
+
 void masked_softmax(Composition& c) {
   const at::Tensor self = c.tensor("self"), visible = c.temporary(self.sizes());
   c.map({self, mask_of(c, self)}, {visible},
         [](Expression& e, const Values& v) { e.output(0, e.where_not(v[1], v[0], -kInfinity)); });
-  const bool is_flat = c.args().find("dim") < 0 || c.args().inputs()[c.args().find("dim")].isNone();
-  const at::Tensor& out = c.args().output();
-  c.softmax({is_flat ? visible.view({-1}) : visible}, is_flat ? out.view({-1}) : out,
-            is_flat ? 0 : c.args().integer("dim", -1), false);
+  softmax_of(c, {visible}, false);
 }
 
 void masked_softmax_backward(Composition& c) {
@@ -245,18 +254,14 @@ void masked_softmax_backward(Composition& c) {
   const at::Tensor visible = c.temporary(output.sizes(), output.scalar_type());
   c.map({output, mask_of(c, output)}, {visible},
         [](Expression& e, const Values& v) { e.output(0, e.where_not(v[1], v[0], 0)); });
-  const bool is_flat = c.args().find("dim") < 0 || c.args().inputs()[c.args().find("dim")].isNone();
-  const Stack inputs = is_flat ? Stack{c.flat(grad), visible.view({-1})} : Stack{grad, visible};
-  const at::Tensor& out = c.args().output();
-  c.softmax(inputs, is_flat ? out.view({-1}) : out, is_flat ? 0 : c.args().integer("dim", -1), true);
+  softmax_of(c, {grad, visible}, true);
 }
 
 // ---- Both extremes
 
 void extremes(Composition& c) {
   const at::Tensor self = c.tensor("self");
-  const int position = c.args().find("dim");
-  const bool is_whole = self.dim() == 0 || position < 0 || c.args().inputs()[position].isNone();
+  const bool is_whole = self.dim() == 0 || !c.args().is_given("dim");
   const std::int64_t dim = is_whole ? 0 : c.args().integer("dim", 0);
   const std::span dims(&dim, is_whole ? 0 : 1);
   c.reduce({self}, c.args().output(0), dims, {Alu::minimum});

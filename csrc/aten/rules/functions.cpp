@@ -332,8 +332,7 @@ void log_add_exp(Expression& e, float base) {
 
 void logit(Expression& e) {
   Value x = e.input(0);
-  const int position = e.args().find("eps");
-  if (position >= 0 && !e.args().inputs()[position].isNone()) {
+  if (e.args().is_given("eps")) {
     const float eps = e.argument("eps").constant;
     x = e.apply(Alu::maximum, x, eps, Alu::minimum, 1 - eps);
   }
@@ -344,8 +343,7 @@ void logit(Expression& e) {
 // grad / (x (1 - x)); outside of [eps, 1 - eps] 0, without eps NaN
 void logit_backward(Expression& e) {
   const Value grad = e.argument("grad_output"), x = e.argument("self");
-  const int position = e.args().find("eps");
-  const bool has_eps = position >= 0 && !e.args().inputs()[position].isNone() && e.argument("eps").constant >= 0;
+  const bool has_eps = e.args().is_given("eps") && e.argument("eps").constant >= 0;
   const float eps = has_eps ? e.argument("eps").constant : 0;
   const Value rest = e.apply(Alu::multiply, x, -1, Alu::add, 1);
   const Value slope = e.divide(grad, e.multiply(rest, x));
@@ -371,8 +369,7 @@ void fextreme(Expression& e, Alu alu) {  // the other operand where one is NaN
 void nan_to_num(Expression& e) {
   const Value x = e.input(0);
   auto number = [&](std::string_view name, float fallback) {
-    const int position = e.args().find(name);
-    return e.args().inputs()[position].isNone() ? fallback : e.argument(name).constant;
+    return e.args().is_given(name) ? e.argument(name).constant : fallback;
   };
   const double most = e.args().tensor("self").scalar_type() == at::kHalf ? 65504.0 : 0;
   const float largest = most > 0 ? static_cast<float>(most) : std::numeric_limits<float>::max();

@@ -16,11 +16,6 @@ bool is_device(const at::Tensor& tensor) {
   return tensor.defined() && is_device_tensor(tensor);
 }
 
-bool is_given(const LaunchArguments& args, std::string_view name) {
-  const int position = args.find(name);
-  return position >= 0 && !args.inputs()[position].isNone();
-}
-
 bool is_one(const LaunchArguments& args, std::string_view name) {
   return scalar_class(args.number(name, 1)) == ScalarClass::one;
 }
@@ -203,7 +198,7 @@ Spec clamp(const LaunchArguments& args) {
   std::vector<Step> steps;
   constexpr std::pair<std::string_view, Alu> kBounds[] = {{"min", Alu::maximum}, {"max", Alu::minimum}};
   for (const auto& [bound, alu] : kBounds) {
-    if (is_given(args, bound)) {
+    if (args.is_given(bound)) {
       append(steps, is_device(args.tensor(bound)) ? tt(alu) : ts(alu, static_cast<float>(args.number(bound, 0))));
     }
   }
