@@ -210,14 +210,7 @@ void col2im(Composition& c) {
   const Sliding down = sliding(c.args(), height, 0), right = sliding(c.args(), width, 1);
   const at::Tensor columns = c.flat(self).view({planes, down.kernel, right.kernel, down.out(), right.out()});
   const at::Tensor rows = c.temporary({planes, height, right.kernel * right.out()});
-  kernels::TapsShape shape;
-  shape.outer = planes;
-  shape.in = down.kernel * down.out();
-  shape.out = height;
-  shape.inner = right.kernel * right.out();
-  shape.src_dtype = dtype(self);
-  shape.runs = runs_of(folding(down));
-  c.add(std::move(shape), {{columns.transpose(2, 3)}}, {{rows}});
+  c.resample(columns.transpose(2, 3), rows, 1, folding(down));
   c.resample(rows, out.view({planes, height, width}), 2, folding(right));
 }
 
@@ -241,19 +234,7 @@ void unfold_backward(Composition& c) {
       taps.push_back({w * step + i, w * length + i});
     }
   }
-  kernels::TapsShape shape;
-  for (std::int64_t d = 0; d < dim; ++d) {
-    shape.outer *= out.size(d);
-  }
-  for (std::int64_t d = dim + 1; d < out.dim(); ++d) {
-    shape.inner *= out.size(d);
-  }
-  shape.in = windows * length;
-  shape.out = out.size(dim);
-  shape.src_dtype = dtype(grad);
-  shape.dst_dtype = dtype(out);
-  shape.runs = runs_of(taps);
-  c.add(std::move(shape), {{grad.movedim(-1, dim + 1)}}, {{out}});
+  c.resample(grad.movedim(-1, dim + 1), out, dim, taps);
 }
 
 // ---- Pads by what lies inside

@@ -184,21 +184,22 @@ void Composition::scatter(const at::Tensor& table, const at::Tensor& index, cons
 
 void Composition::resample(const at::Tensor& input, const at::Tensor& output, std::int64_t dim,
                            const std::vector<Tap>& taps) {
+  if (output.numel() == 0) {
+    return;
+  }
   kernels::TapsShape shape;
   for (std::int64_t d = 0; d < dim; ++d) {
-    shape.outer *= input.size(d);
+    shape.outer *= output.size(d);
   }
-  for (std::int64_t d = dim + 1; d < input.dim(); ++d) {
-    shape.inner *= input.size(d);
+  for (std::int64_t d = dim + 1; d < output.dim(); ++d) {
+    shape.inner *= output.size(d);
   }
-  shape.in = input.size(dim);
+  shape.in = input.numel() / (shape.outer * shape.inner);
   shape.out = output.size(dim);
   shape.src_dtype = dtype(input);
   shape.dst_dtype = dtype(output);
   shape.runs = runs_of(taps);
-  if (output.numel() > 0) {
-    add(std::move(shape), {{input}}, {{output}});
-  }
+  add(std::move(shape), {{input}}, {{output}});
 }
 
 void Composition::resample(const at::Tensor& input, const at::Tensor& output, const std::vector<AxisTaps>& axes) {

@@ -59,7 +59,7 @@ class Composition {
   void gather(const at::Tensor& table, const at::Tensor& index, const at::Tensor& picked);
   void scatter(const at::Tensor& table, const at::Tensor& index, const at::Tensor& rows, bool adds);
 
-  // Along one axis, in which alone the two differ.
+  // Along one axis of the output, in which alone the two differ; the input may have several in its place.
   void resample(const at::Tensor& input, const at::Tensor& output, std::int64_t dim, const std::vector<Tap>& taps);
   // Along several, by way of fp32 between them, or where nothing is added the input's type.
   void resample(const at::Tensor& input, const at::Tensor& output, const std::vector<AxisTaps>& axes);
