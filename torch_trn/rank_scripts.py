@@ -8,6 +8,8 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch_trn.job import merge
 from torch_trn.profiler import profile
 from torch_trn.rank_state import RankState, UserModules
 from torch_trn.rank_threads import DeadlockError, RankError, RanksTimeoutError
-from torch_trn.run import INTERRUPTED, RunOptions, write_reports
+from torch_trn.run import INTERRUPTED, RunOptions, is_there, write_reports
 from torch_trn.simulation import checked_world_size, run_ranks
 
 
@@ -24,8 +26,7 @@ def run_script_on_ranks(
     script: str, arguments: list[str], as_module: bool, world_size: int, prefix: bool, options: RunOptions
 ) -> int:
     """Runs it on every rank to its end or to the first error, then reports. Returns the exit code."""
-    if not as_module and not os.path.exists(script):
-        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+    if not is_there(script, as_module):
         return 2
     recordings = [
         profile(timeline=bool(options.trace or options.steps), steps=options.steps, mode=options.mode)
@@ -34,10 +35,8 @@ def run_script_on_ranks(
     modules = UserModules()
 
     def prepare(rank: int, state: RankState) -> None:
-        folder = os.getcwd() if as_module else os.path.dirname(os.path.realpath(script))
         state.set_attribute("sys", "argv", [script, *arguments])
-        if not sys.flags.safe_path:
-            state.set_attribute("sys", "path", [folder, *sys.path[1:]])
+        state.set_attribute("sys", "path", path_of(script, as_module))
         state.own_modules(modules)
         if prefix:
             for name in ("stdout", "stderr"):
@@ -45,17 +44,12 @@ def run_script_on_ranks(
 
     def body(rank: int) -> None:
         with recordings[rank]:
-            try:
-                run_as_main(script, as_module)
-            except SystemExit as stop:
-                if stop.code:
-                    raise
+            run_as_main(script, as_module)
 
-    own = modules.take()
-    sys.meta_path.insert(0, modules)
+    code = 0
     try:
-        run_ranks(body, world_size, prepare=prepare)
-        code = 0
+        with own_modules(modules):
+            run_ranks(body, world_size, prepare=prepare)
     except RankError as error:
         cause = error.__cause__
         code = cause.code if isinstance(cause, SystemExit) and isinstance(cause.code, int) else 1
@@ -65,10 +59,6 @@ def run_script_on_ranks(
         code = 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    finally:
-        sys.meta_path.remove(modules)
-        modules.take()
-        modules.put(own)
     sys.stdout.flush()
     return write_reports(recordings[0], options, code, after=lambda: report.show(merge(recordings)))
 
@@ -79,30 +69,22 @@ def run_script_as_roles(
     """Runs it as each of the roles, without values, then reports: the slowest role, and all side by side."""
     from torch_trn.one_rank import run_roles
 
-    if not as_module and not os.path.exists(script):
-        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+    if not is_there(script, as_module):
         return 2
     modules = UserModules()
-    own = modules.take()
-    folder = os.getcwd() if as_module else os.path.dirname(os.path.realpath(script))
 
     def body() -> None:
         before = RankState()
-        sys.argv = [script, *arguments]
-        if not sys.flags.safe_path:
-            sys.path = [folder, *sys.path[1:]]
+        sys.argv, sys.path = [script, *arguments], path_of(script, as_module)
         try:
             run_as_main(script, as_module)
-        except SystemExit as stop:
-            if stop.code:
-                raise
         finally:
             modules.take()
             before.restore()
 
-    sys.meta_path.insert(0, modules)
     try:
-        run = run_roles(body, world_size, roles=roles, mode=options.mode)
+        with own_modules(modules):
+            run = run_roles(body, world_size, roles=roles, mode=options.mode)
         slowest = run.slowest.recording
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -111,15 +93,32 @@ def run_script_as_roles(
     except Exception as error:
         traceback.print_exception(error)
         return 1
-    finally:
-        sys.meta_path.remove(modules)
-        modules.put(own)
     sys.stdout.flush()
     return write_reports(slowest, options, 0, after=lambda: report.show(run))
 
 
+def path_of(script: str, as_module: bool) -> list[str]:
+    """sys.path as `python script` or `python -m script` begins with it."""
+    if sys.flags.safe_path:
+        return list(sys.path)
+    return [os.getcwd() if as_module else os.path.dirname(os.path.realpath(script)), *sys.path[1:]]
+
+
+@contextmanager
+def own_modules(modules: UserModules) -> Iterator[None]:
+    """What is imported in the block is `modules`'; what was there before is put back."""
+    before = modules.take()
+    sys.meta_path.insert(0, modules)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(modules)
+        modules.take()
+        modules.put(before)
+
+
 def run_as_main(script: str, as_module: bool) -> None:
-    """As `python script` or `python -m script`, in a module `__main__` of this rank."""
+    """As `python script` or `python -m script`, in a module `__main__` of this rank; exit code 0 is none."""
     main = ModuleType("__main__")
     code: CodeType
     if as_module:
@@ -138,7 +137,11 @@ def run_as_main(script: str, as_module: bool) -> None:
         main.__dict__.update(__package__=None)
     main.__dict__.update(__file__=sys.argv[0], __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main
-    exec(code, main.__dict__)
+    try:
+        exec(code, main.__dict__)
+    except SystemExit as stop:
+        if stop.code:
+            raise
 
 
 class Prefixed(io.TextIOBase):

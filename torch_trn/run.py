@@ -48,12 +48,19 @@ def is_quiet_rank() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
+def is_there(script: str, as_module: bool) -> bool:
+    """Says so where it is not."""
+    found = as_module or os.path.exists(script)
+    if not found:
+        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+    return found
+
+
 def run_script(script: str, arguments: list[str], as_module: bool, options: RunOptions) -> int:
     """Runs it to its end, an exception or Ctrl-C, then reports. Returns the script's exit code."""
     recording = profile(timeline=bool(options.trace or options.steps), steps=options.steps, mode=options.mode)
     owner = os.getpid()
-    if not as_module and not os.path.exists(script):
-        print(f"trn run: can't open file {script!r}: no such file", file=sys.stderr)
+    if not is_there(script, as_module):
         return 2
     with recording, _progress(recording, options):
         code = _run(script, arguments, as_module)
