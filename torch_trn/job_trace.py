@@ -8,9 +8,9 @@ from typing import Any
 from torch_trn.job_clock import Span
 from torch_trn.ledger import PHASES
 from torch_trn.roles import OneRankRun
+from torch_trn.trace import MICROSECONDS, STREAM_TRACK, metadata
 
-_MICROSECONDS = 1e6
-_STREAM_TRACK, _CALL_TRACK = 10, 1000
+_CALL_TRACK = 1000
 
 
 def build(run: OneRankRun) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def build(run: OneRankRun) -> dict[str, Any]:
 
 
 def _role(rank: int, ledger: dict[str, Any], spans: Sequence[Span]) -> Iterator[dict[str, Any]]:
-    yield _name(rank, "process_name", f"rank {rank}")
+    yield metadata(rank, "process_name", name=f"rank {rank}")
     named: set[int] = set()
     free: dict[int, list[float]] = {}  # of each stream of calls, when its lanes are
     for span in sorted(spans, key=lambda span: (span.begin, span.end)):
         if span.call is None:
-            track, label = _STREAM_TRACK + span.stream, f"stream {span.stream}"
+            track, label = STREAM_TRACK + span.stream, f"stream {span.stream}"
             phases = [ledger["entries"][entry]["phase"] for entry, _ in span.launches]
             name = "+".join(sorted(set(phases), key=PHASES.index))
             arguments: dict[str, Any] = {"launches": sum(count for _, count in span.launches)}
@@ -51,17 +51,13 @@ def _role(rank: int, ledger: dict[str, Any], spans: Sequence[Span]) -> Iterator[
                 arguments["peer"] = call["ranks"][call["root"]]
         if track not in named:
             named.add(track)
-            yield _name(rank, "thread_name", label, track)
+            yield metadata(rank, "thread_name", track, name=label)
         yield {
             "ph": "X",
             "name": name,
             "pid": rank,
             "tid": track,
-            "ts": span.begin * _MICROSECONDS,
-            "dur": (span.end - span.begin) * _MICROSECONDS,
+            "ts": span.begin * MICROSECONDS,
+            "dur": (span.end - span.begin) * MICROSECONDS,
             "args": arguments,
         }
-
-
-def _name(rank: int, kind: str, value: str, track: int = 0) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": rank, "tid": track, "args": {"name": value}}

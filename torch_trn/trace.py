@@ -13,10 +13,10 @@ from torch_trn import costing
 if TYPE_CHECKING:
     from torch_trn.recording import Recording
 
-_PHASE_TRACK, _MODULE_TRACK, _STREAM_TRACK, _ENGINE_TRACK = 1, 2, 10, 1000
+_PHASE_TRACK, _MODULE_TRACK, STREAM_TRACK, _ENGINE_TRACK = 1, 2, 10, 1000
 _COLLECTIVE_TRACK = 500
 _ENGINES_PER_STREAM = 10
-_MICROSECONDS = 1e6
+MICROSECONDS = 1e6
 
 
 def write(recording: Recording, path: str | Path) -> None:
@@ -28,6 +28,11 @@ def save(trace: dict[str, Any], path: str | Path) -> None:
     raw = json.dumps(trace, separators=(",", ":")).encode()
     path = Path(path)
     path.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
+
+
+def metadata(process: int, kind: str, track: int = 0, **arguments: Any) -> dict[str, Any]:
+    """How the viewer names or orders a process or one of its tracks."""
+    return {"ph": "M", "name": kind, "pid": process, "tid": track, "args": arguments}
 
 
 def build(recording: Recording) -> dict[str, Any]:
@@ -85,23 +90,17 @@ def _placed(recording: Recording) -> Iterator[Placed]:
 
 
 def _metadata(device: int, streams: set[int]) -> Iterator[dict[str, Any]]:
-    def name(kind: str, value: str, track: int = 0) -> dict[str, Any]:
-        return {"ph": "M", "name": kind, "pid": device, "tid": track, "args": {"name": value}}
-
-    def order(track: int) -> dict[str, Any]:
-        return {"ph": "M", "name": "thread_sort_index", "pid": device, "tid": track, "args": {"sort_index": track}}
-
-    yield name("process_name", f"trn:{device}")
+    yield metadata(device, "process_name", name=f"trn:{device}")
     tracks = {_PHASE_TRACK: "phase", _MODULE_TRACK: "module"}
     for stream in sorted(streams):
-        tracks[_STREAM_TRACK + stream] = f"stream {stream}"
+        tracks[STREAM_TRACK + stream] = f"stream {stream}"
         of_stream = f" (stream {stream})" if len(streams) > 1 else ""
         for number, engine in enumerate(costing.ENGINES):
             label = "DMA" if engine == "dma" else costing.ENGINE_NAMES[engine]
             tracks[_engine_track(stream, number)] = label + of_stream
     for track, label in tracks.items():
-        yield name("thread_name", label, track)
-        yield order(track)
+        yield metadata(device, "thread_name", track, name=label)
+        yield metadata(device, "thread_sort_index", track, sort_index=track)
 
 
 def _engine_track(stream: int, number: int) -> int:
@@ -113,13 +112,13 @@ def _launch_events(recording: Recording, device: int, launches: list[Placed]) ->
         entry, cost = launch.entry, launch.cost
         name = entry["op"].removeprefix("aten::")
         counts = cost["counts"]
-        common = {"ph": "X", "pid": device, "ts": start * _MICROSECONDS}
+        common = {"ph": "X", "pid": device, "ts": start * MICROSECONDS}
         yield {
             **common,
             "name": name,
             "cat": entry["phase"],
-            "tid": _STREAM_TRACK + entry["stream"],
-            "dur": (end - start) * _MICROSECONDS,
+            "tid": STREAM_TRACK + entry["stream"],
+            "dur": (end - start) * MICROSECONDS,
             "args": {
                 "module": entry["module"],
                 "line": entry["line"],
@@ -140,13 +139,13 @@ def _launch_events(recording: Recording, device: int, launches: list[Placed]) ->
                     "name": name,
                     "cat": "engine",
                     "tid": _engine_track(entry["stream"], number),
-                    "dur": min(busy, end - start) * _MICROSECONDS,
+                    "dur": min(busy, end - start) * MICROSECONDS,
                 }
         yield {
             "ph": "C",
             "name": "HBM in use",
             "pid": device,
-            "ts": start * _MICROSECONDS,
+            "ts": start * MICROSECONDS,
             "args": {"bytes": used},
         }
 
@@ -164,9 +163,8 @@ def _collective_events(recording: Recording, origin: float, ended: float) -> Ite
         track = _COLLECTIVE_TRACK + call["stream"]
         if place not in named:
             named.add(place)
-            label = f"collectives, group {call['group']}"
-            for kind, args in (("thread_name", {"name": label}), ("thread_sort_index", {"sort_index": track})):
-                yield {"ph": "M", "name": kind, "pid": call["device"], "tid": track, "args": args}
+            yield metadata(call["device"], "thread_name", track, name=f"collectives, group {call['group']}")
+            yield metadata(call["device"], "thread_sort_index", track, sort_index=track)
         start = (begin - origin) * scale
         if call["op"] not in ("send", "recv"):
             start = max(start, clocks.get(place, 0.0))
@@ -177,8 +175,8 @@ def _collective_events(recording: Recording, origin: float, ended: float) -> Ite
             "cat": call["phase"],
             "pid": call["device"],
             "tid": track,
-            "ts": start * _MICROSECONDS,
-            "dur": call["seconds"] * _MICROSECONDS,
+            "ts": start * MICROSECONDS,
+            "dur": call["seconds"] * MICROSECONDS,
             "args": {
                 key: call[key]
                 for key in ("algorithm", "steps", "dtype", "bytes", "moved_bytes", "bus_bandwidth", "module", "line")
@@ -207,15 +205,15 @@ def _nested(device: int, track: int, items: list[tuple[tuple[str, ...], float, f
             same += 1
         while len(running) > same:
             closed = running.pop()
-            closed["dur"] = latest * _MICROSECONDS - closed["ts"]
+            closed["dur"] = latest * MICROSECONDS - closed["ts"]
         # Streams overlap: what follows begins no earlier than what was closed here ended.
         begin = max(start, latest)
         for part in parts[same:]:
             running.append(
-                {"ph": "X", "name": part, "pid": device, "tid": track, "ts": begin * _MICROSECONDS, "dur": 0.0}
+                {"ph": "X", "name": part, "pid": device, "tid": track, "ts": begin * MICROSECONDS, "dur": 0.0}
             )
             events.append(running[-1])
         latest = max(latest, end)
     for event in running:
-        event["dur"] = latest * _MICROSECONDS - event["ts"]
+        event["dur"] = latest * MICROSECONDS - event["ts"]
     return events
