@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -121,7 +120,7 @@ def test_accelerate_finds_the_batch_size_that_fits(device: torch.device) -> None
 
 
 TRAINER = """
-import torch, transformers
+import os, torch, torch.distributed as dist, transformers
 
 class Texts(torch.utils.data.Dataset):
     def __len__(self):
@@ -135,21 +134,23 @@ def trainer(**options):
     config = transformers.LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                                       intermediate_size=64, vocab_size=100)
     arguments = transformers.TrainingArguments(
-        output_dir="out", per_device_train_batch_size=4, logging_steps=1, report_to=[], disable_tqdm=True,
-        save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4, **options)
+        output_dir="out", per_device_train_batch_size=4, logging_steps=1, report_to=[], disable_tqdm=True, **options)
     return transformers.Trainer(
         transformers.LlamaForCausalLM(config), arguments, train_dataset=Texts(), eval_dataset=Texts())
 
 def losses(made):
     return [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+"""
 
-expected = trainer(use_cpu=True, max_steps=4)
+ALONE = """
+saves = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
+expected = trainer(use_cpu=True, max_steps=4, **saves)
 expected.train()
-own = trainer(max_steps=4)
+own = trainer(max_steps=4, **saves)
 own.train()
 assert own.args.device.type == own.model.device.type == "neuron", own.args.device
 assert losses(own) == losses(expected), (losses(own), losses(expected))
-resumed = trainer(max_steps=6, bf16=True, gradient_checkpointing=True)
+resumed = trainer(max_steps=6, bf16=True, gradient_checkpointing=True, **saves)
 resumed.train(resume_from_checkpoint=True)
 assert resumed.state.global_step == 6
 
@@ -164,14 +165,16 @@ try:
     torch_neuronx.trace
 except AttributeError as error:
     assert "no hardware" in str(error)
+else:
+    raise AssertionError("torch_neuronx.trace is there")
 print("done")
 """
 
 
-def run(code: str, tmp_path, **environment: str) -> str:
+def run(arguments, tmp_path, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=os.environ | environment,
+        [sys.executable, *arguments],
+        env=os.environ | {"TORCH_TRN_DEVICE_NAME": "neuron"} | environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -182,49 +185,23 @@ def run(code: str, tmp_path, **environment: str) -> str:
 
 
 def test_the_trainer_takes_the_device_called_neuron(tmp_path) -> None:
-    assert "done" in run(TRAINER, tmp_path, TORCH_TRN_DEVICE_NAME="neuron")
+    assert "done" in run(["-c", TRAINER + ALONE], tmp_path)
 
 
 JOB = """
-import os, torch, torch.distributed as dist, transformers
-
-class Texts(torch.utils.data.Dataset):
-    def __len__(self):
-        return 32
-    def __getitem__(self, index):
-        tokens = (torch.arange(16) * (index + 1)) % 97
-        return {"input_ids": tokens, "labels": tokens}
-
-torch.manual_seed(0)
-config = transformers.LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                                  intermediate_size=64, vocab_size=100)
-arguments = transformers.TrainingArguments(
-    output_dir="out", per_device_train_batch_size=4, max_steps=3, logging_steps=1, report_to=[], disable_tqdm=True,
-    save_strategy="no", ddp_find_unused_parameters=False, use_cpu="ON_CPU" in os.environ)
-trainer = transformers.Trainer(transformers.LlamaForCausalLM(config), arguments, train_dataset=Texts())
-trainer.train()
-losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-print(f"\\nrank {dist.get_rank()} on {arguments.device}: {losses}")
+made = trainer(max_steps=3, save_strategy="no", ddp_find_unused_parameters=False, use_cpu="ON_CPU" in os.environ)
+made.train()
+print(f"\\nrank {dist.get_rank()} on {made.args.device}: {losses(made)}")
 dist.destroy_process_group()
 """
-
-
 PROCESSES = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def run_job(launcher, tmp_path, **environment: str) -> dict[str, list[float]]:
     """What each rank printed: its number and device, and its losses."""
-    (tmp_path / "job.py").write_text(JOB)
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "job.py"],
-        env=os.environ | {"TORCH_TRN_DEVICE_NAME": "neuron"} | environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [line.partition(": ") for line in done.stdout.splitlines() if line.startswith("rank ") and " on " in line]
+    (tmp_path / "job.py").write_text(TRAINER + JOB)
+    printed = run(["-m", *launcher, "job.py"], tmp_path, **environment)
+    ranks = [line.partition(": ") for line in printed.splitlines() if line.startswith("rank ") and " on " in line]
     return {name: json.loads(losses) for name, _, losses in ranks}
 
 
@@ -238,5 +215,4 @@ def test_the_trainer_runs_on_two_ranks(tmp_path) -> None:
 
 def test_under_its_own_name_the_device_is_no_neuron(tmp_path) -> None:
     code = "import importlib.util, torch; print(importlib.util.find_spec('torch_neuronx'), torch.ones(1, device='trn'))"
-    environment = {"TORCH_TRN_DEVICE_NAME": ""}
-    assert run(code, tmp_path, **environment).startswith("None")
+    assert run(["-c", code], tmp_path, TORCH_TRN_DEVICE_NAME="").startswith("None")
