@@ -153,13 +153,22 @@ def one_rank(rank: int, world_size: int, letters: Any = None) -> Iterator[None]:
 
 def _forget_meshes() -> None:
     """Distributed tensors cache what they computed for a mesh, with the mesh; one of another rank is equal to it."""
-    module = sys.modules.get("torch.distributed.tensor._redistribute")
-    if module is None:
+    api = sys.modules.get("torch.distributed.tensor._api")
+    if api is None:
         return
-    for cached in gc.get_objects():
-        if type(cached) is functools._lru_cache_wrapper and cached.__module__.startswith("torch.distributed.tensor"):
-            cached.cache_clear()
-    module.clear_redistribute_planner_cache()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torch.distributed.tensor"):
+            classes = [value for value in vars(module).values() if type(value) is type]
+            for owner in (module, *classes):
+                for value in vars(owner).values():
+                    function = value.__func__ if type(value) is staticmethod else value
+                    if type(function) is functools._lru_cache_wrapper:
+                        function.cache_clear()
+    propagator = api.DTensor._op_dispatcher.sharding_propagator
+    propagator.propagate_op_sharding = type(propagator.propagate_op_sharding)(
+        propagator.propagate_op_sharding_non_cached
+    )
+    sys.modules["torch.distributed.tensor._redistribute"].clear_redistribute_planner_cache()
     torch._C._clear_DTensor_sharding_propagator_cache()
 
 
