@@ -18,6 +18,12 @@ if DEVICE != "cpu":
     importlib.import_module("torch_trn")
 
 
+def pytest_collection_finish() -> None:
+    """The tests themselves, objects by the million, are not looked through by every collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def device() -> torch.device:
     """The device under test; TORCH_TRN_TEST_DEVICE=cpu runs a test against CPU itself."""
