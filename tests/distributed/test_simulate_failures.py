@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -275,5 +276,11 @@ print(torch_trn.simulate(os.getpid, 3).results == [os.getpid()] * 3)
 
 
 def test_ctrl_c():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind
+    )
     assert done.stdout.splitlines() == ["interrupted 0"] * 20 + ["True"], done.stderr
