@@ -261,8 +261,6 @@ TrnBackend::WorkPtr TrnBackend::start(Request request, std::function<void(const 
 TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, int peer, int tag) {
   const char* name = is_send ? "send" : "recv";
   failure_->check(name);
-  TORCH_CHECK_VALUE(peer < size_ && peer != rank_, "[", name, "] takes another rank of the group; got ", peer,
-                    ", limit ", size_ - 1, ", own rank ", rank_, ".");
   std::lock_guard lock(start_mutex_);
   const Place where = place(name, {tensor}, {});
   runtime::Flight flight = issue(tensor, is_send, peer, tag, where);
@@ -278,18 +276,22 @@ TrnBackend::WorkPtr TrnBackend::message(const at::Tensor& tensor, bool is_send, 
 }
 
 TrnBackend::WorkPtr TrnBackend::send(Tensors& tensors, int destination, int tag) {
-  TORCH_CHECK_VALUE(tensors.size() == 1, "[send] takes one tensor; got ", tensors.size(), ".");
-  return message(tensors[0], true, destination, tag);
+  return message(one_of("send", tensors, destination), true, destination, tag);
 }
 
 TrnBackend::WorkPtr TrnBackend::recv(Tensors& tensors, int source, int tag) {
-  TORCH_CHECK_VALUE(tensors.size() == 1, "[recv] takes one tensor; got ", tensors.size(), ".");
-  return message(tensors[0], false, source, tag);
+  return message(one_of("recv", tensors, source), false, source, tag);
 }
 
 TrnBackend::WorkPtr TrnBackend::recvAnysource(Tensors& tensors, int tag) {
-  TORCH_CHECK_VALUE(tensors.size() == 1, "[recv] takes one tensor; got ", tensors.size(), ".");
-  return message(tensors[0], false, -1, tag);
+  return message(one_of("recv", tensors, (rank_ + 1) % size_), false, -1, tag);
+}
+
+const at::Tensor& TrnBackend::one_of(const char* name, const Tensors& tensors, int peer) const {
+  TORCH_CHECK_VALUE(tensors.size() == 1, "[", name, "] takes one tensor; got ", tensors.size(), ".");
+  TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, "[", name, "] takes another rank of the group; got ",
+                    peer, ", limit ", size_ - 1, ", own rank ", rank_, ".");
+  return tensors[0];
 }
 
 }  // namespace trn::distributed

@@ -87,7 +87,10 @@ class TrnBackend : public c10d::Backend {
   };
   // The ranks agree on the call, then `move` runs, in order with the group's other calls.
   virtual WorkPtr start(Request request, std::function<void(const Transfer&)> move);
+  // From any rank where `peer` is -1.
   virtual WorkPtr message(const at::Tensor& tensor, bool is_send, int peer, int tag);
+  // The one tensor of a message between this rank and another.
+  const at::Tensor& one_of(const char* name, const Tensors& tensors, int peer) const;
   WorkPtr collect(WorkPtr work);
   // Also checks that the tensors lie on one device of this machine.
   virtual Place place(const char* name, const Tensors& a, const Tensors& b);

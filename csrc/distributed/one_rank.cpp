@@ -43,16 +43,35 @@ at::Tensor part_of(const at::Tensor& values, int rank, int size) {
 
 at::Tensor Letters::find(const Address& address) {
   const auto found = letters_.find(address);
-  if (found == letters_.end()) {
+  if (found == letters_.end() || !found->second.defined()) {
     missed_.insert(address.from);
     return {};
   }
   return found->second;
 }
 
-Letters::Address OneRankBackend::next(int from, int to, int tag) {
+std::size_t Letters::count() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(letters_, [](const auto& letter) { return letter.second.defined(); }));
+}
+
+Letters::Address OneRankBackend::next(int from, int to, int tag) const {
   const auto of_job = [&](int rank) { return rank < 0 ? -1 : global_ranks_[static_cast<std::size_t>(rank)]; };
-  return {agreement_.group(), of_job(from), of_job(to), tag, num_sent_[{from, to, tag}]++};
+  const auto sent = num_sent_.find({from, to, tag});
+  return {agreement_.group(), of_job(from), of_job(to), tag, sent == num_sent_.end() ? 0 : sent->second};
+}
+
+int OneRankBackend::sender(int tag) const {
+  int first = -1;
+  std::uint64_t number = 0;
+  for (int rank = 0; rank < size_; ++rank) {
+    const Letters::Address address = next(rank, rank_, tag);
+    if (letters_->has(address) && (first < 0 || address.number < number)) {
+      first = rank;
+      number = address.number;
+    }
+  }
+  return first;
 }
 
 OneRankBackend::OneRankBackend(const DeviceSeam& seam, std::string name, std::string group, int rank, int size,
@@ -60,7 +79,8 @@ OneRankBackend::OneRankBackend(const DeviceSeam& seam, std::string name, std::st
                                std::shared_ptr<Letters> letters)
     : TrnBackend(seam, std::move(name), std::move(group), rank, size, std::move(global_ranks), timeout),
       on_host_(on_host),
-      letters_(std::move(letters)) {}
+      letters_(std::move(letters)),
+      latest_unknown_(rank) {}
 
 c10::intrusive_ptr<c10d::Backend> OneRankBackend::split(const c10::intrusive_ptr<c10d::Store>&,
                                                         const std::vector<int>& ranks,
@@ -91,14 +111,14 @@ Place OneRankBackend::place(const char* name, const Tensors& a, const Tensors& b
   return {};
 }
 
-TrnBackend::WorkPtr OneRankBackend::done(const char* name, OpType type, Tensors inputs, Tensors outputs,
-                                         const Place& where, CollectiveWork::Body body) {
+c10::intrusive_ptr<CollectiveWork> OneRankBackend::done(const char* name, OpType type, Tensors inputs, Tensors outputs,
+                                                        const Place& where, CollectiveWork::Body body) {
   const std::string title = name_ + ":" + name;
   auto work = c10::make_intrusive<CollectiveWork>(rank_, type, title.c_str(), num_calls_++, std::move(inputs),
                                                   std::move(outputs), where, seam_, queue_, std::move(body));
   queue_->push(work);
   queue_->drive(*work);
-  return collect(work);
+  return work;
 }
 
 TrnBackend::WorkPtr OneRankBackend::start(Request request, std::function<void(const Transfer&)>) {
@@ -113,10 +133,11 @@ TrnBackend::WorkPtr OneRankBackend::start(Request request, std::function<void(co
   Tensors inputs = request.inputs, outputs = request.outputs;
   const char* name = request.call.name;
   const OpType type = request.type;
-  return done(name, type, std::move(inputs), std::move(outputs), where, [=, this, request = std::move(request)]() {
-    stand_for_peers(request);
-    return finish(flight, where);
-  });
+  return collect(
+      done(name, type, std::move(inputs), std::move(outputs), where, [=, this, request = std::move(request)]() {
+        stand_for_peers(request);
+        return finish(flight, where);
+      }));
 }
 
 runtime::Moment OneRankBackend::finish(const runtime::Flight& flight, const Place& where) {
@@ -124,24 +145,40 @@ runtime::Moment OneRankBackend::finish(const runtime::Flight& flight, const Plac
                           : runtime::collectives().finish(seam_.system(), flight, flight.arrival.time);
 }
 
+// A message from any rank is the next that another role sent; where none is known, the others' in the order of their
+// ranks, as `sourceRank()` then says, without values.
 TrnBackend::WorkPtr OneRankBackend::message(const at::Tensor& tensor, bool is_send, int peer, int tag) {
   const char* name = is_send ? "send" : "recv";
-  TORCH_CHECK_VALUE(peer < size_ && peer != rank_, "[", name, "] takes another rank of the group; got ", peer,
-                    ", limit ", size_ - 1, ", own rank ", rank_, ".");
   const Place where = place(name, {tensor}, {});
+  if (peer < 0) {
+    peer = sender(tag);
+  }
   const runtime::Flight flight = where.device < 0 ? runtime::Flight{} : issue(tensor, is_send, peer, tag, where);
-  return done(name, is_send ? OpType::SEND : OpType::RECV, {tensor}, {tensor}, where, [=, this]() {
+  auto work = done(name, is_send ? OpType::SEND : OpType::RECV, {tensor}, {tensor}, where, [=, this]() {
+    if (peer < 0) {
+      write(tensor, {});
+      return finish(flight, where);
+    }
     const int from = is_send ? rank_ : peer, to = is_send ? peer : rank_;
     const Letters::Address address = next(from, to, tag);
+    advance(from, to, tag);
     if (is_send) {
-      if (const at::Tensor values = held(tensor); values.defined()) {
-        letters_->put(address, values.clone());
-      }
+      const at::Tensor values = held(tensor);
+      letters_->put(address, values.defined() ? values.clone() : values);
     } else {
       write(tensor, letters_->find(address));
     }
     return finish(flight, where);
   });
+  if (peer < 0) {
+    do {
+      latest_unknown_ = (latest_unknown_ + 1) % size_;
+    } while (latest_unknown_ == rank_);
+  }
+  if (!is_send) {
+    work->set_source(peer < 0 ? latest_unknown_ : peer);
+  }
+  return collect(work);
 }
 
 at::Tensor OneRankBackend::held(const at::Tensor& tensor) const {
@@ -187,6 +224,7 @@ void OneRankBackend::broadcast_values(const Request& request) {
   const int root = request.call.root;
   const at::Tensor& tensor = request.outputs[0];
   const Letters::Address address = next(root, -1, 0);
+  advance(root, -1, 0);
   if (root == rank_) {
     if (const at::Tensor values = held(tensor); values.defined()) {
       letters_->put(address, values.clone());

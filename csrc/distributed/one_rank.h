@@ -12,8 +12,8 @@
 
 namespace trn::distributed {
 
-// What one rank sent and another, run apart from it, receives, where it had values: messages and broadcasts of one
-// simulation. Ranks are of the whole job; `to` is -1 for all of the group.
+// What one rank sent and another, run apart from it, receives: messages and broadcasts of one simulation, undefined
+// without values. Ranks are of the whole job; `to` is -1 for all of the group.
 class Letters {
  public:
   struct Address {
@@ -23,9 +23,11 @@ class Letters {
     auto operator<=>(const Address&) const = default;
   };
   void put(const Address& address, at::Tensor values) { letters_[address] = std::move(values); }
-  // Undefined where nobody has sent it yet, which is remembered.
+  // Undefined where nobody has sent it with values yet, which is remembered.
   at::Tensor find(const Address& address);
-  std::size_t count() const { return letters_.size(); }
+  bool has(const Address& address) const { return letters_.contains(address); }
+  // With values.
+  std::size_t count() const;
   // Ranks whose letters were looked for in vain since the last call.
   std::set<int> missed() { return std::exchange(missed_, {}); }
 
@@ -52,12 +54,16 @@ class OneRankBackend final : public TrnBackend {
   Place place(const char* name, const Tensors& a, const Tensors& b) override;
 
  private:
-  WorkPtr done(const char* name, c10d::OpType type, Tensors inputs, Tensors outputs, const Place& where,
-               CollectiveWork::Body body);
+  c10::intrusive_ptr<CollectiveWork> done(const char* name, c10d::OpType type, Tensors inputs, Tensors outputs,
+                                          const Place& where, CollectiveWork::Body body);
   // The peers arrive with this rank.
   runtime::Moment finish(const runtime::Flight& flight, const Place& where);
   // The next message of this kind; peers are ranks of the group, -1 for all.
-  Letters::Address next(int from, int to, int tag);
+  Letters::Address next(int from, int to, int tag) const;
+  // The next message of this kind is there now.
+  void advance(int from, int to, int tag) { ++num_sent_[{from, to, tag}]; }
+  // Whose message a receive from any rank takes next, of those that sent one; -1 where nobody is known to have.
+  int sender(int tag) const;
   at::Tensor held(const at::Tensor& tensor) const;
   void write(const at::Tensor& output, const at::Tensor& values) const;
   // Outputs as they are when every rank's inputs are this one's.
@@ -71,6 +77,7 @@ class OneRankBackend final : public TrnBackend {
   std::shared_ptr<Letters> letters_;
   std::uint64_t num_calls_ = 0;
   std::map<std::tuple<int, int, int>, std::uint64_t> num_sent_;  // (from, to, tag) -> messages so far
+  int latest_unknown_;                                           // who stood for a sender that is not known
 };
 
 }  // namespace trn::distributed

@@ -40,6 +40,9 @@ class CollectiveWork final : public c10d::Work {
   std::vector<at::Tensor> result() override { return outputs_; }
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   std::uint64_t getSequencenumber() const override { return number_; }
+  int sourceRank() const override { return source_ < 0 ? Work::sourceRank() : source_; }
+  // Of a message that was received; a rank of the group.
+  void set_source(int rank) { source_ = rank; }
   // Names the call in messages.
   void set_description(std::string text) { description_ = std::move(text); }
 
@@ -49,6 +52,7 @@ class CollectiveWork final : public c10d::Work {
   void publish();  // completes the future
 
   std::uint64_t number_;
+  int source_ = -1;
   std::string description_;
   std::vector<at::Tensor> outputs_;
   Place place_;

@@ -21,11 +21,12 @@ std::pair<std::vector<int>, CollectiveShape> shape_of(const CollectiveCall& call
   if (kind != CollectiveKind::message) {
     return {call.ranks, {kind, call.bytes, std::max(call.root, 0)}};
   }
-  if (call.root < 0 || call.root == call.position) {
+  const int root = call.root < 0 ? (call.position + 1) % size : call.root;  // from any rank: as from the next
+  if (root == call.position) {
     return {{call.ranks[static_cast<std::size_t>(call.position)]}, {kind, call.bytes, 0}};
   }
   const int self = call.ranks[static_cast<std::size_t>(call.position)];
-  const int peer = call.ranks[static_cast<std::size_t>(call.root)];
+  const int peer = call.ranks[static_cast<std::size_t>(root)];
   const bool is_send = call.op.starts_with("send");
   return {is_send ? std::vector<int>{self, peer} : std::vector<int>{peer, self}, {kind, call.bytes, 0}};
 }

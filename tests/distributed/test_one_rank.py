@@ -118,6 +118,41 @@ def test_messages_of_ranks_that_ran_earlier_arrive():
         run(work, 2, roles=[1])
 
 
+def test_a_message_from_anyone_is_the_next_that_was_sent():
+    def work():
+        rank, group = dist.get_rank(), dist.new_group([1, 2, 3])
+        if rank == 0:
+            return None
+        if rank != 2:
+            for _ in range(rank):
+                dist.send(torch.full((2,), float(rank), device="trn"), 2, group=group, tag=7)
+            return None
+        boxes = [torch.zeros(2, device="trn") for _ in range(4)]
+        return [(dist.recv(box, group=group, tag=7), *box.tolist()) for box in boxes]
+
+    job = run(work, 4, roles=[1, 3, 2])
+    assert job.values[2] == [(1, 1.0, 1.0), (3, 3.0, 3.0), (3, 3.0, 3.0), (3, 3.0, 3.0)]
+    rows = [row for row in job.roles[2].recording.collectives if row["op"] == "recv"]
+    assert sorted((row["ranks"][row["root"]], row["count"]) for row in rows) == [(1, 1), (3, 3)]
+
+
+def test_a_message_from_anyone_alone_comes_from_the_others_in_turn():
+    def work():
+        box = torch.zeros(1000, device="trn")
+        sources = [dist.recv(box) for _ in range(4)]
+        pending = dist.irecv(box)
+        pending.wait()
+        dist.send(box, sources[0])
+        return [*sources, pending._source_rank()]
+
+    role = run(work, 4, roles=[1]).roles[0]
+    assert role.value == [2, 3, 0, 2, 3]
+    (row,) = [row for row in role.recording.collectives if row["op"] == "recv" and "irecv" not in row["line"]][:1]
+    assert row["root"] == -1 and row["bytes"] == 4000 and row["seconds"] > 0
+    with pytest.raises(torch_trn.NoValueError):
+        run(lambda: (box := torch.zeros(3, device="trn"), dist.recv(box), box.tolist()), 4)
+
+
 def test_no_group_gives_the_default_one():
     def work():
         dist.init_process_group()
