@@ -69,9 +69,6 @@ at::QTensorImpl* as_quantized(const at::Tensor& tensor) {
   return tensor.key_set().has(DispatchKey::Quantized) ? static_cast<at::QTensorImpl*>(tensor.unsafeGetTensorImpl())
                                                       : nullptr;
 }
-bool is_sparse(const at::Tensor& tensor) {
-  return tensor.key_set().has_any(kSparse);
-}
 
 // The same quantized or nested tensor over another storage; `backend` is the storage's component.
 at::Tensor over_storage(const at::Tensor& tensor, c10::Storage storage, c10::BackendComponent backend) {
@@ -136,6 +133,10 @@ void adopt_sparse(const at::Tensor& result, int index, Give give) {
 
 bool is_plain(const at::Tensor& tensor) {
   return !tensor.key_set().has_any(kNotPlain);
+}
+
+bool is_sparse(const at::Tensor& tensor) {
+  return tensor.key_set().has_any(kSparse);
 }
 
 std::vector<at::Tensor> members_of(const at::Tensor& tensor) {

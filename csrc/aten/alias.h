@@ -22,6 +22,8 @@ void follow_metadata(const at::Tensor& original, const at::Tensor& alias);
 
 // Neither sparse nor quantized nor nested: its elements are its storage's.
 bool is_plain(const at::Tensor& tensor);
+// Coordinates or compressed, of any block shape.
+bool is_sparse(const at::Tensor& tensor);
 // The plain, quantized or nested tensors that hold the memory: a sparse tensor's indices and values, or itself.
 std::vector<at::Tensor> members_of(const at::Tensor& tensor);
 

@@ -102,9 +102,6 @@ void change_tensors(IValue& value, Change change) {
 bool is_nested(const at::Tensor& tensor) {
   return tensor.key_set().has(DispatchKey::NestedTensor);
 }
-bool is_sparse(const at::Tensor& tensor) {
-  return !is_plain(tensor) && !is_nested(tensor) && !tensor.is_quantized();
-}
 
 std::vector<at::Tensor> members_of(c10::ArrayRef<IValue> values) {
   std::vector<at::Tensor> members;

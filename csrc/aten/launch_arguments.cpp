@@ -12,7 +12,7 @@ namespace trn::aten {
 
 namespace {
 
-const at::Tensor kUndefined;
+const at::Tensor kNoTensor;
 
 void append(const c10::IValue& value, std::vector<at::Tensor>& tensors) {
   if (value.isTensor()) {
@@ -153,7 +153,7 @@ int LaunchArguments::find(std::string_view name) const {
 
 const at::Tensor& LaunchArguments::tensor(int position) const {
   if (position < 0 || static_cast<std::size_t>(position) >= inputs_.size() || !inputs_[position].isTensor()) {
-    return kUndefined;
+    return kNoTensor;
   }
   return inputs_[position].toTensor();
 }
@@ -170,7 +170,7 @@ std::vector<at::Tensor> LaunchArguments::tensors(std::string_view name) const {
 const at::Tensor& LaunchArguments::output(int position) const {
   const auto wanted = static_cast<std::size_t>(position);
   if (!outputs_.empty()) {
-    return wanted < outputs_.size() && outputs_[wanted].isTensor() ? outputs_[wanted].toTensor() : kUndefined;
+    return wanted < outputs_.size() && outputs_[wanted].isTensor() ? outputs_[wanted].toTensor() : kNoTensor;
   }
   const auto& arguments = op_.schema().arguments();
   std::size_t seen = 0;
@@ -179,7 +179,7 @@ const at::Tensor& LaunchArguments::output(int position) const {
       return tensor(static_cast<int>(i));
     }
   }
-  return kUndefined;
+  return kNoTensor;
 }
 
 std::int64_t LaunchArguments::integer(std::string_view name, std::int64_t fallback) const {

@@ -22,7 +22,7 @@ struct History {
 };
 
 std::atomic<bool> active{false};
-std::mutex mutex;
+std::mutex history_mutex;
 MemoryHistoryOptions options;
 std::map<int, History>& histories() {
   static auto* instance = new std::map<int, History>();  // leaked: frames must not be freed after the interpreter
@@ -30,7 +30,7 @@ std::map<int, History>& histories() {
 }
 
 MemoryHistoryOptions current_options() {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   return options;
 }
 
@@ -66,7 +66,7 @@ MemoryEvent event_of(const char* action, int device, std::uintptr_t address, std
 
 void start_memory_history(MemoryHistoryOptions chosen, bool clear) {
   std::map<int, History> dropped;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   options = std::move(chosen);
   if (clear) {
     dropped.swap(histories());
@@ -75,7 +75,7 @@ void start_memory_history(MemoryHistoryOptions chosen, bool clear) {
 }
 
 void stop_memory_history() {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   active = false;
   for (auto& [device, history] : histories()) {
     history.held.clear();
@@ -91,7 +91,7 @@ void remember_alloc(int device, const void* ptr, std::int64_t size) {
   const auto address = reinterpret_cast<std::uintptr_t>(ptr);
   const Frames frames = gather(chosen.frames_of_state, chosen.cpp_frames);
   Frames dropped, replaced;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   History& history = histories()[device];
   replaced = std::exchange(history.held[address], frames);
   dropped = append(history, event_of("alloc", device, address, size, chosen.frames_of_allocs ? frames : nullptr));
@@ -102,7 +102,7 @@ void remember_free(int device, const void* ptr, std::int64_t size) {
   const auto address = reinterpret_cast<std::uintptr_t>(ptr);
   const Frames frames = gather(chosen.frames_of_frees, chosen.cpp_frames);
   Frames dropped[3];
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   History& history = histories()[device];
   if (const auto found = history.held.find(address); found != history.held.end()) {
     dropped[0] = std::move(found->second);
@@ -116,18 +116,18 @@ void remember_out_of_memory(int device, std::int64_t size, std::int64_t free_byt
   const MemoryHistoryOptions chosen = current_options();
   const Frames frames = gather(chosen.frames_of_allocs, chosen.cpp_frames);
   Frames dropped;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   dropped = append(histories()[device], event_of("oom", device, static_cast<std::uintptr_t>(free_bytes), size, frames));
 }
 
 std::vector<MemoryEvent> memory_events(int device) {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   const auto& events = histories()[device].events;
   return {events.begin(), events.end()};
 }
 
 Frames allocation_frames(int device, std::uintptr_t address) {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(history_mutex);
   const auto& held = histories()[device].held;
   const auto found = held.find(address);
   return found == held.end() ? nullptr : found->second;

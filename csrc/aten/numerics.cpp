@@ -24,7 +24,7 @@ namespace trn::aten {
 namespace {
 
 std::atomic<bool> is_hardware{false};
-std::mutex mutex;
+std::mutex tally_mutex;
 emu::Numerics current_departures;
 std::map<std::string, std::int64_t>& tally() {
   static auto* instance = new std::map<std::string, std::int64_t>();
@@ -32,7 +32,7 @@ std::map<std::string, std::int64_t>& tally() {
 }
 
 void list(const OperatorPlan& plan) {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   ++tally()[plan.name];
 }
 
@@ -56,7 +56,7 @@ void count_narrowing(const OperatorPlan& plan, const std::vector<BoundPart>& par
   for (const std::string& dtype : dtypes) {
     NarrowingHandler handler;
     {
-      std::lock_guard lock(mutex);
+      std::lock_guard lock(tally_mutex);
       Narrowing& state = narrowing();
       ++state.launches[plan.name][dtype];
       if (state.told.emplace(plan.name, dtype).second) {
@@ -100,7 +100,7 @@ bool hardware_numerics() noexcept {
 }
 
 emu::Numerics departures() {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   return current_departures;
 }
 
@@ -110,33 +110,33 @@ void set_numerics(bool hardware, const emu::Numerics& departures, const kernels:
                     configured_target()->core.generation, ". Choose trn2 or trn3.");
   restart_launches();
   set_precision(precision);
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   current_departures = departures;
   is_hardware = hardware;
 }
 
 std::map<std::string, std::int64_t> reference_launches() {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   return tally();
 }
 
 void clear_reference_launches() {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   tally().clear();
 }
 
 std::map<std::string, std::map<std::string, std::int64_t>> narrowed_launches() {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   return narrowing().launches;
 }
 
 void clear_narrowed_launches() {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   narrowing().launches.clear();
 }
 
 void set_narrowing_handler(NarrowingHandler handler) {
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(tally_mutex);
   narrowing().handler = std::move(handler);
 }
 

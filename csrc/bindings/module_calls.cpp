@@ -21,21 +21,21 @@ using runtime::Phase;
 // Module -> index of its path. Python forgets a module when it dies. Guarded by the GIL.
 std::unordered_map<const PyObject*, std::uint32_t> known_modules;
 // Of this thread, outermost first; their calls keep them alive.
-thread_local std::vector<PyObject*> running;
+thread_local std::vector<PyObject*> running_modules;
 
 bool enter(PyObject* module) {
   const auto known = known_modules.find(module);
   if (known == known_modules.end()) {
     return false;
   }
-  running.push_back(module);
+  running_modules.push_back(module);
   aten::push_module(known->second);
   return true;
 }
 
 // enter_module(module) -> bool: False is for Python to look into: an unknown module, or a model called inside a step.
 PyObject* enter_module(PyObject*, PyObject* module) {
-  const bool in_step = running.empty() && aten::is_phase_set();
+  const bool in_step = running_modules.empty() && aten::is_phase_set();
   return PyBool_FromLong(!in_step && enter(module));
 }
 
@@ -45,8 +45,8 @@ PyObject* enter_known_module(PyObject*, PyObject* module) {
 }
 
 PyObject* leave_module(PyObject*, PyObject*) {
-  if (!running.empty()) {
-    running.pop_back();
+  if (!running_modules.empty()) {
+    running_modules.pop_back();
     aten::pop_module();
   }
   Py_RETURN_NONE;
@@ -115,7 +115,7 @@ void bind_module_calls(py::module_& module) {
   module.def("profiler_forget_modules", [] { known_modules.clear(); });
   module.def("profiler_running_modules", [] {
     py::list modules;
-    for (PyObject* one : running) {
+    for (PyObject* one : running_modules) {
       modules.append(py::reinterpret_borrow<py::object>(one));
     }
     return modules;

@@ -27,13 +27,6 @@ using target::Alu;
 using target::Engine;
 using target::Opcode;
 
-Alu alu(const std::string& name) {
-  return target::from_name<Alu>(name);
-}
-Alu alu(const std::optional<std::string>& name) {
-  return name ? alu(*name) : Alu::none;
-}
-
 bool chooses(const std::string& where, const std::string& got, const std::string& yes, const std::string& no) {
   if (got != yes && got != no) {
     throw Error(Category::invalid_argument,
@@ -331,6 +324,14 @@ void bind_elementwise(Class& core) {
 }
 
 }  // namespace
+
+Alu alu(const std::string& name) {
+  return target::from_name<Alu>(name);
+}
+
+Alu alu(const std::optional<std::string>& name) {
+  return name ? alu(*name) : Alu::none;
+}
 
 emu::ReduceCmd reduce_cmd(const std::string& name) {
   constexpr std::string_view kNames[] = {"idle", "reset", "reduce", "reset_reduce", "load_reduce"};

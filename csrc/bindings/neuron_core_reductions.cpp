@@ -15,10 +15,6 @@ namespace {
 using target::Alu;
 using target::Opcode;
 
-Alu alu(const std::string& name) {
-  return target::from_name<Alu>(name);
-}
-
 using Class = py::class_<RecordedCore, Core>;
 
 // The reduced axes are the innermost ones: the result has the elements of the others.

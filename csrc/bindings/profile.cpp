@@ -31,7 +31,7 @@ struct Running {
   std::optional<std::size_t> first_step;       // in the clocks' journal, for a profile that keeps it
   std::map<int, runtime::Picoseconds> clocks;  // at its start
 };
-std::map<int, Running> running;  // by profile
+std::map<int, Running> running_profiles;  // by profile
 
 // Indices of the whole process become indices of this ledger: it names only what it saw.
 class Interner {
@@ -313,7 +313,7 @@ int start(bool timeline, bool lines, bool clock) {
   runtime::collectives().open(profile, timeline);
   aten::begin_recording();
   auto& journal = aten::system().journal();
-  running[profile] = {lines, clock ? std::make_optional(journal.open()) : std::nullopt, clocks()};
+  running_profiles[profile] = {lines, clock ? std::make_optional(journal.open()) : std::nullopt, clocks()};
   lines_wanted += lines;
   aten::set_line_source(lines_wanted ? std::function<std::uint32_t()>(&source_line) : nullptr);
   return profile;
@@ -322,8 +322,8 @@ int start(bool timeline, bool lines, bool clock) {
 std::pair<Ledger, std::optional<runtime::ClockRecord>> close_profile(int profile) {
   auto& machine = aten::system();
   Ledger ledger = machine.recorder().close(profile);
-  const Running was = std::move(running.at(profile));
-  running.erase(profile);
+  const Running was = std::move(running_profiles.at(profile));
+  running_profiles.erase(profile);
   std::optional<runtime::ClockRecord> clock;
   if (was.first_step) {
     clock = machine.journal().close(*was.first_step);
@@ -352,7 +352,7 @@ py::list stop_by_device(int profile, const std::vector<int>& devices) {
 }
 
 py::tuple progress(int profile) {
-  const auto& begin = running.at(profile).clocks;
+  const auto& begin = running_profiles.at(profile).clocks;
   double seconds = 0;
   for (const auto& [device, now] : clocks()) {
     seconds = std::max(seconds, runtime::to_seconds(now - begin.at(device)));

@@ -10,12 +10,12 @@ namespace trn::distributed {
 namespace {
 
 // Of a rank's thread.
-struct Place {
+struct OwnTurn {
   std::shared_ptr<Turns> turns;
   int rank = -1;
   bool has_turn = false;
 };
-thread_local Place here;
+thread_local OwnTurn here;
 
 std::mutex current_mutex;
 std::shared_ptr<Turns>& current() {

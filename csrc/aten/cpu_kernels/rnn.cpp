@@ -4,19 +4,15 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include <optional>
 #include <tuple>
+
+#include "aten/cpu_kernels/optional_tensor.h"
 
 namespace trn::aten {
 
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-bool is_given(const OptionalTensor& tensor) {
-  return tensor && tensor->defined();
-}
 
 Tensor with_bias(const Tensor& gates, const OptionalTensor& bias) {
   return is_given(bias) ? gates + *bias : gates;
@@ -131,7 +127,7 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
       "Tensor, Tensor)");
 }
 
-void register_all(torch::Library& m) {
+void register_cells(torch::Library& m) {
   m.impl("_thnn_fused_lstm_cell", TORCH_FN(lstm_cell));
   m.impl("_thnn_fused_lstm_cell_backward_impl", TORCH_FN(lstm_cell_backward));
   m.impl("_thnn_fused_gru_cell", TORCH_FN(gru_cell));
@@ -139,10 +135,10 @@ void register_all(torch::Library& m) {
 }
 
 TORCH_LIBRARY_IMPL(trn, CPU, m) {
-  register_all(m);
+  register_cells(m);
 }
 TORCH_LIBRARY_IMPL(trn, Meta, m) {
-  register_all(m);  // made of operators that have shape rules
+  register_cells(m);  // made of operators that have shape rules
 }
 
 }  // namespace

@@ -5,20 +5,16 @@
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
-#include <optional>
 #include <tuple>
 #include <vector>
+
+#include "aten/cpu_kernels/optional_tensor.h"
 
 namespace trn::aten {
 
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-bool is_given(const OptionalTensor& tensor) {
-  return tensor && tensor->defined();
-}
 
 // Statistics of half precision inputs are float32, as on every device.
 at::ScalarType statistics_type(const Tensor& input) {
@@ -166,7 +162,7 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
       "sum_dy, Tensor sum_dy_xmu, Tensor count) -> Tensor");
 }
 
-void register_all(torch::Library& m) {
+void register_pieces(torch::Library& m) {
   m.impl("batch_norm_stats", TORCH_FN(stats));
   m.impl("batch_norm_gather_stats", TORCH_FN(gather_stats));
   m.impl("batch_norm_gather_stats_with_counts", TORCH_FN(gather_stats_with_counts));
@@ -176,10 +172,10 @@ void register_all(torch::Library& m) {
 }
 
 TORCH_LIBRARY_IMPL(trn, CPU, m) {
-  register_all(m);
+  register_pieces(m);
 }
 TORCH_LIBRARY_IMPL(trn, Meta, m) {
-  register_all(m);  // made of operators that have shape rules
+  register_pieces(m);  // made of operators that have shape rules
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

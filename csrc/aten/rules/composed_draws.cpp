@@ -32,12 +32,12 @@ void bernoulli(Composition& c) {
   });
 }
 
-constexpr Composed kComposed[] = {{"bernoulli", bernoulli}, {"native_dropout", dropout}};
+constexpr Composed kDraws[] = {{"bernoulli", bernoulli}, {"native_dropout", dropout}};
 
 }  // namespace
 
 std::span<const Composed> composed_draws() {
-  return kComposed;
+  return kDraws;
 }
 
 }  // namespace trn::aten::rules

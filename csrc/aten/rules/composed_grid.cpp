@@ -211,7 +211,7 @@ void sample_backward(Composition& c) {
   }
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kGrid[] = {
     {"grid_sampler_2d", sample},
     {"grid_sampler_2d_backward", sample_backward},
     {"grid_sampler_3d", sample},
@@ -221,7 +221,7 @@ constexpr Composed kComposed[] = {
 }  // namespace
 
 std::span<const Composed> composed_grid() {
-  return kComposed;
+  return kGrid;
 }
 
 }  // namespace trn::aten::rules

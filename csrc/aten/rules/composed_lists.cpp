@@ -65,7 +65,7 @@ void update_scale(Composition& c) {
   });
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kLists[] = {
     {"_amp_foreach_non_finite_check_and_unscale", unscale},
     {"_amp_update_scale", update_scale},
 };
@@ -73,7 +73,7 @@ constexpr Composed kComposed[] = {
 }  // namespace
 
 std::span<const Composed> composed_lists() {
-  return kComposed;
+  return kLists;
 }
 
 }  // namespace trn::aten::rules

@@ -1,6 +1,5 @@
 // Operators that scale by statistics: SyncBatchNorm's pieces, weight norm, renorm, masked softmax, extremes.
 #include <algorithm>
-#include <limits>
 
 #include "aten/rules/composition.h"
 
@@ -9,8 +8,6 @@ namespace trn::aten::rules {
 namespace {
 
 using Values = Composition::Values;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // ---- Batch norm in pieces. Channels are axis 1 of the input.
 
 std::vector<std::int64_t> all_but_channels(const at::Tensor& input) {
@@ -268,7 +265,7 @@ void extremes(Composition& c) {
   c.reduce({self}, c.args().output(1), dims, {Alu::maximum});
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kNorms[] = {
     {"_aminmax", extremes},
     {"_masked_softmax", masked_softmax},
     {"_masked_softmax_backward", masked_softmax_backward},
@@ -288,7 +285,7 @@ constexpr Composed kComposed[] = {
 }  // namespace
 
 std::span<const Composed> composed_norms() {
-  return kComposed;
+  return kNorms;
 }
 
 }  // namespace trn::aten::rules

@@ -56,14 +56,14 @@ void cross(Composition& c) {
   }
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kPlaces[] = {
     {"eye", eye}, {"linalg_cross", cross}, {"trace", trace}, {"tril", triangle}, {"triu", triangle},
 };
 
 }  // namespace
 
 std::span<const Composed> composed_places() {
-  return kComposed;
+  return kPlaces;
 }
 
 }  // namespace trn::aten::rules

@@ -217,7 +217,7 @@ void log_cumulative_sum(Composition& c) {
         [](Expression& e, const Values& v) { e.output(0, e.add(e.activation(Activation::log, v[0]), v[1])); });
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kSearches[] = {
     {"_cdist_backward", distances_backward},
     {"_cdist_forward", distances},
     {"_logcumsumexp", log_cumulative_sum},
@@ -232,7 +232,7 @@ constexpr Composed kComposed[] = {
 }  // namespace
 
 std::span<const Composed> composed_search() {
-  return kComposed;
+  return kSearches;
 }
 
 }  // namespace trn::aten::rules

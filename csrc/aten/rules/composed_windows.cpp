@@ -321,7 +321,7 @@ void pad(Composition& c) {
   }
 }
 
-constexpr Composed kComposed[] = {
+constexpr Composed kWindows[] = {
     {"_adaptive_avg_pool2d", average},
     {"_adaptive_avg_pool2d_backward", average},
     {"_adaptive_avg_pool3d", average},
@@ -379,7 +379,7 @@ constexpr Composed kComposed[] = {
 }  // namespace
 
 std::span<const Composed> composed_windows() {
-  return kComposed;
+  return kWindows;
 }
 
 }  // namespace trn::aten::rules

@@ -16,7 +16,6 @@ namespace trn::aten::rules {
 
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr auto kSqrtHalf = static_cast<float>(0.5 * std::numbers::sqrt2);
 
 Value abs(Expression& e, Value x, float scale = 1) {

@@ -87,7 +87,7 @@ void soft_margin_loss_backward(Expression& e) {
            e.multiply(e.apply(Alu::multiply, slope, -loss_scale(e), Alu::multiply, target), e.argument("grad_output")));
 }
 
-constexpr Function kFunctions[] = {
+constexpr Function kLosses[] = {
     {"binary_cross_entropy", binary_cross_entropy},
     {"binary_cross_entropy_backward", binary_cross_entropy_backward},
     {"huber_loss", huber_loss},
@@ -102,7 +102,7 @@ constexpr Function kFunctions[] = {
 }  // namespace
 
 std::span<const Function> losses() {
-  return kFunctions;
+  return kLosses;
 }
 
 }  // namespace trn::aten::rules

@@ -11,7 +11,6 @@ namespace trn::aten::rules {
 namespace {
 
 constexpr float kTwoPi = 6.2831855F;
-constexpr float kPi = 3.1415927F;
 
 struct Distribution {
   std::string_view name;

@@ -11,13 +11,13 @@ namespace trn::aten::rules {
 
 namespace {
 
-struct Function {
+struct Reduction {
   std::string_view name;
   Alu alu = Alu::add;
   Run prologue[6];  // per input element
 };
 
-constexpr Function kFunctions[] = {
+constexpr Reduction kReductions[] = {
     {"_is_all_true", Alu::minimum, {}},
     {"_is_any_true", Alu::maximum, {}},
     {"all", Alu::minimum, {ts(Alu::not_equal)}},
@@ -48,14 +48,14 @@ constexpr Function kFunctions[] = {
     {"var_mean", Alu::add, {}},
 };
 
-const Function* find_function(std::string_view name) {
-  const auto* const end = std::end(kFunctions);
+const Reduction* find_function(std::string_view name) {
+  const auto* const end = std::end(kReductions);
   const auto* const found =
-      std::find_if(std::begin(kFunctions), end, [&](const auto& row) { return row.name == name; });
+      std::find_if(std::begin(kReductions), end, [&](const auto& row) { return row.name == name; });
   return found == end ? nullptr : found;
 }
 
-std::vector<Step> prologue_of(const Function& function) {
+std::vector<Step> prologue_of(const Reduction& function) {
   std::vector<Step> steps;
   for (const auto& run : function.prologue) {
     append(steps, run);

@@ -8,13 +8,10 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 
 namespace trn::aten::rules {
 
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Recipe {
   std::string_view name;

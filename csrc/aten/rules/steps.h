@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <numbers>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +15,9 @@ using kernels::Activation;
 using kernels::Alu;
 using kernels::Step;
 using program::Opcode;
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr auto kPi = std::numbers::pi_v<float>;
 
 // `times` instructions of one kind in a row, as kernels::Step defines them; 0 ends a recipe.
 struct Run {

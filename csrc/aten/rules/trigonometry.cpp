@@ -1,7 +1,6 @@
 // Circular and hyperbolic functions, and erf's inverse, on engines whose sin and arctan take an interval around 0 only.
 #include <cmath>
 #include <initializer_list>
-#include <limits>
 #include <numbers>
 
 #include "aten/rules/functions.h"
@@ -10,9 +9,6 @@
 namespace trn::aten::rules {
 
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr auto kPi = std::numbers::pi_v<float>;
 
 Value abs(Expression& e, Value x) {
   return e.activation(Activation::abs, x);
@@ -162,7 +158,7 @@ void erfinv(Expression& e) {
   e.output(0, e.multiply(e.where_not(e.apply(Alu::equal, w, kInfinity), scale, kInfinity), x));
 }
 
-constexpr Function kFunctions[] = {
+constexpr Function kTrigonometry[] = {
     {"acos", acos},   {"asin", asin}, {"asinh", asinh}, {"atan", atan},     {"atan2", atan2},
     {"atanh", atanh}, {"cos", cos},   {"cosh", cosh},   {"erfinv", erfinv}, {"sin", sin},
     {"sinc", sinc},   {"sinh", sinh}, {"tan", tan},
@@ -171,7 +167,7 @@ constexpr Function kFunctions[] = {
 }  // namespace
 
 std::span<const Function> trigonometry() {
-  return kFunctions;
+  return kTrigonometry;
 }
 
 }  // namespace trn::aten::rules
