@@ -285,9 +285,13 @@ c10::Storage cpu_twin(const c10::Storage& storage) {
   return c10::Storage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(twin));
 }
 
+bool is_fresh(const c10::StorageImpl& storage) {
+  return storage.data_ptr().get_deleter() == &release_address;
+}
+
 bool is_twin(const c10::StorageImpl& storage) {
-  if (storage.data_ptr().get_deleter() == &release_address) {
-    return false;  // fresh from a kernel
+  if (is_fresh(storage)) {
+    return false;
   }
   const Block* block = block_of(storage);
   return block && twin_of(block) == &storage;

@@ -35,6 +35,8 @@ runtime::Block* block_of(const c10::StorageImpl& storage);
 c10::Storage cpu_twin(const c10::Storage& storage);
 // A storage that a CPU kernel made inside a DeviceScope becomes a device storage, in place.
 void adopt(c10::StorageImpl& storage, int device);
+// Made by a CPU kernel inside a DeviceScope, and not adopted yet.
+bool is_fresh(const c10::StorageImpl& storage);
 // A twin serves its block's later calls too, and is never adopted: a result that an operator kept from another call (a
 // nested tensor's sizes) gets memory of its own.
 bool is_twin(const c10::StorageImpl& storage);

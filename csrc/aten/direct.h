@@ -240,12 +240,14 @@ class DirectCall {
     if (!result.defined()) {
       return result;
     }
+    const c10::Storage& storage = result.unsafeGetTensorImpl()->unsafe_storage();
+    const bool has_own_memory = storage && storage.use_count() == 1 && is_fresh(*storage.unsafeGetStorageImpl());
     for (std::size_t i = 0; i < N; ++i) {
       if (originals_[i]) {
         if (aliases_[i].is_same(result)) {
           return *originals_[i];
         }
-        if (aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
+        if (!has_own_memory && aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
           return device_view(result, originals_[i]->storage());
         }
       }

@@ -23,8 +23,8 @@ std::size_t class_index(std::size_t bytes) {
     return 0;
   }
   const int octave = std::bit_width(bytes - 1) - 1;  // 2^octave < bytes <= 2^(octave+1)
-  const std::size_t quarter = std::size_t{1} << (octave - 2);
-  const std::size_t step = (bytes - (std::size_t{1} << octave) + quarter - 1) / quarter;  // 1..4
+  const int quarter = octave - 2;
+  const std::size_t step = ((bytes - 1 - (std::size_t{1} << octave)) >> quarter) + 1;  // 1..4
   return static_cast<std::size_t>(octave - 8) * 4 + step;
 }
 
@@ -187,7 +187,7 @@ Block* Memory::allocate(std::size_t bytes, MemoryCategory category, bool is_tens
   ++block->segment->num_used;
   block->is_tensor = is_tensor;
   if (is_tensor) {
-    count_tensor(block, true);
+    count_tensor(block);
   }
   if (poison_) {
     std::memset(block->ptr, 0xFF, bytes);
@@ -195,21 +195,28 @@ Block* Memory::allocate(std::size_t bytes, MemoryCategory category, bool is_tens
   return block;
 }
 
-void Memory::count_tensor(Block* block, bool up) {
+void Memory::count_tensor(Block* block) {
   const auto size = static_cast<std::int64_t>(block->size);
-  const auto requested = static_cast<std::int64_t>(block->requested);
-  auto& by_category = stats_.bytes_by_category[static_cast<int>(block->category)];
-  by_category += up ? size : -size;
-  for (int p : {static_cast<int>(block->segment->pool), static_cast<int>(kNumPools)}) {
-    auto update = [&](Stat& stat, std::int64_t amount) { up ? stat.increase(amount) : stat.decrease(amount); };
-    const std::int64_t peak = stats_.allocated_bytes[p].peak;
-    update(stats_.allocation[p], 1);
-    update(stats_.allocated_bytes[p], size);
-    update(stats_.requested_bytes[p], requested);
-    if (p == kNumPools && stats_.allocated_bytes[p].peak > peak) {
-      stats_.peak_bytes_by_category = stats_.bytes_by_category;
-      peak_sequence_ = next_sequence_;
-    }
+  const std::int64_t peak = stats_.allocated_bytes[kNumPools].peak;
+  stats_.bytes_by_category[static_cast<int>(block->category)] += size;
+  for (const int p : {static_cast<int>(block->segment->pool), static_cast<int>(kNumPools)}) {
+    stats_.allocation[p].increase(1);
+    stats_.allocated_bytes[p].increase(size);
+    stats_.requested_bytes[p].increase(static_cast<std::int64_t>(block->requested));
+  }
+  if (stats_.allocated_bytes[kNumPools].peak > peak) {
+    stats_.peak_bytes_by_category = stats_.bytes_by_category;
+    peak_sequence_ = next_sequence_;
+  }
+}
+
+void Memory::uncount_tensor(Block* block) {
+  const auto size = static_cast<std::int64_t>(block->size);
+  stats_.bytes_by_category[static_cast<int>(block->category)] -= size;
+  for (const int p : {static_cast<int>(block->segment->pool), static_cast<int>(kNumPools)}) {
+    stats_.allocation[p].decrease(1);
+    stats_.allocated_bytes[p].decrease(size);
+    stats_.requested_bytes[p].decrease(static_cast<std::int64_t>(block->requested));
   }
 }
 
@@ -218,7 +225,7 @@ void Memory::adopt(Block* block, std::size_t requested) {
   if (!block->is_tensor) {
     block->is_tensor = true;
     block->requested = requested;
-    count_tensor(block, true);
+    count_tensor(block);
   }
 }
 
@@ -243,7 +250,7 @@ void Memory::free(Block* block) {
   --block->segment->num_used;
   if (block->is_tensor) {
     ++stats_.num_tensor_frees;
-    count_tensor(block, false);
+    uncount_tensor(block);
     block->is_tensor = false;
   }
   block->requested = 0;

@@ -142,7 +142,8 @@ class Memory {
   Segment* new_segment(std::size_t block_size, std::size_t segment_size, Pool pool);
   Block* take(std::size_t block_size, Pool pool);
   bool release_cached();
-  void count_tensor(Block* block, bool up);
+  void count_tensor(Block* block);
+  void uncount_tensor(Block* block);
   void push_free(Block* block);
 
   static constexpr std::size_t kGranule = std::size_t{2} << 20;
