@@ -27,23 +27,11 @@ using target::Alu;
 using target::Engine;
 using target::Opcode;
 
-bool chooses(const std::string& where, const std::string& got, const std::string& yes, const std::string& no) {
-  if (got != yes && got != no) {
-    throw Error(Category::invalid_argument,
-                "[" + where + "] " + no + " or " + yes + "; got " + got + ". Use one of them.");
-  }
-  return got == yes;
-}
-
 bool is_add(const std::string& where, const std::optional<std::string>& op) {
   if (op && *op != "add") {
     throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
   }
   return op.has_value();
-}
-
-Engine engine_of(const std::string& name) {
-  return target::from_name<Engine>(name);
 }
 
 std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
@@ -324,6 +312,18 @@ void bind_elementwise(Class& core) {
 }
 
 }  // namespace
+
+bool chooses(const std::string& where, const std::string& got, const std::string& yes, const std::string& no) {
+  if (got != yes && got != no) {
+    throw Error(Category::invalid_argument,
+                "[" + where + "] " + no + " or " + yes + "; got " + got + ". Use one of them.");
+  }
+  return got == yes;
+}
+
+Engine engine_of(const std::string& name) {
+  return target::from_name<Engine>(name);
+}
 
 Alu alu(const std::string& name) {
   return target::from_name<Alu>(name);

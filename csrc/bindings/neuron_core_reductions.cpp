@@ -129,6 +129,18 @@ void bind_vector(Class& core) {
           py::arg("bound1"), py::arg("reduce_cmd") = "idle", py::arg("reduce_res") = py::none(),
           py::arg("range_start") = 0.0F, py::arg("on_false_value") = std::numeric_limits<float>::lowest())
       .def(
+          "exponential",
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const Operand& max_value,
+             const std::optional<Tile>& reduce_res, const std::string& cmd, const Operand& reduce_init) {
+            issue(core, Opcode::exponential, &dst, {&src, tile_of(max_value), tile_of(reduce_init)},
+                  {.res = tile_of(reduce_res)}, [&] {
+                    core.vector.exponential(dst.view, src.view, scalar(max_value), view_of(reduce_res), reduce_cmd(cmd),
+                                            scalar(reduce_init));
+                  });
+          },
+          py::arg("dst"), py::arg("src"), py::arg("max_value") = 0.0F, py::arg("reduce_res") = py::none(),
+          py::arg("reduce_cmd") = "idle", py::arg("reduce_init") = 0.0F)
+      .def(
           "max8",
           [](RecordedCore& core, const Tile& dst, const Tile& src) {
             issue(core, Opcode::max8, &dst, {&src}, {}, [&] { core.vector.max8(dst.view, src.view); });
@@ -188,15 +200,50 @@ void bind_gpsimd(Class& core) {
           py::arg("on_false_value"), py::arg("cmp_op") = "equal")
       .def(
           "rng",
-          [](RecordedCore& core, const Tile& dst) {
-            issue(core, Opcode::rng, &dst, {}, {}, [&] { core.gpsimd.rng(dst.view); });
+          [](RecordedCore& core, const Tile& dst, const std::string& engine) {
+            issue(core, Opcode::rng, &dst, {}, {.engine = engine_of(engine)}, [&] {
+              chooses("rng", engine, "gpsimd", "vector") ? core.gpsimd.rng(dst.view) : core.vector.rng(dst.view);
+            });
           },
-          py::arg("dst"))
+          py::arg("dst"), py::arg("engine") = "vector")
+      .def(
+          "rand2",
+          [](RecordedCore& core, const Tile& dst, const Operand& min, const Operand& max) {
+            issue(core, Opcode::rand2, &dst, {tile_of(min), tile_of(max)}, {},
+                  [&] { core.vector.rand2(dst.view, scalar(min), scalar(max)); });
+          },
+          py::arg("dst"), py::arg("min"), py::arg("max"))
+      .def(
+          "rand_set_state",
+          [](RecordedCore& core, const Tile& src_seeds, const std::string& engine) {
+            issue(core, Opcode::rand_set_state, nullptr, {&src_seeds}, {.engine = engine_of(engine)}, [&] {
+              chooses("rand_set_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_set_state(src_seeds.view)
+                                                                    : core.vector.rand_set_state(src_seeds.view);
+            });
+          },
+          py::arg("src_seeds"), py::arg("engine") = "gpsimd")
+      .def(
+          "rand_get_state",
+          [](RecordedCore& core, const Tile& dst, const std::string& engine) {
+            issue(core, Opcode::rand_get_state, &dst, {}, {.engine = engine_of(engine)}, [&] {
+              chooses("rand_get_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_get_state(dst.view)
+                                                                    : core.vector.rand_get_state(dst.view);
+            });
+          },
+          py::arg("dst"), py::arg("engine") = "gpsimd")
+      .def(
+          "nonzero_with_count",
+          [](RecordedCore& core, const Tile& dst, const Tile& src, std::int64_t index_offset,
+             std::int64_t padding_val) {
+            issue(core, Opcode::nonzero_with_count, &dst, {&src}, {},
+                  [&] { core.gpsimd.nonzero_with_count(dst.view, src.view, index_offset, padding_val); });
+          },
+          py::arg("dst"), py::arg("src"), py::arg("index_offset") = 0, py::arg("padding_val") = -1)
       .def(
           "set_rng_seed",
           [](RecordedCore& core, const Tile& src_seeds) {
             issue(core, Opcode::set_rng_seed, nullptr, {&src_seeds}, {},
-                  [&] { core.gpsimd.set_rng_seed(src_seeds.view); });
+                  [&] { core.vector.set_rng_seed(src_seeds.view); });
           },
           py::arg("src_seeds"))
       .def(
@@ -251,6 +298,12 @@ void bind_sync(Class& core) {
           "register_store",
           [](RecordedCore& core, const Tile& dst, std::int64_t src) {
             issue(core, Opcode::register_store, &dst, {}, {}, [&] { core.sync.register_store(dst.view, src); });
+          },
+          py::arg("dst"), py::arg("src"))
+      .def(
+          "register_move",
+          [](RecordedCore& core, std::int64_t dst, std::int64_t src) {
+            issue(core, Opcode::register_move, nullptr, {}, {}, [&] { core.sync.register_move(dst, src); });
           },
           py::arg("dst"), py::arg("src"))
       .def(

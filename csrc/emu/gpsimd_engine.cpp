@@ -1,8 +1,6 @@
 // GpSimdE's index-driven instructions.
 #include "emu/gpsimd_engine.h"
 
-#include <cstring>
-
 #include "emu/clones.h"
 #include "emu/convert.h"
 #include "emu/limits.h"
@@ -100,24 +98,21 @@ void GpSimdEngine::rng(const View& dst, const IndexPattern& pattern) {
 
 void GpSimdEngine::rng(const View& dst) {
   constexpr std::string_view where = "rng";
+  require_generation(where, core_, 3);
   require_operand(where, core_, dst, dst);
   require_dtype(where, "random bits are integers", dst, is_integer(dst.dtype), "Use a uint32 tile.");
-  lanes_.run<std::int64_t, 0>(dst, {}, [&](auto, std::int64_t* out, std::int64_t n) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      out[i] = static_cast<std::int64_t>(mix(mix(seed_) ^ num_drawn_++) >> 32);
-    }
-  });
+  require_sbuf(where, dst);
+  draw_bits(dst, lanes_, generators_);
 }
 
-void GpSimdEngine::set_rng_seed(const View& src_seeds) {
-  constexpr std::string_view where = "set_rng_seed";
-  require_vector(where, core_, src_seeds, 1);
-  require_initialized(where, src_seeds);
-  require_dtype(where, "a seed has 32 bits", src_seeds, target::itemsize(src_seeds.dtype) == 4, "Use a uint32 tile.");
-  std::uint32_t seed = 0;
-  std::memcpy(&seed, src_seeds.data, sizeof(seed));
-  seed_ = seed;
-  num_drawn_ = 0;
+void GpSimdEngine::rand_set_state(const View& src_seeds) {
+  require_sbuf("rand_set_state", src_seeds);
+  generators_.set_state("rand_set_state", core_, lanes_, src_seeds);
+}
+
+void GpSimdEngine::rand_get_state(const View& dst) {
+  require_sbuf("rand_get_state", dst);
+  generators_.get_state("rand_get_state", core_, lanes_, dst);
 }
 
 void GpSimdEngine::affine_select(const View& dst, const IndexPattern& pattern, const View& on_true, float on_false,

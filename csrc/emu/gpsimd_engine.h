@@ -8,6 +8,7 @@
 #include "emu/alu.h"
 #include "emu/lanes.h"
 #include "emu/view.h"
+#include "emu/xorwow.h"
 #include "target/target.h"
 
 namespace trn::emu {
@@ -21,7 +22,7 @@ struct IndexPattern {
 class GpSimdEngine {
  public:
   explicit GpSimdEngine(const target::Core& core, std::uint64_t seed = 0, const Numerics& numerics = {})
-      : core_(core), seed_(seed), lanes_(numerics) {}
+      : core_(core), seed_(seed), lanes_(numerics), generators_(1, seed) {}
 
   // start + index
   void iota(const View& dst, const IndexPattern& pattern, float start);
@@ -30,9 +31,9 @@ class GpSimdEngine {
   void rng(const View& dst, const IndexPattern& pattern);
   void set_draws(std::span<const float> draws) { draws_ = draws; }
 
-  // Random bits, a function of the seed and of how many were drawn. dst: integers.
-  void rng(const View& dst);
-  void set_rng_seed(const View& src_seeds);  // [1, 1] of 32 bits
+  void rng(const View& dst);                   // bits; dst: integers
+  void rand_set_state(const View& src_seeds);  // [P, 6]
+  void rand_get_state(const View& dst);
   // on_true where cmp_op(pattern's value, 0)
   void affine_select(const View& dst, const IndexPattern& pattern, const View& on_true, float on_false, Alu cmp_op);
 
@@ -48,6 +49,10 @@ class GpSimdEngine {
   // segment 0, which is padding.
   void sequence_bounds(const View& dst, const View& segment_ids);
 
+  // Of partitions 0, 16, 32, ...: the places of elements that are not 0, then padding_val, then how many there are.
+  // dst: one element more to a partition.
+  void nonzero_with_count(const View& dst, const View& src, std::int64_t index_offset, std::int64_t padding_val);
+
   StochasticBits& bits() { return lanes_.bits(); }
 
  private:
@@ -57,9 +62,9 @@ class GpSimdEngine {
 
   target::Core core_;
   std::uint64_t seed_;
-  std::uint64_t num_drawn_ = 0;
   std::span<const float> draws_;
   Lanes lanes_;
+  Xorwow generators_;
 };
 
 }  // namespace trn::emu

@@ -132,6 +132,35 @@ void GpSimdEngine::tensor_partition_reduce(const View& dst, Alu alu, const View&
   lanes_.write_row(dst, 0, sum);
 }
 
+void GpSimdEngine::nonzero_with_count(const View& dst, const View& src, std::int64_t index_offset,
+                                      std::int64_t padding_val) {
+  constexpr std::string_view where = "nonzero_with_count";
+  require_generation(where, core_, 3);
+  require_sbuf(where, dst);
+  require_sbuf(where, src);
+  require_tile(where, core_, dst);
+  require_source(where, core_, src);
+  require_partitions(where, src, dst.partitions);
+  require_dtype(where, "places and their number are int32 or uint32", dst,
+                dst.dtype == Dtype::int32 || dst.dtype == Dtype::uint32, "Use an int32 tile.");
+  const std::int64_t n = src.free_elements();
+  require_equal(where, "the result has an element more to a partition than the source", dst.free_elements(), n + 1,
+                "Give it the shape [P, N + 1].");
+  for (std::int64_t p = 0; p < src.partitions; p += kCorePartitions) {
+    const float* values = lanes_.dense_row(src, p, 0);
+    std::int64_t* places = lanes_.integer_row(0, n + 1);
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (values[i] != 0) {
+        places[count++] = index_offset + i;
+      }
+    }
+    std::fill(places + count, places + n, padding_val);
+    places[n] = count;
+    lanes_.write_row(dst, p, places);
+  }
+}
+
 void GpSimdEngine::sequence_bounds(const View& dst, const View& segment_ids) {
   constexpr std::string_view where = "sequence_bounds";
   const std::int64_t n = segment_ids.free_elements();

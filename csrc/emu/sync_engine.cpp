@@ -35,6 +35,13 @@ const std::int32_t& SyncEngine::at(std::int64_t index) const {
   return registers_[static_cast<std::size_t>(index)];
 }
 
+void SyncEngine::register_move(std::int64_t index, std::int64_t value) {
+  if (value != static_cast<std::int32_t>(value)) {
+    refuse("register_move", "a register holds 32 bits", std::to_string(value), "Use a smaller number.");
+  }
+  at(index) = static_cast<std::int32_t>(value);
+}
+
 void SyncEngine::register_load(std::int64_t index, const View& src) {
   require_element("register_load", src);
   require_initialized("register_load", src);

@@ -17,7 +17,7 @@ class SyncEngine {
   // One element of HBM or SBUF, at most 32 bits.
   void register_load(std::int64_t index, const View& src);
   void register_store(const View& dst, std::int64_t index) const;
-  void register_move(std::int64_t index, std::int64_t value) { at(index) = static_cast<std::int32_t>(value); }
+  void register_move(std::int64_t index, std::int64_t value);
   std::int64_t register_value(std::int64_t index) const { return at(index); }
 
   // Instructions run in program order, so that what a wait waits for has been counted before it, or never is. On which

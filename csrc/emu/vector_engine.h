@@ -10,6 +10,7 @@
 #include "emu/lanes.h"
 #include "emu/reduce_registers.h"
 #include "emu/view.h"
+#include "emu/xorwow.h"
 #include "target/target.h"
 
 namespace trn::emu {
@@ -18,7 +19,7 @@ namespace trn::emu {
 class VectorEngine {
  public:
   explicit VectorEngine(const target::Core& core, const Numerics& numerics = {}, std::uint64_t seed = 0)
-      : core_(core), lanes_(numerics), random_(seed) {}
+      : core_(core), lanes_(numerics), random_(seed), generators_(4, seed) {}
 
   // Element by element: vector_engine.cpp.
   void tensor_tensor(const View& dst, const View& a, const View& b, Alu alu);
@@ -63,6 +64,10 @@ class VectorEngine {
   void range_select(const View& dst, const View& on_true, Alu comp_op0, Alu comp_op1, const View& bound0,
                     const View& bound1, const View* reduce_res, ReduceCmd cmd, float range_start, float on_false);
 
+  // exp(src - max_value), summed into the registers; reduce_init goes with load_reduce.
+  void exponential(const View& dst, const View& src, const ScalarOperand& max_value, const View* reduce_res,
+                   ReduceCmd cmd, const ScalarOperand& reduce_init);
+
   // By value: vector_search.cpp. dst, vals, dst_idx: [P, 8]
   void max8(const View& dst, const View& src);
   void nc_find_index8(const View& dst, const View& data, const View& vals);
@@ -71,8 +76,15 @@ class VectorEngine {
   // Across partitions and formats: vector_move.cpp.
   void nc_transpose(const View& dst, const View& data);  // up to [32, 32]
   void nc_stream_shuffle(const View& dst, const View& src, const std::array<int, 32>& mask);
-  void dropout(const View& dst, const View& data, const ScalarOperand& prob);
   void quantize_mx(const View& dst, const View& src, const View& dst_scale);
+
+  // At random: vector_random.cpp.
+  void dropout(const View& dst, const View& data, const ScalarOperand& prob);
+  void rng(const View& dst);                                                        // bits; dst: integers
+  void rand2(const View& dst, const ScalarOperand& min, const ScalarOperand& max);  // uniform in [min, max)
+  void set_rng_seed(const View& src_seeds);                                         // [1, 1] of 32 bits
+  void rand_set_state(const View& src_seeds);                                       // [P, 24]
+  void rand_get_state(const View& dst);
 
   StochasticBits& bits() { return lanes_.bits(); }
   // dropout's numbers: a function of the seed and of how many were drawn.
@@ -96,6 +108,7 @@ class VectorEngine {
   target::Core core_;
   Lanes lanes_;
   StochasticBits random_;
+  Xorwow generators_;  // four, as four numbers are drawn in a cycle
   ReduceRegisters registers_;
 };
 

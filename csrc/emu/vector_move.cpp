@@ -1,4 +1,4 @@
-// VectorE across partitions and formats: transposes, shuffles, dropout, quantisation.
+// VectorE across partitions and formats: transposes, shuffles, quantisation.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,19 +11,6 @@
 #include "emu/vector_engine.h"
 
 namespace trn::emu {
-namespace {
-
-TRN_CLONES void drop(const float* x, float probability, std::uint32_t seed, std::uint32_t first, float* out,
-                     std::int64_t n) {
-#pragma GCC ivdep
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint32_t bits = mix_bits(mix_bits(first + static_cast<std::uint32_t>(i)) ^ seed);
-    const float uniform = static_cast<float>(static_cast<std::int32_t>(bits >> 8)) * 0x1p-24F;
-    out[i] = uniform < probability ? 0.0F : x[i];
-  }
-}
-
-}  // namespace
 
 void VectorEngine::nc_transpose(const View& dst, const View& data) {
   constexpr std::string_view where = "nc_transpose";
@@ -68,20 +55,6 @@ void VectorEngine::nc_stream_shuffle(const View& dst, const View& src, const std
       transfer(dst.only(p), dense.only(partition));
     }
   }
-}
-
-void VectorEngine::dropout(const View& dst, const View& data, const ScalarOperand& prob) {
-  constexpr std::string_view where = "dropout";
-  require_scalar(where, core_, prob, dst.partitions);
-  if (is_integer(data.dtype)) {
-    require_dtype(where, "integers keep their dtype", dst, dst.dtype == data.dtype, "Cast with tensor_copy.");
-  }
-  require_operand(where, core_, dst, dst);
-  float probabilities[kMostPartitions];
-  lanes_.read_scalars(prob, dst.partitions, probabilities);
-  run<float, 1>(where, dst, {&data}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
-    drop(in[0], probabilities[p], random_.seed(), random_.take(n), out, n);
-  });
 }
 
 void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst_scale) {

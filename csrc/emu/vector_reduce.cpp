@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "emu/activation.h"
 #include "emu/convert.h"
 #include "emu/limits.h"
 #include "emu/vector_engine.h"
@@ -251,6 +252,46 @@ void VectorEngine::reduce_maximum(std::string_view where, const View& dst, const
       state = one(Alu::maximum, fold(Alu::maximum, lanes_.dense_row(dst, p, 0), dst.free_elements()), state);
     }
   }
+  if (reduce_res != nullptr) {
+    std::array<float, kMostPartitions> results = registers_.at;
+    lanes_.write_all(*reduce_res, results.data());
+  }
+}
+
+void VectorEngine::exponential(const View& dst, const View& src, const ScalarOperand& max_value, const View* reduce_res,
+                               ReduceCmd cmd, const ScalarOperand& reduce_init) {
+  constexpr std::string_view where = "exponential";
+  require_generation(where, core_, 4);
+  require_operand(where, core_, dst, dst);
+  for (const ScalarOperand* operand : {&max_value, &reduce_init}) {
+    require_scalar(where, core_, *operand, dst.partitions);
+    if (operand->vector != nullptr) {
+      require_dtype(where, "max_value and reduce_init are float32", *operand->vector,
+                    operand->vector->dtype == Dtype::float32, "Cast them.");
+    }
+  }
+  if (cmd != ReduceCmd::load_reduce && (reduce_init.vector != nullptr || reduce_init.value != 0)) {
+    refuse(where, "reduce_init goes with load_reduce", "another reduce_cmd", "Leave it out.");
+  }
+  if (reduce_res != nullptr) {
+    require_vector(where, core_, *reduce_res, dst.partitions);
+    require_dtype(where, "the reduction's result is floating", *reduce_res, !is_integer(reduce_res->dtype),
+                  "Use float32.");
+  }
+  float maxima[kMostPartitions], starts[kMostPartitions];
+  lanes_.read_scalars(max_value, dst.partitions, maxima);
+  lanes_.read_scalars(reduce_init, dst.partitions, starts);
+  const bool loads = cmd == ReduceCmd::load_reduce;
+  for (std::int64_t p = 0; p < dst.partitions; ++p) {
+    float& state = registers_.at[static_cast<std::size_t>(p)];
+    state = loads ? starts[p] : registers_.resets(cmd) ? 0 : state;
+  }
+  run<float, 1>(where, dst, {&src}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
+    evaluate(Activation::exp, lanes_.numerics(), in[0], 1.0F, -maxima[p], out, n);
+    if (loads || registers_.reduces(cmd)) {
+      registers_.at[static_cast<std::size_t>(p)] += fold(Alu::add, out, n);
+    }
+  });
   if (reduce_res != nullptr) {
     std::array<float, kMostPartitions> results = registers_.at;
     lanes_.write_all(*reduce_res, results.data());

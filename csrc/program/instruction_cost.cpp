@@ -163,7 +163,7 @@ std::int64_t vector_cycles(const Program& program, const Instruction& instructio
       return operands.low_precision && is_any(alu, {Alu::add, Alu::maximum}) ? ceil_div(n, 2) : n;
     case CycleRule::reciprocal:
       return 8 * n;
-    case CycleRule::quantize:
+    case CycleRule::quarter:
       return ceil_div(n, 4);
     case CycleRule::bn_aggr:
       return ceil_div(13 * n, 3);

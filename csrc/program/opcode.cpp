@@ -67,7 +67,7 @@ constexpr OpcodeTraits kTraits[] = {
      "8 to 16384 elements per partition; vals [P, 8]; dst [P, 8], uint16 or uint32"},
     {Opcode::nc_match_replace8, Engine::vector, 1, CycleRule::full, "dst, data, vals, imm, [dst_idx]",
      "at most 16384 elements per partition; vals [P, 8]; dst_idx uint16 or uint32"},
-    {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd, "dst", "integers", 2, true},
+    {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, [engine]", "integers; GpSimdE from v3, in SBUF", 2, true},
     {Opcode::tensor_scalar_reduce, Engine::vector, 1, CycleRule::plus_reduce,
      "dst, data, op0, operand0, reduce_op, reduce_res",
      "no bitwise operations; reduce_op add, subtract, multiply, maximum or minimum; reduce_res [P, 1]"},
@@ -86,7 +86,7 @@ constexpr OpcodeTraits kTraits[] = {
      "prob a scalar or [P, 1]; integers keep their dtype"},
     {Opcode::nc_stream_shuffle, Engine::vector, 1, CycleRule::full, "dst, src, shuffle_mask",
      "mask of 32, 255 leaves a partition alone; one dtype"},
-    {Opcode::quantize_mx, Engine::vector, 1, CycleRule::quantize, "dst, src, dst_scale",
+    {Opcode::quantize_mx, Engine::vector, 1, CycleRule::quarter, "dst, src, dst_scale",
      "SBUF; src bf16 or fp16, partitions a multiple of 32, columns of 4; dst x4 FP8; dst_scale uint8, in the first 16 "
      "partitions of each quadrant",
      4},
@@ -101,13 +101,23 @@ constexpr OpcodeTraits kTraits[] = {
      "SBUF; add, maximum, bitwise_or or bitwise_and; dst [1, N]", 2, true},
     {Opcode::sequence_bounds, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, segment_ids",
      "SBUF, one partition; fp32 or int32; dst [1, 2 N]", 2, true},
-    {Opcode::set_rng_seed, Engine::gpsimd, 1, CycleRule::gpsimd, "src_seeds", "[1, 1] of 32 bits", 2, true},
+    {Opcode::set_rng_seed, Engine::vector, 1, CycleRule::full, "src_seeds", "[1, 1] of 32 bits", 2, true},
+    {Opcode::rand_set_state, Engine::gpsimd, 1, CycleRule::gpsimd, "src_seeds, [engine]",
+     "uint32, [P, 6] in SBUF for GpSimdE's generators, [P, 24] for VectorE's (from v4)", 3, true},
+    {Opcode::rand_get_state, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, [engine]", "as rand_set_state", 3, true},
+    {Opcode::rand2, Engine::vector, 0, CycleRule::quarter, "dst, min, max", "bounds scalars or [P, 1]", 4, true},
+    {Opcode::exponential, Engine::vector, 1, CycleRule::quarter,
+     "dst, src, [max_value], [reduce_res], [reduce_cmd], [reduce_init]",
+     "max_value and reduce_init scalars or fp32 [P, 1]; reduce_init with load_reduce only; reduce_res [P, 1]", 4, true},
+    {Opcode::nonzero_with_count, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, src, [index_offset], [padding_val]",
+     "SBUF; of partitions 0, 16, 32, ... only; dst [P, N + 1], 32-bit integers", 3, true},
     {Opcode::dma_compute, Engine::dma, 1, CycleRule::none, "dst, srcs, scales, reduce_op, [queue]",
      "at most 16 sources; scales of 1; add"},
     {Opcode::register_load, Engine::sync, 1, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
     {Opcode::register_store, Engine::sync, 0, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
+    {Opcode::register_move, Engine::sync, 0, CycleRule::none, "dst, src", "64 registers; a number of 32 bits"},
     {Opcode::semaphore_increment, Engine::sync, 0, CycleRule::none, "semaphore, [value], [engine], [queue]",
      "after all that the engine or DMA queue was given before", 2, true},
     {Opcode::semaphore_wait, Engine::sync, 0, CycleRule::none, "semaphore, value, [engine], [queue]",
@@ -168,7 +178,7 @@ std::string_view formula(CycleRule rule) {
       return "150 + N";
     case CycleRule::local_gather:
       return "150 + N e / C";
-    case CycleRule::quantize:
+    case CycleRule::quarter:
       return "max(64, N / 4)";
   }
   return "-";

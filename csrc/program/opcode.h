@@ -27,7 +27,7 @@ enum class CycleRule : std::uint8_t {
   memset,         // N/2 for 16-bit zero; N otherwise
   gpsimd,         // fixed + N
   local_gather,   // fixed + n e / C
-  quantize,       // N/4
+  quarter,        // N/4
 };
 
 struct OpcodeTraits {

@@ -56,9 +56,15 @@ enum class Opcode : std::uint8_t {
   tensor_partition_reduce,   // alu across partitions
   sequence_bounds,           // first and last index of each segment
   set_rng_seed,
-  dma_compute,    // sum of up to 16 tensors on the way
-  register_load,  // one value into a register
+  rand_set_state,  // the words of each partition's generators
+  rand_get_state,
+  rand2,               // uniform between two bounds
+  exponential,         // exp(x - maximum) on VectorE
+  nonzero_with_count,  // places of elements that are not 0, and how many there are
+  dma_compute,         // sum of up to 16 tensors on the way
+  register_load,       // one value into a register
   register_store,
+  register_move,
   semaphore_increment,
   semaphore_wait,
 };
@@ -193,9 +199,15 @@ inline constexpr Named<Opcode> kOpcodeNames[] = {
     {Opcode::tensor_partition_reduce, "tensor_partition_reduce"},
     {Opcode::sequence_bounds, "sequence_bounds"},
     {Opcode::set_rng_seed, "set_rng_seed"},
+    {Opcode::rand_set_state, "rand_set_state"},
+    {Opcode::rand_get_state, "rand_get_state"},
+    {Opcode::rand2, "rand2"},
+    {Opcode::exponential, "exponential"},
+    {Opcode::nonzero_with_count, "nonzero_with_count"},
     {Opcode::dma_compute, "dma_compute"},
     {Opcode::register_load, "register_load"},
     {Opcode::register_store, "register_store"},
+    {Opcode::register_move, "register_move"},
     {Opcode::semaphore_increment, "semaphore_increment"},
     {Opcode::semaphore_wait, "semaphore_wait"},
 };

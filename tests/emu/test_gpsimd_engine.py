@@ -76,9 +76,59 @@ def test_random_bits(core: Any) -> None:
     assert abs(first.mean() / 2**32 - 0.5) < 0.01
 
 
+def xorwow(states: Any, count: int) -> Any:
+    """`count` numbers of each generator, states of [..., 6] words: Marsaglia's, in unbounded integers."""
+    words = [states[..., i].astype(object) for i in range(6)]
+    drawn = []
+    for _ in range(count):
+        x, y, z, w, v, d = words
+        t = x ^ (x >> 2)
+        last = (v ^ (v << 4) ^ t ^ (t << 1)) % 2**32
+        words = [y, z, w, v, last, (d + 362437) % 2**32]
+        drawn.append((last + words[5]) % 2**32)
+    return np.stack(drawn, -1).astype(np.uint32), np.stack(words, -1).astype(np.uint32)
+
+
+@pytest.mark.parametrize(("engine", "generators"), [("gpsimd", 1), ("vector", 4)])
+def test_generators_are_xorwow(engine: str, generators: int) -> None:
+    core = new_core("trn3")
+    words = np.random.default_rng(0).integers(1, 2**32, (64, generators, 6), dtype=np.uint64).astype(np.uint32)
+    core.rand_set_state(tile(core, words.reshape(64, -1), "uint32"), engine)
+    got = result(core, (64, 8 * generators), lambda d: core.rng(d, engine), "uint32")
+    drawn, after = xorwow(words, 8)  # generators take turns
+    np.testing.assert_array_equal(got, drawn.transpose(0, 2, 1).reshape(64, -1))
+    left = result(core, (64, 6 * generators), lambda d: core.rand_get_state(d, engine), "uint32")
+    np.testing.assert_array_equal(left, after.reshape(64, -1))
+
+
+def test_uniform_values() -> None:
+    core = new_core("trn3")
+    low, high = uniform(128, 1, low=-3, high=-1), uniform(128, 1, low=2, high=5, seed=1)
+    got = result(core, (128, 2000), lambda d: core.rand2(d, tile(core, low), tile(core, high)))
+    assert (got >= low).all() and (got <= high).all()
+    unit = (got - low) / (high - low)
+    np.testing.assert_allclose(unit.mean(1), 0.5, atol=0.03)
+    np.testing.assert_allclose(unit.std(1), 12**-0.5, atol=0.02)
+    assert np.unique(got[0]).size > 1990
+
+
+def test_nonzero_with_count(core: Any) -> None:
+    x = np.where(uniform(64, 40) > 0.5, uniform(64, 40, seed=1), 0).astype(np.float32)
+    before = np.full((64, 41), 7)
+    dst = tile(core, before, "int32")
+    core.nonzero_with_count(dst, tile(core, x), index_offset=16, padding_val=-5)
+    expected = before.copy()
+    for p in range(0, 64, 16):
+        (places,) = np.nonzero(x[p])
+        expected[p] = [*(places + 16), *[-5] * (40 - places.size), places.size]
+    np.testing.assert_array_equal(dst.read(), expected)
+
+
 def test_registers_and_semaphores(core: Any) -> None:
     core.register_load(3, tile(core, [[-77]], "int32"))
     assert core.register_value(3) == -77
+    core.register_move(4, 2**31 - 1)
+    assert core.register_value(4) == 2**31 - 1
     np.testing.assert_array_equal(result(core, (1, 1), lambda d: core.register_store(d, 3), "int32"), [[-77]])
     core.semaphore_increment(5, 2)
     core.semaphore_wait(5, 2)

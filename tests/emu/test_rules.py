@@ -158,6 +158,32 @@ CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
     (r"\[iota\] the index pattern has the result's shape; got 7, limit 8\.", lambda c, t: c.iota(t.s(), [(1, 7)], 0)),
     (r"\[rng\] random bits are integers; got float32\.", lambda c, t: c.rng(t.s())),
     (r"\[set_rng_seed\] a seed has 32 bits; got uint8\.", lambda c, t: c.set_rng_seed(t.s(U8, 1, 1))),
+    (r"\[rng\] operands lie in SBUF; got psum\.", lambda c, t: c.rng(t.p(I32), "gpsimd")),
+    (r"\[rng\] vector or gpsimd; got scalar\.", lambda c, t: c.rng(t.s(I32), "scalar")),
+    (
+        r"\[rand_set_state\] a partition has six words for each of the engine's generators; got 8, limit 6\.",
+        lambda c, t: c.rand_set_state(t.s(U32)),
+    ),
+    (
+        r"\[rand_get_state\] the instruction exists from NeuronCore-v4 on; got NeuronCore-v3\.",
+        lambda c, t: c.rand_get_state(t.s(U32, 32, 24), "vector"),
+    ),
+    (
+        r"\[rand2\] the instruction exists from NeuronCore-v4 on; got NeuronCore-v3\.",
+        lambda c, t: c.rand2(t.s(), 0.0, 1.0),
+    ),
+    (
+        r"\[exponential\] the instruction exists from NeuronCore-v4 on; got NeuronCore-v3\.",
+        lambda c, t: c.exponential(t.s(), t.s()),
+    ),
+    (
+        r"\[nonzero_with_count\] the result has an element more to a partition than the source; got 8, limit 9\.",
+        lambda c, t: c.nonzero_with_count(t.s(I32), t.s()),
+    ),
+    (
+        r"\[register_move\] a register holds 32 bits; got 2147483648\.",
+        lambda c, t: c.register_move(0, 2**31),
+    ),
     (
         r"\[local_gather\] indices are uint16; got int32\.",
         lambda c, t: c.local_gather(t.s(F, 32, 128), t.s(), t.s(I32)),

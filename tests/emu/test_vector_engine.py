@@ -220,6 +220,26 @@ def test_dropout(core: Any) -> None:
     assert not np.array_equal(again, got)
 
 
+@pytest.mark.parametrize("max_value", ["scalar", "vector"])
+def test_exponential(max_value: str) -> None:
+    core = new_core("trn3")
+    x, start = uniform(128, 300, low=-9, high=4), uniform(128, 1, low=0, high=3, seed=2)
+    largest = x.max(1, keepdims=True) if max_value == "vector" else np.float32(4)
+    subtracted = tile(core, largest) if max_value == "vector" else 4.0
+    exact = np.exp(x.astype(np.float64) - largest)
+    res = core.sbuf("float32", 128, 1)
+    got = result(core, x.shape, lambda d: core.exponential(d, tile(core, x), subtracted, res, "reset_reduce"))
+    np.testing.assert_allclose(got, exact, rtol=2e-6)
+    np.testing.assert_allclose(res.read()[:, 0], exact.sum(1), rtol=1e-5)
+    result(core, x.shape, lambda d: core.exponential(d, tile(core, x), subtracted, res, "reduce"), "bfloat16")
+    np.testing.assert_allclose(res.read()[:, 0], 2 * exact.sum(1), rtol=1e-5)
+    loaded = tile(core, start)
+    core.exponential(core.sbuf("float32", *x.shape), tile(core, x), subtracted, res, "load_reduce", loaded)
+    np.testing.assert_allclose(res.read()[:, 0], start[:, 0] + exact.sum(1), rtol=1e-5)
+    with pytest.raises(RuntimeError, match=r"\[exponential\] reduce_init goes with load_reduce"):
+        core.exponential(core.sbuf("float32", *x.shape), tile(core, x), subtracted, res, "reduce", loaded)
+
+
 def quantized(x: Array, largest: int) -> tuple[Array, Array]:
     """Scale codes [P / 8, F / 4], and values as they are after scaling, before the cast."""
     groups = np.abs(x.reshape(x.shape[0] // 8, 8, -1, 4)).max(axis=(1, 3))
