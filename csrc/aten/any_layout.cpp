@@ -12,6 +12,7 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/fallback.h"
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
 #include "aten/operator_plan.h"
