@@ -23,10 +23,12 @@ from torch_trn import (
     dynamo,
     emu,
     failed_backward,
+    flex_attention,
     flop_formulas,
     interop,
     numerics,
     rank_placement,
+    replication,
     target_files,
 )
 from torch_trn import device as _device_module
@@ -101,10 +103,12 @@ def _register() -> None:
     if name == as_torch_neuronx.DEVICE_NAME:
         as_torch_neuronx.install()
     interop.install()
+    replication.install()
     failed_backward.install()
     distributed.install()
     context_parallel.install()
     dynamo.install()
+    flex_attention.install()
     flop_formulas.install()
     _C.set_library_folders(
         [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]

@@ -10,6 +10,7 @@ import random
 import sys
 import sysconfig
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,14 @@ def _nothing_yet(module: Any, now: Any) -> Any:
     return {}
 
 
+_LOSS_PARALLEL = "torch.distributed.tensor.parallel.loss"
+
+
+def _without_contexts(_: Any, now: Any) -> Any:
+    """Handlers of distributed operators, without those of contexts that another rank is in."""
+    return {op: handler for op, handler in now.items() if handler.__module__ not in (_CONTEXT_PARALLEL, _LOSS_PARALLEL)}
+
+
 # Attributes of modules that hold one process's state, and what a rank begins with.
 _ATTRIBUTES: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("sys", "argv", _a_copy),
@@ -68,11 +77,15 @@ _ATTRIBUTES: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("torch.distributed.distributed_c10d", "_backend", _none),
     ("torch.distributed.distributed_c10d", "_default_pg_init_method", _none),
     ("torch.distributed.tensor._random", "_rng_tracker", _none),
+    # FSDP's timings: who is in which part.
+    ("torch.distributed.fsdp._debug_utils", "SimpleProfiler.profiling", lambda *_: set()),
+    ("torch.distributed.fsdp._debug_utils", "SimpleProfiler.results", lambda *_: defaultdict(float)),
     *(("accelerate.state", f"{name}._shared_state", _nothing_yet) for name in _ACCELERATE),
     (_CONTEXT_PARALLEL, "_dispatch_mode", lambda module, _: module._DispatchMode.MONKEY_PATCH),
     (_CONTEXT_PARALLEL, "_cp_options", lambda module, _: module._ContextParallelOptions()),
     (_CONTEXT_PARALLEL, "_replaced_functions", _nothing_yet),
-    (_CONTEXT_PARALLEL, "DTensor._op_dispatcher._custom_op_handlers", lambda module, _: module.existing_custom_ops),
+    (_CONTEXT_PARALLEL, "existing_custom_ops", _without_contexts),
+    ("torch.distributed.tensor._api", "DTensor._op_dispatcher._custom_op_handlers", _without_contexts),
 )
 _MISSING = object()
 

@@ -12,6 +12,7 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/fallback.h"
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
 #include "aten/operator_plan.h"
@@ -32,6 +33,7 @@ constexpr std::string_view kMakesOtherLayout[] = {
     "aten::_empty_per_channel_affine_quantized",
     "aten::_make_per_channel_quantized_tensor",
     "aten::_make_per_tensor_quantized_tensor",
+    "aten::_nested_from_padded",
     "aten::_nested_view_from_buffer",
     "aten::_to_sparse",
     "aten::_to_sparse.sparse_dim",
@@ -374,13 +376,24 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
   charge(plan, devices.launch, originals, c10::ArrayRef<IValue>(*stack).slice(first_result));
 }
 
+// embedding_bag's backward with sparse=False: plain tensors in and out, as any operator's.
+bool stays_plain(const OperatorPlan& plan, const Stack& stack) {
+  const auto sparse = plan.op.schema().argumentIndexWithName("sparse");
+  return sparse && plan.name == "_embedding_bag_backward" &&
+         !stack[stack.size() - plan.num_arguments + static_cast<std::size_t>(*sparse)].toBool();
+}
+
 struct Kernel final : c10::OperatorKernel {
   explicit Kernel(DispatchKey key) : cpu_key(key) {}
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
     if (!plan) {
       plan = &plan_of(op);
     }
-    run(*plan, cpu_key, stack);
+    if (stays_plain(*plan, *stack)) {
+      run_on_device(*plan, stack);
+    } else {
+      run(*plan, cpu_key, stack);
+    }
   }
   DispatchKey cpu_key;
   const OperatorPlan* plan = nullptr;

@@ -41,8 +41,9 @@ bool keeps_values(const OperatorPlan& plan, std::size_t position) {
 // Integers and bools in and out: positions, masks, lengths.
 bool only_counts(const std::vector<FlatTensor>& tensors, const Traced& traced) {
   const auto counts = [](at::ScalarType dtype) { return c10::isIntegralType(dtype, /*includeBool=*/true); };
-  return std::all_of(tensors.begin(), tensors.end(),
-                     [&](const FlatTensor& each) { return counts(each.tensor.scalar_type()); }) &&
+  return std::all_of(
+             tensors.begin(), tensors.end(),
+             [&](const FlatTensor& each) { return !each.tensor.defined() || counts(each.tensor.scalar_type()); }) &&
          std::all_of(traced.results.begin(), traced.results.end(), [&](const TracedResult& result) {
            return std::all_of(result.layouts.begin(), result.layouts.end(),
                               [&](const TensorLayout& layout) { return counts(layout.dtype); });
@@ -55,6 +56,9 @@ bool is_computed(const OperatorPlan& plan, const std::vector<FlatTensor>& tensor
   std::size_t bytes = std::accumulate(traced.fresh_bytes.begin(), traced.fresh_bytes.end(), std::size_t{0});
   std::size_t most_bytes = 0;
   for (const FlatTensor& each : tensors) {
+    if (!each.tensor.defined()) {
+      continue;
+    }
     if (!holds_values(each.tensor)) {
       return false;
     }

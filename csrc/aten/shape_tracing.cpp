@@ -171,6 +171,7 @@ class Reader {
       : tensors_(tensors), converted_(converted) {}
 
   Traced read(const OperatorPlan& plan, const Stack& stack) {
+    name_ = plan.name;
     for (const IValue& value : stack) {
       TracedResult& result = traced_.results.emplace_back();
       if (value.isTensorList()) {
@@ -205,6 +206,12 @@ class Reader {
   }
 
   TensorLayout layout_of(const at::Tensor& tensor) {
+    if (!is_plain(tensor)) {
+      C10_THROW_ERROR(NotImplementedError,
+                      c10::str("[dry_run] sparse, quantized and nested tensors need values; got aten::", name_,
+                               ", which makes one. Run this part with values, or without such tensors: "
+                               "nn.TransformerEncoder(enable_nested_tensor=False)."));
+    }
     TensorLayout layout = plain(tensor);
     const auto& given = converted_.tensors;
     for (std::size_t i = 0; i < given.size(); ++i) {
@@ -252,6 +259,7 @@ class Reader {
   const std::vector<FlatTensor>& tensors_;
   const Converted& converted_;
   std::vector<const c10::StorageImpl*> fresh_;
+  std::string_view name_;
   Traced traced_;
 };
 

@@ -27,7 +27,7 @@ set_per_process_memory_fraction get_per_process_memory_fraction Stream Event Str
 default_stream set_stream manual_seed manual_seed_all seed seed_all initial_seed get_rng_state set_rng_state
 get_rng_state_all set_rng_state_all default_generators is_bf16_supported _is_in_bad_fork _is_compiled
 can_device_access_peer get_arch_list clock_rate is_current_stream_capturing OutOfMemoryError amp memory random streams
-FloatTensor LongTensor HalfTensor BFloat16Tensor"""
+FloatTensor LongTensor HalfTensor BFloat16Tensor comm"""
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -247,6 +247,8 @@ def test_legacy_tensor_types():
     assert not isinstance(torch.ones(3), trn.FloatTensor)
     assert trn.LongTensor([1, 2]).device.type == "trn"
     assert trn.HalfTensor(2, 3).shape == (2, 3)
+    assert x.type(trn.HalfTensor).dtype == torch.float16 and x.type("torch.trn.LongTensor").dtype == torch.int64
+    assert repr(trn.HalfTensor) == "<class 'torch.trn.HalfTensor'>"
     with pytest.raises(AttributeError, match="NoSuchTensor"):
         _ = trn.NoSuchTensor
 

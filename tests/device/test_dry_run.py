@@ -274,6 +274,32 @@ def test_values_that_the_host_gave_are_known():
         assert sizes.fill_(2).tolist() == [[2, 2], [2, 2]]
 
 
+def test_a_module_of_the_hosts_with_an_argument_left_out():
+    """Its operands hold values, and the bias or the offsets that are not there are no operand."""
+    x, tokens = torch.randn(2, 3, 8, 8), torch.randint(9, (2, 4))
+    work = {
+        "conv": (nn.Conv2d(3, 4, 3, bias=False), x),
+        "gru": (nn.GRU(8, 5, bias=False), x.flatten(0, 1)),
+        "bag": (nn.EmbeddingBag(9, 400, mode="max"), tokens),
+    }
+
+    def layouts():
+        out = {}
+        for name, (module, given) in work.items():
+            module.zero_grad()
+            result = module.to("trn")(given.to("trn"))
+            result = result[0] if isinstance(result, tuple) else result
+            result.sum().backward()
+            tensors = [result, *(parameter.grad for parameter in module.parameters())]
+            out[name] = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
+            module.cpu()
+        return out
+
+    with dry_run(0.0):
+        dry = layouts()
+    assert dry == layouts()
+
+
 def test_as_a_decorator():
     @dry_run(values=7.0)
     def work():
@@ -336,6 +362,15 @@ def test_an_operator_without_a_shape_rule_is_named():
 def test_sparse_tensors_say_that_they_need_values():
     with dry_run(), pytest.raises(RuntimeError, match="a dry run left without"):
         unknown(300, 300).to_sparse()
+
+
+def test_a_nested_result_is_refused():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1).to("trn").eval()
+    padding = torch.tensor([[False, False, True], [False] * 3], device="trn")
+    x = torch.ones(2, 3, 8, device="trn")
+    with dry_run(1.0), torch.no_grad(), pytest.raises(NotImplementedError, match=r"nested.*enable_nested_tensor=False"):
+        encoder(x * 2, src_key_padding_mask=padding)
 
 
 def test_wrong_values_are_refused():

@@ -101,6 +101,23 @@ def test_attention(seeded, layout):
     same(results[1], results[0])
 
 
+def test_attention_backward(seeded):
+    """PyTorch's way through the strided layout: its sizes stay on the host, as on CUDA."""
+    values = torch.randn(8, 2, 4)
+    grads = []
+    for device in ("cpu", "trn"):
+        leaf = values.to(device).clone().requires_grad_()
+        x = torch.nested.nested_tensor_from_jagged(leaf, torch.tensor([0, 3, 8], device=device)).transpose(1, 2)
+        out = nn.functional.scaled_dot_product_attention(x, x, x).transpose(1, 2)
+        out.values().square().sum().backward()
+        grads.append(leaf.grad.cpu())
+    torch.testing.assert_close(grads[1], grads[0])
+    strided = torch.nested.as_nested_tensor([torch.ones(2, 3, device="trn", requires_grad=True)])
+    assert strided._nested_tensor_size().tolist() == [[2, 3]]
+    for metadata in ("size", "strides", "storage_offsets"):
+        assert getattr(strided, f"_nested_tensor_{metadata}")().device.type == "cpu"
+
+
 def test_what_is_missing_raises():
     x = nested("trn", torch.strided)
     with pytest.raises((NotImplementedError, RuntimeError)):

@@ -10,6 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
+from torch.nn import functional as F
 
 import torch_trn
 
@@ -104,3 +109,49 @@ def saved_beside(folder):
 @pytest.mark.filterwarnings("ignore")  # torch's, which processes only print
 def test_threads_of_a_rank_are_its_own(tmp_path):
     assert values_of(3, saved_beside, str(tmp_path), timeout=60) == [True] * 3
+
+
+def parallel_loss():
+    """A rank's turn ends inside of PyTorch's context, where another's begins."""
+    dist.init_process_group()
+    mesh = init_device_mesh("trn", (dist.get_world_size(),))
+    logits = torch.arange(24.0).view(4, 6).sin()
+    own = distribute_tensor(logits.to("trn"), mesh, [Shard(1)]).requires_grad_()
+    with loss_parallel():
+        loss = F.cross_entropy(own, torch.tensor([0, 5, 2, 3], device="trn"))
+        loss.backward()
+    gradient = own.grad.full_tensor().cpu()
+    found = loss.full_tensor().item(), gradient
+    dist.destroy_process_group()
+    return found
+
+
+def test_a_loss_in_parallel():
+    logits = torch.arange(24.0).view(4, 6).sin().requires_grad_()
+    expected = F.cross_entropy(logits, torch.tensor([0, 5, 2, 3]))
+    expected.backward()
+    handlers = dict(DTensor._op_dispatcher._custom_op_handlers)
+    for loss, gradient in values_of(3, parallel_loss):
+        assert loss == pytest.approx(expected.item())
+        torch.testing.assert_close(gradient, logits.grad)
+    assert handlers == DTensor._op_dispatcher._custom_op_handlers
+
+
+def optimizer_state():
+    dist.init_process_group()
+    torch.manual_seed(0)
+    model = FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.accelerator.current_device_index())
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 4, device="trn")).sum().backward()
+    optimizer.step()
+    found = FullyShardedDataParallel.optim_state_dict(model, optimizer)["state"]["weight"]["exp_avg"].cpu()
+    dist.destroy_process_group()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # FSDP1 is deprecated, and says more
+def test_the_optimizer_state_of_fsdp():
+    """PyTorch notes in a class which part a process is in; ranks are in the same part at once."""
+    one, other = values_of(2, optimizer_state)
+    assert one.shape == (4, 4) and torch.allclose(one, torch.full((4, 4), 0.2))
+    assert torch.equal(other, one) or other.numel() == 0

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import torch
+from torch.nn.parallel import comm
 
 from . import amp, memory, properties, random, streams
 from . import index as _utils
@@ -30,7 +31,14 @@ OutOfMemoryError = torch.OutOfMemoryError
 has_half = True
 has_magma = False
 
-_SUBMODULES = {"amp": amp, "memory": memory, "properties": properties, "random": random, "streams": streams}
+_SUBMODULES = {
+    "amp": amp,
+    "comm": comm,
+    "memory": memory,
+    "properties": properties,
+    "random": random,
+    "streams": streams,
+}
 
 
 def register_submodules(name: str) -> None:
@@ -93,7 +101,9 @@ def __getattr__(name: str) -> Any:
     if name == "_initialized":
         return _utils.is_initialized()
     if name in _TENSOR_TYPES:
-        made = _TensorType(name, (), {"dtype": _TENSOR_TYPES[name], "__module__": f"torch.{_utils.device_type()}"})
+        module = f"torch.{_utils.device_type()}"
+        body = {"dtype": _TENSOR_TYPES[name], "__module__": module, "__qualname__": name}
+        made = _TensorType(f"{module}.{name}", (), body)  # torch reads the whole name, in x.type(torch.trn.HalfTensor)
         globals()[name] = made
         return made
     raise AttributeError(f"module 'torch.{_utils.device_type()}' has no attribute '{name}'")
