@@ -12,8 +12,8 @@ of `nki.isa`; `torch_trn.emu.NeuronCore` has a method for each. Every instructio
 of one shape. Tiles of more than 64 partitions start at partition 0, of more than 32 at 0 or 64, others at a multiple of
 32. An illegal operand raises an error that says which rule, what it got and what to do. N is the number of elements per
 partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
-instruction. Of nki.isa's list three are not here: `core_barrier` and `sendrecv`, between the two cores of a logical one,
-and `register_alloc`, as registers have numbers.
+instruction. Of nki.isa's list three are not here: `core_barrier` and `sendrecv`, between the two cores of a logical
+one, and `register_alloc`, as registers have numbers.
 """
 
 

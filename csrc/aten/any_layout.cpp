@@ -27,7 +27,6 @@ using c10::IValue;
 using torch::jit::Stack;
 
 constexpr std::string_view kMakesOtherLayout[] = {
-    "aten::_embedding_bag_backward",
     "aten::_embedding_bag_sparse_backward",
     "aten::_empty_affine_quantized",
     "aten::_empty_per_channel_affine_quantized",

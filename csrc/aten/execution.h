@@ -87,8 +87,6 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SortShape& shape,
                                    const program::Program& program);
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::WindowShape& shape,
-                                   const program::Program& program);
 
 inline bool is_any(std::string_view name, std::initializer_list<std::string_view> names) {
   return std::ranges::find(names, name) != names.end();

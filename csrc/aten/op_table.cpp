@@ -43,7 +43,6 @@ constexpr std::string_view kPlaces =
     "only moves or masks elements by their places: values are exact, instructions counted only";
 constexpr std::string_view kSeries =
     "a special function: counted by the terms of its series, which are not written out";
-constexpr std::string_view kTaps = "counted by its taps; the program that gathers them is not written";
 constexpr std::string_view kCompares = "counted by its comparisons; the program that makes them is not written";
 constexpr std::string_view kFollows = "each element follows from others of its result: counted only";
 constexpr std::string_view kFused = "a fused form of operators that have programs: counted only";
@@ -59,6 +58,7 @@ constexpr OpRow kGeneric = {"", "generic", "VectorE", rules::generic, why::kGene
 
 constexpr std::string_view kNoLaunch[] = {
     "_efficientzerotensor",
+    "_embedding_bag_backward",
     "_empty_affine_quantized",
     "_empty_per_channel_affine_quantized",
     "_fused_sdp_choice",

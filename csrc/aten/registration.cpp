@@ -21,9 +21,10 @@ using c10::OperatorHandle;
 using torch::jit::Stack;
 
 // Have a kernel of their own in this folder, or only change metadata through PyTorch's device-independent one.
-constexpr std::array<std::string_view, 24> kOwnKernel{"aten::empty.memory_format",
+constexpr std::array<std::string_view, 25> kOwnKernel{"aten::empty.memory_format",
                                                       "aten::empty_strided",
                                                       "aten::_efficientzerotensor",
+                                                      "aten::_embedding_bag_backward",
                                                       "aten::resize_",
                                                       "aten::set_.source_Storage_storage_offset",
                                                       "aten::set_.source_Storage",

@@ -173,7 +173,8 @@ class Preparation {
       if (auto* loop = std::get_if<std::unique_ptr<PreparedLoop>>(&item)) {
         if ((*loop)->forks) {
           privatise(**loop);
-        } else {
+        }
+        if (!(*loop)->forks) {  // too small: its inner loops are smaller, and must not fork on shared buffers either
           visit_loops((*loop)->body);
         }
       }

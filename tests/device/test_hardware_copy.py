@@ -128,3 +128,17 @@ def test_boxes(dtype: torch.dtype) -> None:
     check(lambda x: torch.pixel_unshuffle(x[:, :, :8], 4), x)
     if dtype.is_floating_point:
         check(lambda x: torch.nn.functional.channel_shuffle(x, 5), x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_launches_on_several_threads(dtype: torch.dtype) -> None:
+    """Loops within a loop that is too small to be shared among threads are not shared either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(20):
+            x = torch.randint(0, 100, (2, 3, 17, 23)).to(dtype)
+            got = x.to("trn").to(memory_format=torch.channels_last)
+            assert torch.equal(got.cpu(), x)
+    finally:
+        torch.set_num_threads(before)

@@ -48,6 +48,14 @@ BoundPart::Result written(const Stack& stack, bool keeps) {
   return {buffer, {}, {}, members};
 }
 
+// Of a sort what has been found makes room for an infinity, and NaN equals nothing; nor is a pool's tap found where a
+// NaN stands, or an infinity like the padding.
+bool is_found_by_value(const kernels::Part& part) {
+  const auto* window = std::get_if<kernels::WindowShape>(&part);
+  return std::holds_alternative<kernels::SortShape>(part) ||
+         (window != nullptr && window->kind == kernels::WindowKind::max_pool && !window->backward);
+}
+
 // Numbers that compare as the generator's did, by the place in the first result's memory.
 at::Tensor draws_of(const Stage& stage) {
   const auto order = rules::memory_order(stage.outputs.front().front());
@@ -72,8 +80,7 @@ std::optional<BoundPart> bind_stage(const Stage& stage, const std::shared_ptr<co
       return std::nullopt;
     }
   }
-  // What has been found makes room for an infinity, and NaN equals nothing.
-  if (std::holds_alternative<kernels::SortShape>(stage.part)) {
+  if (is_found_by_value(stage.part)) {
     const at::Tensor keys = memory_of(stage.inputs.front().front());
     if (keys.is_floating_point() && !keys.isfinite().all().item<bool>()) {
       return std::nullopt;

@@ -5,8 +5,6 @@
 
 namespace trn::aten::rules {
 
-Spec attention(const LaunchArguments& args);                  // forward and backward of every fused variant
-Spec multi_head_attention(const LaunchArguments& args);       // _native_multi_head_attention
-Spec transformer_encoder_layer(const LaunchArguments& args);  // _transformer_encoder_layer_fwd
+Spec attention(const LaunchArguments& args);  // forward and backward of every fused variant
 
 }  // namespace trn::aten::rules

@@ -56,8 +56,44 @@ void cross(Composition& c) {
   }
 }
 
+// Rows and columns of a triangle's elements, row by row: repetitions and runs of two ramps.
+void triangle_indices(Composition& c) {
+  const at::Tensor& out = c.args().output();
+  const std::int64_t rows = c.args().integer("row", 0), cols = c.args().integer("col", 0);
+  const std::int64_t diagonal = c.args().integer("offset", 0);
+  const bool is_lower = c.args().base_name() == "tril_indices";
+  if (out.numel() == 0) {
+    return;
+  }
+  std::vector<Tap> row_taps, col_taps;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t first = is_lower ? 0 : std::clamp<std::int64_t>(row + diagonal, 0, cols);
+    const std::int64_t end = is_lower ? std::clamp<std::int64_t>(row + diagonal + 1, 0, cols) : cols;
+    for (std::int64_t col = first; col < end; ++col) {
+      const auto to = static_cast<std::int64_t>(row_taps.size());
+      row_taps.push_back({to, row});
+      col_taps.push_back({to, col});
+    }
+  }
+  auto spread = [&](std::int64_t length, const std::vector<Tap>& taps, std::int64_t to) {
+    const at::Tensor ramp = c.temporary({length}, at::kInt);
+    const at::Tensor places = c.temporary({out.size(1)}, at::kInt);
+    c.map({}, {ramp}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
+    c.resample(ramp, places, 0, taps);
+    c.copy(places, out.select(0, to));
+  };
+  spread(rows, row_taps, 0);
+  spread(cols, col_taps, 1);
+}
+
 constexpr Composed kPlaces[] = {
-    {"eye", eye}, {"linalg_cross", cross}, {"trace", trace}, {"tril", triangle}, {"triu", triangle},
+    {"eye", eye},
+    {"linalg_cross", cross},
+    {"trace", trace},
+    {"tril", triangle},
+    {"tril_indices", triangle_indices},
+    {"triu", triangle},
+    {"triu_indices", triangle_indices},
 };
 
 }  // namespace

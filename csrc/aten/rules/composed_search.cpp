@@ -1,8 +1,10 @@
 // Searches, order statistics, distances of all pairs, and running sums of exponentials.
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "aten/rules/composition.h"
+#include "aten/rules/rounding.h"
 
 namespace trn::aten::rules {
 
@@ -112,6 +114,55 @@ void order_statistic(Composition& c) {
   }
 }
 
+// ---- Elements of each bin
+
+// [lowest, highest] of what is counted, one element each: as given, or the data's own where both are 0.
+std::pair<at::Tensor, at::Tensor> bounds_of(Composition& c, const at::Tensor& x) {
+  const at::Tensor low = c.temporary({1}), high = c.temporary({1});
+  const double least = c.args().number("min", 0), most = c.args().number("max", 0);
+  if (least == 0 && most == 0) {
+    c.reduce({x}, low, {}, {Alu::minimum});
+    c.reduce({x}, high, {}, {Alu::maximum});
+    // All alike: one to either side.
+    c.map({low, high}, {low, high}, [](Expression& e, const Values& v) {
+      const Value widens = e.apply(Alu::equal, v[0], v[1]);
+      e.output(0, e.subtract(v[0], widens));
+      e.output(1, e.add(v[1], widens));
+    });
+  } else {
+    const float widens = least == most ? 1 : 0;
+    c.fill(low, static_cast<float>(least) - widens);
+    c.fill(high, static_cast<float>(most) + widens);
+  }
+  return {low, high};
+}
+
+// One is added to the bin of each element between the bounds; the last bin has the upper one too.
+void count_in_bins(Composition& c) {
+  const at::Tensor x = c.flat(c.tensor("self"));
+  const at::Tensor& out = c.args().output();
+  const std::int64_t bins = out.numel();
+  if (bins == 0 || x.numel() == 0) {
+    c.fill(out, 0);
+    return;
+  }
+  const auto [low, high] = bounds_of(c, x);
+  const at::Tensor bin = c.temporary(x.sizes(), at::kLong), one = c.temporary({x.numel(), 1});
+  c.map({x, low, high}, {bin, one.view({-1})}, [&](Expression& e, const Values& v) {
+    const Value share = e.divide(e.subtract(v[0], v[1]), e.subtract(v[2], v[1]));
+    const Value inside = e.multiply(e.apply(Alu::greater_equal, v[0], v[1]), e.apply(Alu::less_equal, v[0], v[2]));
+    const Value place =
+        e.apply(Alu::minimum, floor(e, e.multiply(e.select(inside, share, 0), static_cast<float>(bins))),
+                static_cast<float>(bins - 1));
+    e.output(0, place);
+    e.output(1, inside);
+  });
+  const at::Tensor counts = c.temporary({bins, 1});
+  c.fill(counts, 0);
+  c.scatter(counts, bin, one, true);
+  c.copy(counts.view(out.sizes()), out);
+}
+
 // ---- Distances of all rows of one matrix from all of another
 
 // x1 [..., P, M] and x2 [..., R, M] as [..., P, 1, M] and [..., 1, R, M], and the sizes of their differences.
@@ -140,7 +191,23 @@ void distances(Composition& c) {
   c.reduce({difference}, out, {&last, 1}, norm_fold(c.args().number("p", 2)));
 }
 
-// Of each pair's difference d: grad |d|^(p - 1) sign(d) / distance^(p - 1), 0 where there is no distance.
+// Of a difference d: |d|^(p - 1) sign(d) / distance^(p - 1), 0 where there is no distance.
+Value slope_of(Expression& e, Value difference, Value distance, double p) {
+  const Value size = e.activation(Activation::abs, difference), sign = e.activation(Activation::sign, difference);
+  Value slope = difference;
+  if (p == 1) {
+    return sign;
+  }
+  if (p == std::numeric_limits<double>::infinity()) {
+    slope = e.multiply(sign, e.apply(Alu::equal, size, distance));
+  } else if (p == 2) {
+    slope = e.divide(difference, distance);
+  } else {
+    slope = e.multiply(sign, e.apply(Alu::power, e.divide(size, distance), static_cast<float>(p - 1)));
+  }
+  return e.where_not(e.apply(Alu::equal, distance, 0), slope, 0);
+}
+
 void distances_backward(Composition& c) {
   const at::Tensor& out = c.args().output();
   const at::Tensor far = c.tensor("cdist"), grad = c.tensor("grad");
@@ -152,25 +219,68 @@ void distances_backward(Composition& c) {
   const Pairs pairs = pairs_of(c.tensor("x1"), c.tensor("x2"), far);
   const at::Tensor share = c.temporary(pairs.sizes);
   c.map({pairs.left, pairs.right, grad.unsqueeze(-1), far.unsqueeze(-1)}, {share}, [&](Expression& e, const Values& v) {
-    const Value difference = e.subtract(v[0], v[1]);
-    if (p == 1) {
-      e.output(0, e.multiply(e.activation(Activation::sign, difference), v[2]));
-      return;
-    }
-    Value slope = difference;
-    const Value size = e.activation(Activation::abs, difference);
-    if (p == std::numeric_limits<double>::infinity()) {
-      slope = e.multiply(e.activation(Activation::sign, difference), e.apply(Alu::equal, size, v[3]));
-    } else if (p == 2) {
-      slope = e.divide(difference, v[3]);
-    } else {
-      const Value ratio = e.apply(Alu::power, e.divide(size, v[3]), static_cast<float>(p - 1));
-      slope = e.multiply(e.activation(Activation::sign, difference), ratio);
-    }
-    e.output(0, e.where_not(e.apply(Alu::equal, v[3], 0), e.multiply(slope, v[2]), 0));
+    e.output(0, e.multiply(slope_of(e, e.subtract(v[0], v[1]), v[3], p), v[2]));
   });
   const std::int64_t right = -2;
   c.reduce({share}, out, {&right, 1}, {});
+}
+
+// ---- Distances of each row of a matrix from those behind it
+
+struct RowPairs {
+  std::vector<Tap> left, right;
+};
+
+RowPairs row_pairs(std::int64_t rows) {
+  RowPairs pairs;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = i + 1; j < rows; ++j) {
+      const auto to = static_cast<std::int64_t>(pairs.left.size());
+      pairs.left.push_back({to, i});
+      pairs.right.push_back({to, j});
+    }
+  }
+  return pairs;
+}
+
+at::Tensor differences_of_rows(Composition& c, const at::Tensor& self, const RowPairs& pairs) {
+  const auto num_pairs = static_cast<std::int64_t>(pairs.left.size());
+  const at::Tensor left = c.temporary({num_pairs, self.size(1)}, self.scalar_type());
+  const at::Tensor right = c.temporary(left.sizes(), self.scalar_type()), difference = c.temporary(left.sizes());
+  c.resample(self, left, 0, pairs.left);
+  c.resample(self, right, 0, pairs.right);
+  c.map({left, right}, {difference}, [](Expression& e, const Values& v) { e.output(0, e.subtract(v[0], v[1])); });
+  return difference;
+}
+
+void row_distances(Composition& c) {
+  const at::Tensor self = c.tensor("self");
+  const at::Tensor& out = c.args().output();
+  if (out.numel() == 0 || self.numel() == 0) {
+    c.fill(out, 0);
+    return;
+  }
+  const std::int64_t last = -1;
+  c.reduce({differences_of_rows(c, self, row_pairs(self.size(0)))}, out, {&last, 1},
+           norm_fold(c.args().number("p", 2)));
+}
+
+void row_distances_backward(Composition& c) {
+  const at::Tensor self = c.tensor("self"), far = c.tensor("pdist");
+  const at::Tensor& out = c.args().output();
+  const double p = c.args().number("p", 2);
+  if (out.numel() == 0 || far.numel() == 0 || p == 0) {
+    c.fill(out, 0);
+    return;
+  }
+  RowPairs pairs = row_pairs(self.size(0));
+  const at::Tensor share = differences_of_rows(c, self, pairs);
+  c.map({share, c.tensor("grad").unsqueeze(-1), far.unsqueeze(-1)}, {share},
+        [&](Expression& e, const Values& v) { e.output(0, e.multiply(slope_of(e, v[0], v[2], p), v[1])); });
+  const at::Tensor pulled = c.temporary(out.sizes()), pushed = c.temporary(out.sizes());
+  c.resample(share, pulled, 0, turned(std::move(pairs.left)));
+  c.resample(share, pushed, 0, turned(std::move(pairs.right)));
+  c.map({pulled, pushed}, {out}, [](Expression& e, const Values& v) { e.output(0, e.subtract(v[0], v[1])); });
 }
 
 // ---- log of the running sum of exponentials, each around the running maximum
@@ -221,7 +331,10 @@ constexpr Composed kSearches[] = {
     {"_cdist_backward", distances_backward},
     {"_cdist_forward", distances},
     {"_logcumsumexp", log_cumulative_sum},
+    {"_pdist_backward", row_distances_backward},
+    {"_pdist_forward", row_distances},
     {"bucketize", bucketize},
+    {"histc", count_in_bins},
     {"isin", is_in},
     {"kthvalue", order_statistic},
     {"median", order_statistic},

@@ -9,6 +9,7 @@
 #include "aten/execution/rows.h"
 #include "aten/rules/box.h"
 #include "aten/rules/broadcast.h"
+#include "aten/rules/matmul.h"
 #include "aten/rules/steps.h"
 #include "aten/workers.h"
 
@@ -154,6 +155,25 @@ void Composition::softmax(const Stack& inputs, const at::Tensor& output, std::in
   add(shape, one_by_one(views), {{as_rows(output, dims, rows.across_partitions)}});
 }
 
+void Composition::product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& output,
+                          float alpha) {
+  if (output.numel() == 0) {
+    return;
+  }
+  kernels::MatmulShape shape = matmul_shape(a, b, dtype(output));
+  if (shape.k == 0) {
+    fill(output, 0);
+    return;
+  }
+  shape.alpha = alpha;
+  std::vector<Stack> inputs{{shape.a_k_major ? a.mT() : a}, {shape.b_k_major ? b : b.mT()}};
+  if (bias.defined()) {
+    shape.bias_elements = bias.numel();
+    inputs.push_back({bias});
+  }
+  add(shape, std::move(inputs), {{output}});
+}
+
 namespace {
 
 kernels::IndexShape rows_by_index(const at::Tensor& table, const at::Tensor& index) {
@@ -233,8 +253,10 @@ void Composition::move(const at::Tensor& from, const at::Tensor& to, std::vector
 namespace {
 
 const Composed* find(std::string_view name) {
-  for (const std::span<const Composed> table : {composed_draws(), composed_grid(), composed_lists(), composed_norms(),
-                                                composed_places(), composed_search(), composed_windows()}) {
+  for (const std::span<const Composed> table :
+       {composed_attention(), composed_bags(), composed_draws(), composed_grid(), composed_lists(), composed_margins(),
+        composed_maxima(), composed_norms(), composed_places(), composed_quantization(), composed_search(),
+        composed_windows()}) {
     const auto found = std::ranges::lower_bound(table, name, {}, &Composed::name);
     if (found != table.end() && found->name == name) {
       return &*found;

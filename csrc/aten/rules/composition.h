@@ -55,6 +55,9 @@ class Composition {
   void variance(const at::Tensor& input, const at::Tensor& deviation, const at::Tensor& mean, Integers dims,
                 std::vector<Step> epilogue);
   void softmax(const Stack& inputs, const at::Tensor& output, std::int64_t dim, bool backward);
+  // alpha a b + bias: a [.., m, k] and b [.., k, n] with as many matrices, or one b; a bias of n elements, or none.
+  void product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& output,
+               float alpha = 1);
   // table [rows, ...] by index [n] to picked [n, ...], and back.
   void gather(const at::Tensor& table, const at::Tensor& index, const at::Tensor& picked);
   void scatter(const at::Tensor& table, const at::Tensor& index, const at::Tensor& rows, bool adds);
@@ -86,13 +89,18 @@ struct Composed {
   void (*write)(Composition&);
 };
 // Sorted by name.
-std::span<const Composed> composed_grid();     // sampling at computed places
-std::span<const Composed> composed_lists();    // of gradient scaling, over lists
-std::span<const Composed> composed_places();   // of places: bands, diagonals, products across an axis
-std::span<const Composed> composed_draws();    // of a generator: dropout and coins
-std::span<const Composed> composed_search();   // comparisons with every key, running sums of exponentials
-std::span<const Composed> composed_windows();  // interpolation, averages, folds, pads
-std::span<const Composed> composed_norms();    // statistics, and what scales by them
+std::span<const Composed> composed_attention();     // whole attention and encoder layers
+std::span<const Composed> composed_bags();          // sums, means and maxima of picked rows
+std::span<const Composed> composed_grid();          // sampling at computed places
+std::span<const Composed> composed_lists();         // of gradient scaling, over lists
+std::span<const Composed> composed_places();        // of places: bands, diagonals, products across an axis
+std::span<const Composed> composed_draws();         // of a generator: dropout and coins
+std::span<const Composed> composed_margins();       // margin losses
+std::span<const Composed> composed_maxima();        // max pools of any windows
+std::span<const Composed> composed_quantization();  // fake quantization
+std::span<const Composed> composed_search();        // comparisons with every key, running sums of exponentials
+std::span<const Composed> composed_windows();       // interpolation, averages, folds, pads
+std::span<const Composed> composed_norms();         // statistics, and what scales by them
 
 bool is_composed(std::string_view operator_name);
 // Nothing where it is only counted.

@@ -83,5 +83,7 @@ class Expression {
 // The expression of a pointwise operator, or of a member of its foreach form; or no steps.
 std::vector<Step> expression(const LaunchArguments& args, std::string_view function, std::size_t member = 0);
 bool has_expression(std::string_view function);
+// Such a function as part of another operator's.
+void write_function(std::string_view function, Expression& e);
 
 }  // namespace trn::aten::rules

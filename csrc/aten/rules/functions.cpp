@@ -466,7 +466,8 @@ constexpr Function kFunctions[] = {
 };
 
 const Function* find(std::string_view name) {
-  for (const std::span<const Function> table : {std::span<const Function>(kFunctions), losses(), trigonometry()}) {
+  for (const std::span<const Function> table :
+       {std::span<const Function>(kFunctions), losses(), special_functions(), trigonometry()}) {
     const auto found = std::ranges::lower_bound(table, name, {}, &Function::name);
     if (found != table.end() && found->name == name) {
       return &*found;
@@ -479,6 +480,10 @@ const Function* find(std::string_view name) {
 
 bool has_expression(std::string_view function) {
   return find(function) != nullptr;
+}
+
+void write_function(std::string_view function, Expression& e) {
+  find(function)->write(e);
 }
 
 std::vector<Step> expression(const LaunchArguments& args, std::string_view function, std::size_t member) {

@@ -198,38 +198,6 @@ Spec embedding_backward(const LaunchArguments& args) {
   return spec;
 }
 
-Spec embedding_bag(const LaunchArguments& args) {
-  const auto& weight = args.tensor("weight");
-  const auto& indices = args.tensor("indices");
-  const auto& out = args.output();
-  const auto width = size(weight, -1);
-  const auto picked = numel(indices) * width;
-  auto spec = rows(IndexKind::gather, numel(indices), width, weight, indices);
-  if (picked > 0 && numel(out) > 0) {
-    kernels::ReductionShape sum;
-    sum.rows = numel(out);
-    sum.cols = ceil_div(picked, numel(out));
-    sum.across_partitions = true;
-    sum.alu = args.integer("mode", 0) == 2 ? Alu::maximum : Alu::add;
-    sum.inputs = accesses(named(args, {"offsets", "per_sample_weights"}));
-    sum.inputs.insert(sum.inputs.begin(), dense(dtype(weight), picked));
-    sum.outputs = {access_of(out)};
-    spec.emplace_back(sum);
-  }
-  return spec;
-}
-
-Spec embedding_bag_backward(const LaunchArguments& args) {
-  const auto& grad = args.tensor("grad");
-  const auto& indices = args.tensor("indices");
-  const auto width = size(grad, -1);
-  if (args.tensor("weight").defined()) {  // gradient of the per-sample weights: a dot product per index
-    auto spec = rows(IndexKind::gather, numel(indices), width, args.tensor("weight"), indices);
-    return concat(std::move(spec), stream(args, steps_of(tt(Alu::multiply), tt(Alu::add))));
-  }
-  return concat(clear(args.output()), rows(IndexKind::scatter_add, numel(indices), width, grad, indices));
-}
-
 Spec index(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto& out = args.output();

@@ -7,8 +7,6 @@ namespace trn::aten::rules {
 
 Spec embedding(const LaunchArguments& args);
 Spec embedding_backward(const LaunchArguments& args);
-Spec embedding_bag(const LaunchArguments& args);
-Spec embedding_bag_backward(const LaunchArguments& args);
 Spec index(const LaunchArguments& args);         // self[indices]
 Spec index_put(const LaunchArguments& args);     // self[indices] = values, or +=
 Spec index_select(const LaunchArguments& args);  // whole slices along dim

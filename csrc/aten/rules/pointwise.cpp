@@ -100,16 +100,77 @@ void set_scalars(const LaunchArguments& args, std::vector<Step>& steps) {
 }
 
 // Checked against CPU PyTorch on op_db's samples. Real, floating-point elements.
-constexpr std::string_view kComputed[] = {
-    "abs",      "acosh", "add",         "arange",     "bitwise_and", "bitwise_not", "bitwise_or",  "bitwise_xor",
-    "ceil",     "clamp", "clamp_max",   "clamp_min",  "deg2rad",     "div",         "eq",          "exp",
-    "exp2",     "expm1", "fill",        "floor",      "ge",          "gt",          "hardsigmoid", "hardswish",
-    "hardtanh", "isinf", "isnan",       "isneginf",   "isposinf",    "le",          "leaky_relu",  "linspace",
-    "log",      "log10", "log1p",       "log2",       "logical_and", "logical_not", "logical_or",  "logical_xor",
-    "logspace", "lt",    "masked_fill", "maximum",    "minimum",     "mish",        "mul",         "ne",
-    "neg",      "pow",   "rad2deg",     "reciprocal", "relu",        "remainder",   "rsqrt",       "sgn",
-    "sigmoid",  "sign",  "signbit",     "silu",       "sqrt",        "sub",         "tanh",        "where",
-    "zero"};
+constexpr std::string_view kComputed[] = {"__ilshift__",
+                                          "__irshift__",
+                                          "__lshift__",
+                                          "__rshift__",
+                                          "abs",
+                                          "acosh",
+                                          "add",
+                                          "arange",
+                                          "bitwise_and",
+                                          "bitwise_left_shift",
+                                          "bitwise_not",
+                                          "bitwise_or",
+                                          "bitwise_right_shift",
+                                          "bitwise_xor",
+                                          "ceil",
+                                          "clamp",
+                                          "clamp_max",
+                                          "clamp_min",
+                                          "deg2rad",
+                                          "div",
+                                          "eq",
+                                          "exp",
+                                          "exp2",
+                                          "expm1",
+                                          "fill",
+                                          "floor",
+                                          "ge",
+                                          "gt",
+                                          "hardsigmoid",
+                                          "hardswish",
+                                          "hardtanh",
+                                          "isinf",
+                                          "isnan",
+                                          "isneginf",
+                                          "isposinf",
+                                          "le",
+                                          "leaky_relu",
+                                          "linspace",
+                                          "log",
+                                          "log10",
+                                          "log1p",
+                                          "log2",
+                                          "logical_and",
+                                          "logical_not",
+                                          "logical_or",
+                                          "logical_xor",
+                                          "logspace",
+                                          "lt",
+                                          "masked_fill",
+                                          "maximum",
+                                          "minimum",
+                                          "mish",
+                                          "mul",
+                                          "ne",
+                                          "neg",
+                                          "pow",
+                                          "rad2deg",
+                                          "reciprocal",
+                                          "relu",
+                                          "remainder",
+                                          "rsqrt",
+                                          "sgn",
+                                          "sigmoid",
+                                          "sign",
+                                          "signbit",
+                                          "silu",
+                                          "sqrt",
+                                          "sub",
+                                          "tanh",
+                                          "where",
+                                          "zero"};
 
 }  // namespace
 
@@ -123,8 +184,8 @@ bool computes(const LaunchArguments& args) {
   const auto name = args.base_name();
   const bool reads_scalar =
       ((name == "linspace" || name == "logspace") && on_device("end")) || (name != "masked_fill" && on_device("value"));
-  const bool is_bitwise = name.starts_with("bitwise_") && dtype(args.output()) != Dtype::boolean;
-  return computes(name) && std::ranges::none_of(kScalars, on_device) && !reads_scalar && !is_bitwise &&
+  const bool is_series = name == "polygamma" && args.integer("n", 0) > 1;
+  return computes(name) && !is_series && std::ranges::none_of(kScalars, on_device) && !reads_scalar &&
          !any_complex(args);
 }
 
@@ -205,20 +266,13 @@ Spec clamp(const LaunchArguments& args) {
   return stream(args, std::move(steps));
 }
 
-Spec polynomial(const LaunchArguments& args) {
-  const auto order = std::max<std::int64_t>(args.integer("n", args.integer("p", 1)), 0);
-  if (args.base_name() == "mvlgamma") {
-    std::vector<Step> steps;
-    for (std::int64_t i = 0; i < std::min<std::int64_t>(order, 64); ++i) {
-      const auto once = recipe("lgamma");
-      steps.insert(steps.end(), once.begin(), once.end());
-    }
-    return stream(args, std::move(steps));
+// Of order 0 and 1 written out; beyond (-1)^(n+1) n! zeta.
+Spec polygamma(const LaunchArguments& args) {
+  if (args.integer("n", 0) <= 1) {
+    return pointwise(args);
   }
-  auto steps = recipe(order == 0 ? "digamma" : "special_zeta");
-  if (order > 0) {
-    append(steps, ts(Alu::multiply));  // (-1)^(n+1) n!
-  }
+  auto steps = recipe("special_zeta");
+  append(steps, ts(Alu::multiply));
   return stream(args, std::move(steps));
 }
 
@@ -254,8 +308,6 @@ Spec sequence(const LaunchArguments& args) {
   const auto name = args.base_name();
   if (name == "arange" || name == "linspace" || name == "logspace") {
     steps = progression(args);
-  } else if (name == "tril_indices" || name == "triu_indices") {
-    steps = steps_of(op(Opcode::iota), act(Activation::sqrt), cast(2), tt(Alu::subtract));  // row from triangular root
   }
   return stream(largest_numel(outputs), {}, accesses(outputs), std::move(steps));
 }

@@ -16,8 +16,8 @@ bool computes(std::string_view function);
 Spec pointwise(const LaunchArguments& args);
 Spec power(const LaunchArguments& args);
 Spec clamp(const LaunchArguments& args);
-Spec polynomial(const LaunchArguments& args);  // polygamma, mvlgamma: repeated series
-Spec fill(const LaunchArguments& args);        // memset: nothing read but a value tensor
-Spec sequence(const LaunchArguments& args);    // arange, linspace, eye, ...: iota and a scale
+Spec polygamma(const LaunchArguments& args);
+Spec fill(const LaunchArguments& args);      // memset: nothing read but a value tensor
+Spec sequence(const LaunchArguments& args);  // arange, linspace, eye, ...: iota and a scale
 
 }  // namespace trn::aten::rules

@@ -35,8 +35,6 @@ constexpr Reduction kReductions[] = {
     {"mean", Alu::add, {}},
     {"min", Alu::minimum, {}},
     {"mse_loss", Alu::add, {}},
-    {"multi_margin_loss", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
-    {"multilabel_margin_loss_forward", Alu::add, {ts(Alu::subtract), ts(Alu::maximum), tt(Alu::multiply)}},
     {"nansum", Alu::add, {tt(Alu::equal), select()}},
     {"prod", Alu::multiply, {}},
     {"smooth_l1_loss", Alu::add, {}},
@@ -171,14 +169,13 @@ Spec loss(const LaunchArguments& args) {
     append(steps, tt(Alu::multiply));
   }
   const auto inputs = args.input_tensors();
-  if (args.integer("reduction", 1) == 0 && args.base_name().find("margin") == std::string_view::npos) {
+  if (args.integer("reduction", 1) == 0) {
     return stream(args, std::move(steps));
   }
-  const auto results = args.integer("reduction", 1) == 0 ? std::max<std::int64_t>(numel(args.output()), 1) : 1;
   const auto total = largest_numel(inputs);
   Fold fold{function->alu, std::move(steps)};
   if (args.integer("reduction", 1) == 1) {
-    fold.epilogue = divided_by(total / results);
+    fold.epilogue = divided_by(total);
   }
   std::vector<Access> reads = accesses(inputs);
   for (Access& read : reads) {  // an operand that repeats is read again: each step takes all operands' elements
@@ -186,9 +183,9 @@ Spec loss(const LaunchArguments& args) {
       read = dense(read.dtype, total);
     }
   }
-  return or_fill(reduce({total == 0 ? 0 : results, total / results, false}, std::move(fold), std::move(reads),
-                        accesses(args.output_tensors())),
-                 args);
+  return or_fill(
+      reduce({total == 0 ? 0 : 1, total, false}, std::move(fold), std::move(reads), accesses(args.output_tensors())),
+      args);
 }
 
 Spec equal(const LaunchArguments& args) {
@@ -199,26 +196,6 @@ Spec equal(const LaunchArguments& args) {
     spec.emplace_back(kernels::TransferShape{1, false, true});
   }
   return spec;
-}
-
-Spec pairwise_distance(const LaunchArguments& args) {
-  // Every pair of rows of length `features`: subtract, |.|^p, add up. Backward weighs the same differences.
-  const auto& x1 = args.find("x1") >= 0 ? args.tensor("x1") : args.tensor("self");
-  const bool backward = args.find("grad") >= 0;
-  const auto& pairs_tensor = !backward                 ? args.output()
-                             : args.find("cdist") >= 0 ? args.tensor("cdist")
-                                                       : args.tensor("pdist");
-  const auto features = size(x1, -1);
-  Fold fold = norm_fold(args.number("p", 2));
-  fold.prologue.insert(fold.prologue.begin(), step(tt(Alu::subtract)));
-  if (backward) {
-    append(fold.prologue, tt(Alu::multiply, 2));
-    append(fold.prologue, tt(Alu::divide));
-    fold.epilogue.clear();
-  }
-  return or_fill(reduce({numel(pairs_tensor), features, false}, std::move(fold), accesses(args.input_tensors()),
-                        accesses(args.output_tensors())),
-                 args);
 }
 
 }  // namespace trn::aten::rules

@@ -20,6 +20,5 @@ Spec reduction(const LaunchArguments& args);       // sum, mean, amax, any, var,
 Spec norm_reduction(const LaunchArguments& args);  // norm, linalg_vector_norm, dist
 Spec loss(const LaunchArguments& args);            // elementwise losses with `reduction`
 Spec equal(const LaunchArguments& args);           // and its one bool back to the host
-Spec pairwise_distance(const LaunchArguments& args);
 
 }  // namespace trn::aten::rules

@@ -10,22 +10,8 @@ namespace trn::aten::rules {
 
 namespace {
 
-Value abs(Expression& e, Value x) {
-  return e.activation(Activation::abs, x);
-}
-
 Value signed_as(Expression& e, Value size, Value x) {
   return e.multiply(size, e.activation(Activation::sign, x));
-}
-
-// c0 x^n + c1 x^(n-1) + ... + cn
-Value polynomial(Expression& e, Value x, std::initializer_list<float> coefficients) {
-  const float* c = coefficients.begin();
-  Value sum = e.multiply(x, *c++);
-  for (; c + 1 != coefficients.end(); ++c) {
-    sum = e.apply(Alu::add, sum, *c, Alu::multiply, x);
-  }
-  return e.add(sum, *c);
 }
 
 // A three-part reduction to [-pi, pi]: two pi in parts of few bits, so that their multiples are exact.
@@ -39,10 +25,22 @@ Value reduced_angle(Expression& e, Value x, float quarter_turns) {
   return e.apply(Alu::multiply, turns, -kLow, Alu::add, rest);
 }
 
-// sin(x + quarter_turns pi / 2)
+}  // namespace
+
+Value polynomial(Expression& e, Value x, std::initializer_list<float> coefficients) {
+  const float* c = coefficients.begin();
+  Value sum = e.multiply(x, *c++);
+  for (; c + 1 != coefficients.end(); ++c) {
+    sum = e.apply(Alu::add, sum, *c, Alu::multiply, x);
+  }
+  return e.add(sum, *c);
+}
+
 Value sine(Expression& e, Value x, float quarter_turns) {
   return e.activation(Activation::sin, reduced_angle(e, x, quarter_turns), 1, quarter_turns * kPi / 2);
 }
+
+namespace {
 
 void sin(Expression& e) {
   e.output(0, sine(e, e.input(0), 0));
