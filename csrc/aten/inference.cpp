@@ -186,7 +186,12 @@ bool infer(const OperatorPlan& plan, const KeyWords& key, int device, std::int64
     once = trace(plan, arguments, tensors);
     traced = &once;
   } else {
-    const std::string text(reinterpret_cast<const char*>(key.data()), key.size() * sizeof(key[0]));
+    std::string text(reinterpret_cast<const char*>(key.data()), key.size() * sizeof(key[0]));
+    for (const FlatTensor& each : tensors) {
+      // Programs are alike whatever the stride of a dimension of one element; results follow it.
+      text.push_back(each.tensor.defined() && each.tensor.unsafeGetTensorImpl()->is_strides_like_channels_last());
+      text.push_back(each.tensor.defined() && each.tensor.unsafeGetTensorImpl()->is_strides_like_channels_last_3d());
+    }
     auto found = known().find(text);
     if (found == known().end()) {
       found = known().emplace(text, trace(plan, arguments, tensors)).first;

@@ -303,6 +303,21 @@ Traced written_in_place(const OperatorPlan& plan, const std::vector<FlatTensor>&
   return traced;
 }
 
+// The CPU's convolutions have a result in channels-last where the input or the weight is.
+void follow_channels(const at::Tensor& input, const at::Tensor& weight, TracedResult& result) {
+  const auto either = [&](at::MemoryFormat format) {
+    return input.suggest_memory_format() == format || weight.suggest_memory_format() == format;
+  };
+  for (TensorLayout& layout : result.layouts) {
+    if (layout.sizes.size() == 4 && either(at::MemoryFormat::ChannelsLast)) {
+      layout.strides = c10::get_channels_last_strides_2d(layout.sizes);
+    } else if (layout.sizes.size() == 5 && either(at::MemoryFormat::ChannelsLast3d) &&
+               input.scalar_type() != at::kDouble) {
+      layout.strides = c10::get_channels_last_strides_3d(layout.sizes);
+    }
+  }
+}
+
 // Where the CPU's kernels, which a run with values is made of, leave other memory than PyTorch's shape rules say.
 void correct(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments, Traced& traced) {
   const LaunchArguments launch(plan.op, arguments, {});
@@ -312,6 +327,13 @@ void correct(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments, Traced& 
     const at::Tensor &self = launch.tensor(0), &target = launch.tensor(1);
     const auto sizes = at::infer_size(self.sizes(), target.sizes());
     traced.fresh_bytes.at(0) = static_cast<std::size_t>(c10::multiply_integers(sizes)) * self.itemsize();
+  }
+  if (plan.name == "convolution") {
+    follow_channels(launch.tensor(0), launch.tensor(1), traced.results.at(0));
+  } else if (plan.name == "convolution_backward") {
+    const at::Tensor &input = launch.tensor(1), &weight = launch.tensor(2);
+    follow_channels(input, weight, traced.results.at(0));
+    follow_channels(input, weight, traced.results.at(1));
   }
   const bool is_norm = plan.name == "native_batch_norm" || plan.name == "_native_batch_norm_legit";
   if (is_norm && !launch.boolean("training", true)) {

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import os
 import re
 import subprocess
@@ -274,6 +275,30 @@ def test_values_that_the_host_gave_are_known():
         assert sizes.fill_(2).tolist() == [[2, 2], [2, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 8, 3, 1), (8, 16, 1, 1), (8, 8, 3, 8), (1, 8, 3, 1)])
+def test_convolutions_keep_channels_last(shape, dtype):
+    """In whatever order they come: neither's layout is taken for the other's."""
+    inputs, outputs, kernel, groups = shape
+    formats = torch.contiguous_format, torch.channels_last
+
+    def layouts():
+        out = []
+        for of_weight, of_input in itertools.product(formats, formats):
+            layer = nn.Conv2d(inputs, outputs, kernel, groups=groups, padding=1, dtype=dtype)
+            layer = layer.to("trn", memory_format=of_weight)
+            x = torch.ones(2, inputs, 6, 6, dtype=dtype).to("trn").to(memory_format=of_input).requires_grad_()
+            y = layer(x)
+            grads = torch.autograd.grad(y.sum(), [x, layer.weight])
+            out.append([tensor.stride() for tensor in (y, *grads)])
+        return out
+
+    real = layouts()
+    assert real[0] != real[3]
+    with dry_run():
+        assert layouts() == real
+
+
 def test_a_module_of_the_hosts_with_an_argument_left_out():
     """Its operands hold values, and the bias or the offsets that are not there are no operand."""
     x, tokens = torch.randn(2, 3, 8, 8), torch.randint(9, (2, 4))
@@ -417,3 +442,16 @@ def test_fused_attention_layouts():
         return [t.stride() for t in (y, q.grad, k.grad, v.grad)]
 
     assert lost(work) == work()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_function_reads_what_is_supplied(backend):
+    """Dynamo looks into no code of the dry run's own, which answers from within the function's frame."""
+    torch._dynamo.reset()
+    layer, x = nn.Linear(64, 64).to("trn"), torch.ones(32, 64, device="trn")
+    compiled = torch.compile(lambda x: (layer(x).relu(), x[x > 0].sum()), backend=backend)
+    with dry_run(0.0):
+        y, picked = compiled(x + 1)
+        (y.sum() + picked).backward()
+    assert y.shape == (32, 64) and layer.weight.grad.shape == (64, 64)
