@@ -74,6 +74,8 @@ def test_random_bits(core: Any) -> None:
     np.testing.assert_array_equal(result(core, (128, 100), core.rng, "uint32"), first)
     assert not np.array_equal(first, second)
     assert abs(first.mean() / 2**32 - 0.5) < 0.01
+    with pytest.raises(ValueError, match=r"\[rng\] vector or gpsimd; got scalar\."):
+        core.rng(core.sbuf("uint32", 128, 8), "scalar")
 
 
 def xorwow(states: Any, count: int) -> Any:

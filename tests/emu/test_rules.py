@@ -159,7 +159,6 @@ CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
     (r"\[rng\] random bits are integers; got float32\.", lambda c, t: c.rng(t.s())),
     (r"\[set_rng_seed\] a seed has 32 bits; got uint8\.", lambda c, t: c.set_rng_seed(t.s(U8, 1, 1))),
     (r"\[rng\] operands lie in SBUF; got psum\.", lambda c, t: c.rng(t.p(I32), "gpsimd")),
-    (r"\[rng\] vector or gpsimd; got scalar\.", lambda c, t: c.rng(t.s(I32), "scalar")),
     (
         r"\[rand_set_state\] a partition has six words for each of the engine's generators; got 8, limit 6\.",
         lambda c, t: c.rand_set_state(t.s(U32)),

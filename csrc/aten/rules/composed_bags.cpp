@@ -11,9 +11,6 @@ namespace {
 using Values = Composition::Values;
 enum class Mode : std::uint8_t { sum, mean, maximum };
 
-// Places and counts are computed in fp32, which holds integers up to here.
-constexpr std::int64_t kMostExact = std::int64_t{1} << 24;
-
 Mode mode_of(const Composition& c) {
   const std::int64_t mode = c.args().integer("mode", 0);
   return mode == 2 ? Mode::maximum : mode == 1 ? Mode::mean : Mode::sum;

@@ -13,8 +13,6 @@ namespace {
 
 using Values = Composition::Values;
 
-// Places are computed in fp32, which holds integers up to here.
-constexpr std::int64_t kMostExact = std::int64_t{1} << 24;
 // Inputs of one launch.
 constexpr std::int64_t kMostTaps = 24;
 

@@ -14,6 +14,9 @@
 
 namespace trn::aten::rules {
 
+// Places and counts are computed in fp32, which holds integers up to here.
+inline constexpr std::int64_t kMostExact = std::int64_t{1} << 24;
+
 // Tensors of one size, one behind the other in a buffer of the program; mostly one.
 using Stack = std::vector<at::Tensor>;
 

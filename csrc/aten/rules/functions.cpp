@@ -18,10 +18,6 @@ namespace {
 
 constexpr auto kSqrtHalf = static_cast<float>(0.5 * std::numbers::sqrt2);
 
-Value abs(Expression& e, Value x, float scale = 1) {
-  return e.activation(Activation::abs, x, scale);
-}
-
 struct ErrorFunction {
   Value complement;  // erfc(|x|)
   Value size;        // |x|

@@ -14,8 +14,8 @@ struct Function {
   void (*write)(Expression&);
 };
 
-inline Value abs(Expression& e, Value x) {
-  return e.activation(Activation::abs, x);
+inline Value abs(Expression& e, Value x, float scale = 1) {
+  return e.activation(Activation::abs, x, scale);
 }
 // c0 x^n + c1 x^(n-1) + ... + cn
 Value polynomial(Expression& e, Value x, std::initializer_list<float> coefficients);

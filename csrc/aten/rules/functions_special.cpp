@@ -359,7 +359,7 @@ void lcm(Expression& e) {
   e.output(0, e.where_not(e.apply(Alu::equal, divisor, 0), e.multiply(quotient, abs(e, e.input(1))), 0));
 }
 
-constexpr Function kFunctions[] = {
+constexpr Function kSpecialFunctions[] = {
     {"copysign", copysign},
     {"digamma", digamma},
     {"gcd", gcd},
@@ -399,7 +399,7 @@ constexpr Function kFunctions[] = {
 }  // namespace
 
 std::span<const Function> special_functions() {
-  return kFunctions;
+  return kSpecialFunctions;
 }
 
 }  // namespace trn::aten::rules
