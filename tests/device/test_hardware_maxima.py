@@ -32,6 +32,12 @@ POOLS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], tuple[Tensor, Tensor]
             x, (3, 2), (5, 9), return_indices=True, _random_samples=SAMPLES[2].to(x.device)
         ),
     ),
+    "random_without_a_batch": (  # samples for more than there are
+        VOLUME[1:],
+        lambda x: F.fractional_max_pool3d(
+            x, (2, 3, 2), (4, 5, 6), return_indices=True, _random_samples=SAMPLES[3].to(x.device)
+        ),
+    ),
     "random_volumes": (
         VOLUME,
         lambda x: F.fractional_max_pool3d(

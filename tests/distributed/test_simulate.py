@@ -140,7 +140,8 @@ def test_a_loss_in_parallel():
 def optimizer_state():
     dist.init_process_group()
     torch.manual_seed(0)
-    model = FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.accelerator.current_device_index())
+    index = torch.accelerator.current_device_index()
+    model = FullyShardedDataParallel(nn.Linear(4, 4), device_id=index, use_orig_params=True)
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(2, 4, device="trn")).sum().backward()
     optimizer.step()

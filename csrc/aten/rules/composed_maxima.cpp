@@ -300,7 +300,8 @@ at::Tensor random_starts(Composition& c, const at::Tensor& sample, std::int64_t 
 void pool_at_random(Composition& c) {
   const std::int64_t rank = num_axes(c.args().base_name());
   auto batched = [&](const at::Tensor& tensor) { return tensor.dim() == rank + 1 ? tensor.unsqueeze(0) : tensor; };
-  const at::Tensor self = batched(c.tensor("self")), samples = c.tensor("random_samples");
+  const at::Tensor self = batched(c.tensor("self"));
+  const at::Tensor samples = c.tensor("random_samples").narrow(0, 0, self.size(0));  // there may be more
   const Found out{batched(c.args().output(0)), batched(c.args().output(1))};
   const auto kernel = c.args().integers("kernel_size");
   if (self.numel() == 0 || out.value.numel() == 0) {
