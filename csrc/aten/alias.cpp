@@ -21,6 +21,11 @@ using c10::DispatchKey;
 using c10::DispatchKeySet;
 using c10::TensorImpl;
 
+constexpr DispatchKeySet kCarried({DispatchKey::Conjugate, DispatchKey::Negative});
+constexpr DispatchKeySet kSparse({DispatchKey::Sparse, DispatchKey::SparseCsr});
+constexpr DispatchKeySet kNotPlain({DispatchKey::Sparse, DispatchKey::SparseCsr, DispatchKey::Quantized,
+                                    DispatchKey::NestedTensor});
+
 // TensorImpl keeps its device to itself; a derived class may reach it.
 struct Access : TensorImpl {
   static void set_storage(TensorImpl* impl, c10::Storage storage, caffe2::TypeMeta dtype) {
@@ -46,12 +51,14 @@ struct Access : TensorImpl {
     to->is_channels_last_3d_contiguous_ = from->is_channels_last_3d_contiguous_;
     to->is_non_overlapping_and_dense_ = from->is_non_overlapping_and_dense_;
   }
+  // True only of plain tensors that are neither conjugated nor negated. A false "no" costs a comparison in full.
+  static bool is_same_plain_layout(const TensorImpl* one_impl, const TensorImpl* other_impl) {
+    const auto* one = static_cast<const Access*>(one_impl);
+    const auto* other = static_cast<const Access*>(other_impl);
+    return !(one->key_set_ | other->key_set_).has_any(kNotPlain | kCarried) &&
+           one->sizes_and_strides_ == other->sizes_and_strides_ && one->storage_offset_ == other->storage_offset_;
+  }
 };
-
-constexpr DispatchKeySet kCarried({DispatchKey::Conjugate, DispatchKey::Negative});
-constexpr DispatchKeySet kSparse({DispatchKey::Sparse, DispatchKey::SparseCsr});
-constexpr DispatchKeySet kNotPlain({DispatchKey::Sparse, DispatchKey::SparseCsr, DispatchKey::Quantized,
-                                    DispatchKey::NestedTensor});
 
 SparseTensorImpl* as_coo(const at::Tensor& tensor) {
   return tensor.key_set().has(DispatchKey::Sparse) ? static_cast<SparseTensorImpl*>(tensor.unsafeGetTensorImpl())
@@ -149,15 +156,6 @@ std::vector<at::Tensor> members_of(const at::Tensor& tensor) {
   return {tensor};
 }
 
-namespace {
-
-std::vector<at::Tensor>& idle_aliases() {
-  thread_local std::vector<at::Tensor> idle;
-  return idle;
-}
-
-}  // namespace
-
 at::Tensor cpu_alias(const at::Tensor& tensor) {
   TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (C10_UNLIKELY(impl->key_set().has_any(kNotPlain))) {
@@ -174,29 +172,29 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
   return at::Tensor(std::move(alias));
 }
 
-at::Tensor borrow_alias(const at::Tensor& tensor) {
+at::Tensor AliasPool::borrow(const at::Tensor& tensor) {
   TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  auto& idle = idle_aliases();
-  if (idle.empty() || impl->key_set().has_any(kNotPlain | kCarried) || impl->is_wrapped_number()) {
+  if (idle_.empty() || impl->key_set().has_any(kNotPlain | kCarried) || impl->is_wrapped_number()) {
     return cpu_alias(tensor);
   }
-  at::Tensor alias = std::move(idle.back());
-  idle.pop_back();
+  at::Tensor alias = std::move(idle_.back());
+  idle_.pop_back();
   TensorImpl* to = alias.unsafeGetTensorImpl();
   Access::set_storage(to, cpu_twin(impl->unsafe_storage()), impl->dtype());
   Access::copy_layout(to, impl);
   return alias;
 }
 
-void return_alias(at::Tensor&& alias) {
+void AliasPool::give_back(at::Tensor& alias) {
   constexpr std::size_t kMostIdle = 1024;
-  auto& idle = idle_aliases();
   TensorImpl* impl = alias.unsafeGetTensorImpl();
   const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() && !impl->pyobj_slot()->load_pyobj() &&
                              !impl->key_set().has_any(kNotPlain | kCarried) && !impl->is_wrapped_number();
-  if (is_ours_alone && idle.size() < kMostIdle) {
+  if (is_ours_alone && idle_.size() < kMostIdle) {
     Access::set_storage(impl, c10::Storage(), impl->dtype());  // the block's twin has no other owner again
-    idle.push_back(std::move(alias));
+    idle_.push_back(std::move(alias));
+  } else {
+    alias.reset();  // an argument that was passed twice comes back with its last owner
   }
 }
 
@@ -213,6 +211,11 @@ void adopt(const at::Tensor& result, int index) {
     return;
   }
   c10::StorageImpl* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  if (C10_UNLIKELY(!storage)) {
+    C10_THROW_ERROR(NotImplementedError,
+                    c10::str("[layout] a result on the device has memory of its own; got the layout ", impl->layout(),
+                             ", whose memory is a CPU library's. Move the tensor to the CPU first."));
+  }
   if (C10_UNLIKELY(is_twin(*storage))) {
     Access::set_storage(impl, device_copy(*storage, index), impl->dtype());
   } else {
@@ -237,8 +240,12 @@ void follow_metadata(const at::Tensor& original, const at::Tensor& alias) {
   TensorImpl* to = original.unsafeGetTensorImpl();
   TensorImpl* from = alias.unsafeGetTensorImpl();
   const c10::Storage& storage = to->unsafe_storage();
-  if (C10_UNLIKELY(from->unsafe_storage().data() != storage.data() ||
-                   from->unsafe_storage().nbytes() != storage.nbytes())) {
+  const bool has_same_memory =
+      from->unsafe_storage().data() == storage.data() && from->unsafe_storage().nbytes() == storage.nbytes();
+  if (C10_LIKELY(has_same_memory && Access::is_same_plain_layout(to, from))) {
+    return;
+  }
+  if (!has_same_memory) {
     follow_resize(storage, from->unsafe_storage());
   }
   if (C10_UNLIKELY(as_nested(original))) {

@@ -10,9 +10,15 @@ namespace trn::aten {
 // A CPU tensor over the same bytes: sizes, strides, offset, conj, neg and wrapped-number bits are those of `tensor`.
 // Of any layout: sparse tensors alias their members, quantized ones keep their quantizer.
 at::Tensor cpu_alias(const at::Tensor& tensor);
-// The same for one call's length, from a pool of this thread: a plain tensor's alias costs no allocation.
-at::Tensor borrow_alias(const at::Tensor& tensor);
-void return_alias(at::Tensor&& alias);
+// The same for one call's length: a plain tensor's alias costs no allocation.
+class AliasPool {
+ public:
+  at::Tensor borrow(const at::Tensor& tensor);
+  void give_back(at::Tensor& alias);
+
+ private:
+  std::vector<at::Tensor> idle_;
+};
 // A fresh result of a CPU kernel, of any layout, becomes a device tensor, in place.
 void adopt(const at::Tensor& result, int device);
 // A result that views `storage`'s CPU twin becomes a view of the device storage itself.

@@ -184,15 +184,13 @@ class DeviceAllocator final : public c10::DeviceAllocator {
   }
 };
 
-thread_local int scope_device = -1;
-
 // Scratch that does not fit into HBM still gets host memory: whether a *result* fits is decided when it is adopted.
 class CpuAllocator final : public c10::Allocator {
  public:
   explicit CpuAllocator(c10::Allocator* base) : base_(base) {}
   c10::DataPtr allocate(std::size_t bytes) override {
-    if (scope_device >= 0 && bytes != 0) {
-      if (Block* block = allocate_block(scope_device, bytes, false)) {
+    if (const int device = DeviceScope::current(); device >= 0 && bytes != 0) {
+      if (Block* block = allocate_block(device, bytes, false)) {
         return {block->ptr, block->ptr, &release_address, c10::Device(c10::kCPU)};
       }
     }
@@ -228,14 +226,9 @@ void install_cpu_allocator() {
   c10::SetCPUAllocator(cpu_allocator(), 1);
 }
 
-int DeviceScope::exchange(int device) noexcept {
-  const int previous = scope_device;
-  scope_device = device;
-  return previous;
-}
-
-int DeviceScope::current() noexcept {
-  return scope_device;
+int& DeviceScope::of_this_thread() noexcept {
+  thread_local int device = -1;
+  return device;
 }
 
 Block* block_of(const c10::StorageImpl& storage) {

@@ -6,6 +6,7 @@
 #include <c10/core/StorageImpl.h>
 
 #include <functional>
+#include <utility>
 
 #include "runtime/memory.h"
 
@@ -18,14 +19,15 @@ void install_cpu_allocator();
 // While alive, CPU allocations of this thread come from the device's HBM: a kernel's results are born in place.
 class DeviceScope {
  public:
-  explicit DeviceScope(int device) : previous_(exchange(device)) {}
-  ~DeviceScope() { exchange(previous_); }
+  explicit DeviceScope(int device) : place_(of_this_thread()), previous_(std::exchange(place_, device)) {}
+  ~DeviceScope() { place_ = previous_; }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
-  static int exchange(int device) noexcept;
-  static int current() noexcept;  // of this thread, or -1
+  static int current() noexcept { return of_this_thread(); }  // or -1
 
  private:
+  static int& of_this_thread() noexcept;
+  int& place_;
   int previous_;
 };
 

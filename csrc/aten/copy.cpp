@@ -5,11 +5,14 @@
 #include <ATen/ops/resize.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "aten/alias.h"
 #include "aten/allocator.h"
 #include "aten/host_allocator.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
+#include "aten/launching_thread.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
 #include "aten/values.h"
@@ -76,8 +79,14 @@ void copy_values(const at::Tensor& self, const at::Tensor& dst) {
       return;
     }
   }
-  at::Tensor to = to_device ? cpu_alias(dst) : dst;
-  to.copy_(from_device ? cpu_alias(self) : self);
+  std::optional<BorrowedAlias> to, from;
+  if (to_device) {
+    to.emplace(dst);
+  }
+  if (from_device) {
+    from.emplace(self);
+  }
+  (to ? **to : dst).copy_(from ? **from : self);
 }
 
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blocking) {
@@ -119,8 +128,8 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& dst) {
 
 at::Scalar local_scalar_dense(const at::Tensor& self) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const at::Tensor held = C10_LIKELY(holds_values(self)) ? cpu_alias(self) : supplied_values("item", self);
-  const at::Scalar value = at::_local_scalar_dense(held);
+  const at::Scalar value = C10_LIKELY(holds_values(self)) ? at::_local_scalar_dense(*BorrowedAlias(self))
+                                                          : at::_local_scalar_dense(supplied_values("item", self));
   host_copy("_local_scalar_dense", self.device().index(), runtime::Direction::to_host,
             static_cast<std::int64_t>(self.itemsize()), true);
   return value;

@@ -23,6 +23,7 @@
 #include "aten/generator.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
+#include "aten/launching_thread.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
 #include "aten/values.h"
@@ -44,9 +45,9 @@ class DirectCall {
     key_.push_back(key_of(plan) | 1);
   }
   ~DirectCall() {
-    auto give_back = [](at::Tensor& alias) {
+    auto give_back = [&](at::Tensor& alias) {
       if (alias.defined()) {
-        return_alias(std::move(alias));
+        pool_.give_back(alias);
       }
     };
     std::ranges::for_each(aliases_, give_back);
@@ -232,32 +233,32 @@ class DirectCall {
     }
   }
 
+  // A result of the CPU's becomes the device's: an argument itself, a view of one, or fresh memory.
   template <class T>
-  static T give(T value) {
-    return value;
-  }
-  at::Tensor give(at::Tensor result) const {
-    if (!result.defined()) {
-      return result;
+  void give(T&, const OperatorPlan&) const {}
+  void give(at::Tensor& result, const OperatorPlan& plan) const {
+    if (!result.defined() || result.device().is_privateuseone()) {
+      return;
     }
     const c10::Storage& storage = result.unsafeGetTensorImpl()->unsafe_storage();
-    const bool has_own_memory = storage && storage.use_count() == 1 && is_fresh(*storage.unsafeGetStorageImpl());
-    for (std::size_t i = 0; i < N; ++i) {
+    const bool may_view = storage && !(storage.use_count() == 1 && is_fresh(*storage.unsafeGetStorageImpl()));
+    for (std::size_t i = 0; i < N && (may_view || plan.writes_arguments); ++i) {
       if (originals_[i]) {
         if (aliases_[i].is_same(result)) {
-          return *originals_[i];
+          result = *originals_[i];
+          return;
         }
-        if (!has_own_memory && aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
-          return device_view(result, originals_[i]->storage());
+        if (may_view && aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
+          result = device_view(result, originals_[i]->storage());
+          return;
         }
       }
     }
     adopt(result, device_);
-    return result;
   }
 
   void follow_written(const OperatorPlan& plan) const {
-    for (std::size_t i = 0; i < N; ++i) {
+    for (std::size_t i = 0; i < N && plan.writes_arguments; ++i) {
       if constexpr (has_lists) {
         for (std::size_t j = 0; plan.is_written[i] && j < lists_[i].size(); ++j) {
           follow_metadata(lists_[i][j], alias_lists_[i][j]);
@@ -301,21 +302,22 @@ class DirectCall {
       while (same < slot && !(j < lists_[same].size() && lists_[same][j].is_same(tensor))) {
         ++same;
       }
-      aliases.push_back(same < slot ? alias_lists_[same][j] : borrow_alias(tensor));
+      aliases.push_back(same < slot ? alias_lists_[same][j] : pool_.borrow(tensor));
     }
   }
 
   // One tensor passed twice is one alias: kernels tell "the same tensor" by identity.
-  at::Tensor known_alias(std::size_t slot) const {
+  at::Tensor known_alias(std::size_t slot) {
     for (std::size_t i = 0; i < slot; ++i) {
       if (originals_[i] && originals_[i]->is_same(*originals_[slot])) {
         return aliases_[i];
       }
     }
-    return borrow_alias(*originals_[slot]);
+    return pool_.borrow(*originals_[slot]);
   }
 
   const bool takes_exact_scalars_;
+  AliasPool& pool_ = LaunchingThread::current().aliases;
   KeyWords key_;
   int device_ = -1;
   std::array<const at::Tensor*, N> originals_{};
@@ -360,7 +362,6 @@ class DirectKernel<Result(Args...)> {
   template <std::size_t... I>
   static Result run(const Target& target, std::index_sequence<I...>, Args&... args) {
     const OperatorPlan& plan = target.plan;
-    run_backward_on_this_thread();
     begin_call(plan);
     DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
     const bool ordinary = !plan.result_size_depends_on_data && (call.describe(I, args) && ...) && call.device() >= 0 &&
@@ -394,15 +395,15 @@ class DirectKernel<Result(Args...)> {
       Result result = compute();
       call.follow_written(plan);
       if constexpr (std::is_same_v<Result, at::Tensor>) {
-        result = call.give(std::move(result));
+        call.give(result, plan);
         finish(plan, *variant, call, result);
       } else if constexpr (std::is_same_v<Result, std::vector<at::Tensor>>) {
         for (at::Tensor& item : result) {
-          item = call.give(std::move(item));
+          call.give(item, plan);
         }
         finish(plan, *variant, call, result);
       } else {
-        std::apply([&](auto&... item) { ((item = call.give(std::move(item))), ...); }, result);
+        std::apply([&](auto&... item) { (call.give(item, plan), ...); }, result);
         std::apply([&](auto&... item) { finish(plan, *variant, call, item...); }, result);
       }
       return result;

@@ -159,10 +159,26 @@ std::optional<std::vector<BoundPart>> bind_stages(const LaunchArguments& args) {
   return !parts.empty() || writes_nothing(args) ? std::optional(std::move(parts)) : std::nullopt;
 }
 
+// Types that are counted as their kin, and whose bits no engine reads.
+bool is_foreign(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::ScalarType::Float8_e4m3fnuz:
+    case at::ScalarType::Float8_e5m2fnuz:
+    case at::ScalarType::Float8_e8m0fnu:
+    case at::ScalarType::Float4_e2m1fn_x2:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  if (std::ranges::any_of(args.input_tensors(), is_foreign) || std::ranges::any_of(args.output_tensors(), is_foreign)) {
+    return std::nullopt;
+  }
   try {
     if (rules::is_composed(args.base_name())) {
       return bind_stages(args);

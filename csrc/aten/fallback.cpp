@@ -2,7 +2,6 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
-#include <c10/core/AutogradState.h>
 #include <torch/library.h>
 
 #include <bit>
@@ -13,6 +12,7 @@
 #include "aten/generator.h"
 #include "aten/inference.h"
 #include "aten/launch_seam.h"
+#include "aten/launching_thread.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
 #include "aten/values.h"
@@ -37,7 +37,7 @@ class Call {
   ~Call() {
     for (auto& pair : pairs_) {
       if (pair.alias.defined()) {
-        return_alias(std::move(pair.alias));
+        pool_.give_back(pair.alias);
       }
     }
   }
@@ -268,7 +268,7 @@ class Call {
     }
     Pair& pair = pair_of(tensor, written);
     if (!pair.alias.defined()) {
-      pair.alias = borrow_alias(tensor);
+      pair.alias = pool_.borrow(tensor);
     }
     return pair.alias;
   }
@@ -290,6 +290,7 @@ class Call {
   const OperatorPlan& plan_;
   int device_ = 0;
   KeyWords key_;
+  AliasPool& pool_ = LaunchingThread::current().aliases;
   c10::SmallVector<Pair, 4> pairs_;
   c10::SmallVector<at::Tensor, 1> host_tensors_;
 };
@@ -324,16 +325,7 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
 
 }  // namespace
 
-void run_backward_on_this_thread() {
-  thread_local bool done = false;
-  if (C10_UNLIKELY(!done)) {
-    c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
-    done = true;
-  }
-}
-
 const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* stack) {
-  run_backward_on_this_thread();
   Call call(plan);
   const std::size_t begin = stack->size() - plan.num_arguments;
   const auto arguments = c10::ArrayRef<IValue>(*stack).slice(begin);

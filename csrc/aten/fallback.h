@@ -12,8 +12,4 @@ namespace trn::aten {
 // Takes the arguments off the stack and leaves the results, as any boxed kernel. Returns the launch that it charged.
 const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, torch::jit::Stack* stack);
 
-// Backward of device work runs on the calling thread, as on the CPU: an engine thread per device would bring an OpenMP
-// team of its own that competes with the caller's for the same cores.
-void run_backward_on_this_thread();
-
 }  // namespace trn::aten

@@ -7,9 +7,9 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <array>
-#include <bit>
 #include <cstring>
 #include <mutex>
+#include <type_traits>
 #include <utility>
 
 #include "emu/clones.h"
@@ -39,15 +39,26 @@ TRN_CLONES void fill_words(std::uint32_t* words, std::uint64_t key, std::uint32_
   }
 }
 
+// A CPU generator takes and gives its engine by copy, 2.5 KiB each time, which would double what a small launch costs.
+// An explicit instantiation may name what is private; an engine is its data and nothing else.
+template <auto kEngine>
+struct EngineAccess {
+  friend at::mt19937_data_pod& data_of(at::CPUGeneratorImpl& generator) {
+    return reinterpret_cast<at::mt19937_data_pod&>(generator.*kEngine);
+  }
+};
+template struct EngineAccess<&at::CPUGeneratorImpl::engine_>;
+at::mt19937_data_pod& data_of(at::CPUGeneratorImpl& generator);
+static_assert(std::is_standard_layout_v<at::mt19937> && sizeof(at::mt19937) == sizeof(at::mt19937_data_pod));
+
 void place(at::CPUGeneratorImpl& generator, const GeneratorState& position) {
-  at::mt19937_data_pod data;
+  at::mt19937_data_pod& data = data_of(generator);
   const std::uint64_t key = mix(position.seed + kStep) ^ mix(mix(position.offset + 2 * kStep));
   fill_words(data.state_.data(), key, static_cast<std::uint32_t>(mix(key + kStep)));
   data.seed_ = position.seed;
   data.seeded_ = true;
   data.left_ = at::MERSENNE_STATE_N;  // the words are drawn as they are, then the engine goes on from them
   data.next_ = 0;
-  generator.set_engine(std::bit_cast<at::mt19937>(data));  // set_data would copy the words once more
   generator.set_next_float_normal_sample(std::nullopt);
   generator.set_next_double_normal_sample(std::nullopt);
 }

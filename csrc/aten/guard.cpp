@@ -106,6 +106,9 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     const auto& end = *static_cast<Event*>(second);
     TORCH_CHECK(begin.timed && end.timed,
                 "Both events must be created with enable_timing=True to measure elapsed time.");
+    TORCH_CHECK(begin.device == end.device,
+                "[elapsed_time] both events must be of one device, each has a clock of its own; got ",
+                device(begin.device), " and ", device(end.device), ". Record both on one device.");
     constexpr double kMillisecondsPerSecond = 1e3;
     return runtime::to_seconds(end.moment.time - begin.moment.time) * kMillisecondsPerSecond;
   }

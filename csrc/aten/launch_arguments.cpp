@@ -65,26 +65,9 @@ bool is_written(const c10::Argument& argument) {
 }
 
 // A wrapped number: the CPU tensor that `x * 2` makes of its 2.
-double wrapped_number(const at::Tensor& tensor, double fallback) {
-  if (!tensor.defined() || !tensor.device().is_cpu() || tensor.dim() != 0 || !tensor.has_storage() ||
-      tensor.const_data_ptr() == nullptr) {
-    return fallback;
-  }
-  switch (tensor.scalar_type()) {
-    case at::ScalarType::Double:
-      return *static_cast<const double*>(tensor.const_data_ptr());
-    case at::ScalarType::Long:
-      return static_cast<double>(*static_cast<const std::int64_t*>(tensor.const_data_ptr()));
-    case at::ScalarType::Bool:
-      return *static_cast<const bool*>(tensor.const_data_ptr()) ? 1 : 0;
-    default:
-      return fallback;
-  }
-}
-
 double to_double(const c10::IValue& value, double fallback) {
   if (value.isTensor()) {
-    return wrapped_number(value.toTensor(), fallback);
+    return host_number(value.toTensor()).value_or(fallback);
   }
   if (value.isDouble()) {
     return value.toDouble();
@@ -103,6 +86,26 @@ double to_double(const c10::IValue& value, double fallback) {
 }
 
 }  // namespace
+
+std::optional<double> host_number(const at::Tensor& tensor) {
+  if (!tensor.defined() || !tensor.device().is_cpu() || tensor.dim() != 0 || !tensor.has_storage() ||
+      tensor.is_quantized() || tensor.is_complex() || tensor.const_data_ptr() == nullptr) {
+    return std::nullopt;
+  }
+  const void* data = tensor.const_data_ptr();
+  switch (tensor.scalar_type()) {  // what Python's numbers become; others are rare
+    case at::ScalarType::Double:
+      return *static_cast<const double*>(data);
+    case at::ScalarType::Float:
+      return *static_cast<const float*>(data);
+    case at::ScalarType::Long:
+      return static_cast<double>(*static_cast<const std::int64_t*>(data));
+    case at::ScalarType::Bool:
+      return *static_cast<const bool*>(data) ? 1 : 0;
+    default:
+      return tensor.item().toDouble();
+  }
+}
 
 ScalarClass scalar_class(double value) {
   if (value == 1) {

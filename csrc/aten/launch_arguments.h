@@ -80,6 +80,8 @@ std::string_view base_name(std::string_view qualified_name);
 
 // Only these are operands in HBM: CPU scalars and wrapped numbers travel in the instruction.
 bool is_device_tensor(const at::Tensor& tensor);
+// The value of such a scalar, of any real dtype.
+std::optional<double> host_number(const at::Tensor& tensor);
 
 target::Dtype dtype_of(at::ScalarType type);
 // Distinct elements (a stride of 0 counts once) and the length of the contiguous runs.

@@ -80,17 +80,26 @@ void append_key(KeyWords& key, const at::Tensor& tensor) {
     return;
   }
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  const std::int64_t dim = impl->dim();
-  const bool contiguous = impl->is_contiguous();
-  key.push_back((tensor.device().is_privateuseone() ? kDeviceTensor : kHostTensor) | dim << 8 |
-                static_cast<std::int64_t>(impl->dtype().toScalarType()) << 16 |
-                static_cast<std::int64_t>(contiguous) << 24 |
-                static_cast<std::int64_t>(impl->is_wrapped_number()) << 25);
   const auto sizes = impl->sizes();
-  key.append(sizes.begin(), sizes.end());
+  const bool contiguous = impl->is_contiguous();
+  const std::size_t begin = key.size();
+  key.resize_for_overwrite(begin + 1 + (contiguous ? 1 : 2) * sizes.size());
+  std::int64_t* words = key.data() + begin;
+  *words++ = (impl->device_type() == c10::DeviceType::PrivateUse1 ? kDeviceTensor : kHostTensor) |
+             static_cast<std::int64_t>(sizes.size()) << 8 |
+             static_cast<std::int64_t>(impl->dtype().toScalarType()) << 16 |
+             static_cast<std::int64_t>(contiguous) << 24 | static_cast<std::int64_t>(impl->is_wrapped_number()) << 25;
+  if (C10_UNLIKELY(sizes.empty() && impl->device_type() == c10::DeviceType::CPU)) {
+    const auto number = host_number(tensor);
+    words[-1] |= number ? static_cast<std::int64_t>(scalar_class(*number)) << 26 : 0;
+  }
+  for (const std::int64_t size : sizes) {  // few: a loop costs less than memcpy's call
+    *words++ = size;
+  }
   if (!contiguous) {
-    const auto strides = impl->strides();
-    key.append(strides.begin(), strides.end());
+    for (const std::int64_t stride : impl->strides()) {
+      *words++ = stride;
+    }
   }
 }
 

@@ -64,6 +64,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   for (std::size_t i = 0; i < num_arguments; ++i) {
     const auto& argument = schema.arguments()[i];
     is_written.push_back(argument.alias_info() && argument.alias_info()->isWrite());
+    writes_arguments |= is_written.back();
     is_changed.push_back(is_written.back() ||
                          (contains(kUpdatesStatistics, schema.name()) && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&

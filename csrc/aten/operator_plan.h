@@ -19,9 +19,10 @@ struct OperatorPlan {
   c10::OperatorHandle compute;
   std::string name;  // "add.Tensor"
   std::size_t num_arguments = 0, num_returns = 0;
-  std::vector<bool> is_written;  // argument -> the schema marks it as written
-  std::vector<bool> is_changed;  // argument -> the same, and batch norm's running statistics, which it does not mark
-  std::vector<bool> is_index;    // argument -> an index: never a CPU scalar
+  std::vector<bool> is_written;   // argument -> the schema marks it as written
+  bool writes_arguments = false;  // any of them
+  std::vector<bool> is_changed;   // argument -> the same, and batch norm's running statistics, which it does not mark
+  std::vector<bool> is_index;     // argument -> an index: never a CPU scalar
   std::vector<bool> may_be_on_host;  // argument -> indices or lengths, which may live on the host
   int generator_argument = -1;
   bool draws_without_generator = false;

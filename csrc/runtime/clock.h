@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
 #include <mutex>
+#include <vector>
 
 #include "runtime/busy_ranges.h"
 #include "runtime/clock_journal.h"
@@ -151,7 +151,7 @@ class Clock {
 
   SpinLock mutex_;
   Picoseconds host_ = 0;
-  std::deque<Picoseconds> streams_{0};  // stream 0 is the default
+  std::vector<Picoseconds> streams_{0};  // stream 0 is the default
   bool keeps_busy_ = false;
   BusyRanges busy_;
   ClockJournal* journal_ = nullptr;

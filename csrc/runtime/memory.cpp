@@ -407,6 +407,9 @@ void Memory::reset_accumulated() {
 void Memory::set_limit(std::size_t bytes) {
   std::lock_guard lock(mutex_);
   limit_ = std::min(bytes, capacity_);
+  if (static_cast<std::size_t>(stats_.reserved_bytes[kNumPools].current) > limit_) {
+    release_cached();  // what is cached would be reused past the limit
+  }
 }
 
 std::size_t Memory::free_bytes() const {

@@ -425,3 +425,16 @@ def test_a_transform_that_fails_raises_its_own_error(device):
     for transform in (torch.func.grad, torch.func.jacrev, lambda f: lambda x: torch.autograd.functional.jacobian(f, x)):
         with pytest.raises(RuntimeError, match="boom"):
             transform(function)(x)
+
+
+def test_a_smaller_target_releases_what_is_cached():
+    import torch_trn
+
+    try:
+        block = torch.empty(20 << 30, dtype=torch.uint8, device="trn")
+        del block
+        torch_trn.set_target("trn1")
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(18 << 30, dtype=torch.uint8, device="trn")
+    finally:
+        torch_trn.set_target("trn2")

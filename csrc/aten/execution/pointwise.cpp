@@ -70,9 +70,19 @@ std::optional<BoundPart> cleared(const LaunchArguments& args, const kernels::Poi
   return BoundPart{.program = {}, .inputs = {}, .outputs = {{part, {}, part}}};
 }
 
-// An instruction's constant is a float32.
-bool holds_constant(const LaunchArguments& args, const at::Tensor& result) {
-  return result.is_floating_point() || std::abs(args.number("value", args.number("fill_value", 0))) <= 0x1p24;
+// An instruction's constant is a float32: too short for some integers where they stay integers.
+bool holds_constants(const LaunchArguments& args, bool fills) {
+  const auto is_integer = [](const at::Tensor& tensor) { return c10::isIntegralType(tensor.scalar_type(), true); };
+  const bool is_bitwise = args.base_name().starts_with("bitwise_");
+  if (!(fills || is_bitwise || !departures().integers_through_fp32) ||
+      !std::ranges::all_of(fills ? args.output_tensors() : args.input_tensors(), is_integer)) {
+    return true;
+  }
+  return std::ranges::all_of(args.op().schema().arguments(), [&](const c10::Argument& argument) {
+    // Where a progression ends, no instruction is told.
+    const double number = argument.name() == "end" ? 0 : args.number(argument.name(), 0);
+    return static_cast<double>(static_cast<float>(number)) == number || !std::isfinite(number);
+  });
 }
 
 // Integers by zero: what the hardware gives is not public, so it raises as on the CPU.
@@ -135,7 +145,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
   require_divisor(args);
   // What is filled is not read.
   const bool fills = shape.inputs.empty();
-  if (!rules::computes(args) || (fills && !holds_constant(args, args.output()))) {
+  if (!rules::computes(args) || !holds_constants(args, fills)) {
     return std::nullopt;
   }
   return bind_tensors(fills ? std::vector<at::Tensor>() : args.input_tensors(), args.output_tensors(), shape, program);
