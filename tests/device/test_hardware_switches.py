@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import torch_trn
-from torch_trn.numerics import _compiler_options
+from torch_trn.numerics import _compiler_options, departures_in_force
 
 INF, NAN = float("inf"), float("nan")
 
@@ -265,3 +265,28 @@ def test_compiler_flags() -> None:
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert float(run.stdout) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("switch", "value"),
+    [("flush_denormals", "False"), ("stochastic_rounding", 2), ("seed", -1), ("seed", 2**64), ("auto_cast", None)],
+)
+def test_values_that_a_switch_does_not_take(switch: str, value: object) -> None:
+    before = departures_in_force()
+    with pytest.raises(ValueError, match=rf"\[set_numerics\] {switch} is .*; got {value!r}"):
+        torch_trn.set_numerics("hardware", **{switch: value})
+    assert departures_in_force() == before
+    with torch_trn.set_numerics("hardware", seed=2**64 - 1, flush_denormals=1):
+        assert departures_in_force()["seed"] == 2**64 - 1 and departures_in_force()["flush_denormals"] is True
+
+
+@pytest.mark.parametrize(
+    ("spelling", "expected"), [("1", True), ("on", True), ("off", False), ("no", False), ("FALSE", False), ("0", False)]
+)
+def test_stochastic_rounding_in_the_environment(monkeypatch: pytest.MonkeyPatch, spelling: str, expected: bool) -> None:
+    monkeypatch.setenv("NEURON_RT_STOCHASTIC_ROUNDING_EN", spelling)
+    with torch_trn.set_numerics("hardware"):
+        assert departures_in_force()["stochastic_rounding"] is expected
+    monkeypatch.setenv("NEURON_RT_STOCHASTIC_ROUNDING_EN", "perhaps")
+    with pytest.raises(ValueError, match=r"NEURON_RT_STOCHASTIC_ROUNDING_EN is one of .*; got 'perhaps'"):
+        torch_trn.set_numerics("hardware")

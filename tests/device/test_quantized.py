@@ -1,6 +1,9 @@
 """Quantized tensors against the CPU: schemes, copies, views, operators."""
 
 import copy
+import io
+import pickle
+import sys
 
 import pytest
 import torch
@@ -164,3 +167,25 @@ def test_what_is_missing_raises():
         torch.sin(per_tensor("trn"))
     with pytest.raises(RuntimeError):
         torch.ops.quantized.add(per_tensor("trn"), per_tensor("cpu"), 0.1, 0)
+
+
+@pytest.mark.parametrize("make", [per_tensor, per_channel])
+def test_a_cpu_tensor_is_saved_with_the_package_installed(make):
+    """Pickle asks every imported module for the name of a quantization scheme."""
+    expected = make("cpu")
+    buffer = io.BytesIO()
+    torch.save(expected, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer), expected)
+    assert pickle.loads(pickle.dumps(expected.qscheme())) is expected.qscheme()
+
+
+def test_a_module_without_its_device_has_no_attributes():
+    """As a tool finds it that imports every module, where the device is not called neuron."""
+    from torch_trn import as_torch_neuronx
+
+    try:
+        assert not hasattr(as_torch_neuronx, "per_tensor_affine")
+        assert pickle.loads(pickle.dumps(torch.per_tensor_affine)) is torch.per_tensor_affine
+    finally:
+        del sys.modules["torch_trn.as_torch_neuronx"]

@@ -159,3 +159,8 @@ def test_zero_tensors_and_undefined():
 def test_layout_requests_that_make_no_sense_raise():
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.empty(2, 2, layout=torch._mkldnn, device="trn")
+
+
+def test_a_layout_of_a_cpu_library_is_refused():
+    with pytest.raises(NotImplementedError, match=r"\[layout\].*Mkldnn"):
+        torch.ones(8, 8, device="trn").to_mkldnn()

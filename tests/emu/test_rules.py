@@ -225,6 +225,39 @@ CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
     ),
     (r"\[register_load\] a register holds one element; got 256, limit 1\.", lambda c, t: c.register_load(0, t.s())),
     (r"\[register\] an engine has few registers; got 64, limit 63\.", lambda c, t: c.register_value(64)),
+    (r"\[register\] an engine has few registers; got -1, limit 0\.", lambda c, t: c.register_value(-1)),
+    (r"\[semaphore_wait\] semaphores are numbered from 0; got -2, limit 0\.", lambda c, t: c.semaphore_wait(-2, 1)),
+    (
+        r"\[nc_stream_shuffle\] a mask element names .*; got -3, limit 0\.",
+        lambda c, t: c.nc_stream_shuffle(t.s(), t.s(), [-3] * 32),
+    ),
+    (
+        r"\[dma_gather\] an index names a row of the tensor; got -1, limit 0\.",
+        lambda c, t: c.dma_gather(t.s(), c.hbm((10, 8)), tile(c, [[-1]] * 32, I32)),
+    ),
+    (r"\[dma_copy\] tiles lie in HBM or SBUF; got psum\.", lambda c, t: c.dma_copy(c.hbm((32, 8)), t.p())),
+    (r"\[dma_copy\] tiles lie in HBM or SBUF; got psum\.", lambda c, t: c.dma_copy(t.p(), c.hbm((32, 8)))),
+    (
+        r"\[dma_gather\] tiles lie in HBM or SBUF; got psum\.",
+        lambda c, t: c.dma_gather(t.p(), c.hbm((10, 8)), t.s(I32, 32, 1)),
+    ),
+    (r"\[iota\] operands lie in SBUF; got psum\.", lambda c, t: c.iota(t.p(I32), [(1, 8)], 0)),
+    (
+        r"\[dma_compute\] every source has a scale; got 1, limit 3\.",
+        lambda c, t: c.dma_compute(t.s(), [t.s(), t.s(), t.s()], [1], "add"),
+    ),
+    (
+        r"\[nc_matmul\] double_row uses the whole array; got a tile_position or tile_size\.",
+        lambda c, t: c.nc_matmul(t.p(), t.s(), t.s(), perf_mode="double_row", tile_size=(32, 32)),
+    ),
+    (
+        r"\[nc_matmul\] a tile starts within the array; got -32, limit 0\.",
+        lambda c, t: c.nc_matmul(t.p(F, 8, 8), t.s(), t.s(), tile_position=(-32, 0), tile_size=(32, 32)),
+    ),
+    (
+        r"\[tensor_copy\] operands lie in SBUF; got psum\. Copy them to SBUF first\.",
+        lambda c, t: c.tensor_copy(t.s(), t.p(), engine="gpsimd"),
+    ),
     (
         r"\[reciprocal\] a tile of 64 partitions starts at a multiple of 64; got 32\. Move the tile\.",
         lambda c, t: c.reciprocal(t.s(F, 64), t.s(F, 128).part(64, 0, 8, start_partition=32)),
@@ -243,12 +276,27 @@ def test_refusals(words: str, call: Callable[[Any, Tiles], Any]) -> None:
         call(tiles.core, tiles)
 
 
+def test_words_that_name_nothing() -> None:
+    core = new_core()
+    x = tile(core, np.ones((32, 8)))
+    for words, call in [
+        (r"\[op\] .*; got no_such\. Use one of .*add, ", lambda: core.tensor_tensor(x, x, x, "no_such")),
+        (r"\[op\] .*; got no_such\. Use one of .*exp", lambda: core.activation(x, "no_such", x)),
+        (r"\[engine\] .*; got no_such\. Use one of tensor, ", lambda: core.tensor_copy(x, x, engine="no_such")),
+        (r"\[nc_matmul\] none or double_row; got no_such\.", lambda: core.nc_matmul(x, x, x, perf_mode="no_such")),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
 def test_generations() -> None:
     tiles = Tiles("trn1")
     with pytest.raises(
         RuntimeError, match=r"\[range_select\] the instruction exists from NeuronCore-v3 on; got NeuronCore-v2"
     ):
         tiles.core.range_select(tiles.s(), tiles.s(), "less", "less", tiles.s(F, 32, 1), tiles.s(F, 32, 1))
+    with pytest.raises(RuntimeError, match=r"\[tensor_copy on ScalarE\] the instruction exists from NeuronCore-v3 on"):
+        tiles.core.tensor_copy(tiles.s(), tiles.s(), engine="scalar")
 
 
 def test_start_partitions_are_where_values_land() -> None:
@@ -272,6 +320,44 @@ def test_strict_reads(memory: str, dtype: str) -> None:
     core.memset(fresh, 2.0)
     core.reciprocal(out, fresh)
     assert np.all(out.read() == 0.5)
+
+
+def test_strict_reads_of_every_operand() -> None:
+    core = new_core("trn3", strict=True)
+    x, eight = tile(core, np.ones((32, 8))), core.sbuf("float32", 32, 8)
+    bound, fresh_bound = tile(core, np.ones((32, 1))), core.sbuf("float32", 32, 1)
+    fp8 = tile(core, np.ones((32, 16)), "float8_e5m2").pattern(32, 0, [(8, 2), (1, 8)])
+    out = tile(core, np.ones((32, 8)))
+    for name, call in {
+        "nc_matmul": lambda: core.nc_matmul(core.psum("float32", 8, 8), x, x, accumulate=True),
+        "nc_matmul double_row": lambda: core.nc_matmul(
+            core.psum("float32", 8, 8), fp8, fp8, accumulate=True, perf_mode="double_row"
+        ),
+        "nc_find_index8": lambda: core.nc_find_index8(core.sbuf("uint32", 32, 8), x, eight),
+        "nc_match_replace8": lambda: core.nc_match_replace8(out, x, eight, 0.0),
+        "range_select": lambda: core.range_select(out, x, "less", "less", bound, fresh_bound),
+    }.items():
+        with pytest.raises(RuntimeError, match=rf"\[{name}\] sources are written before they are read"):
+            call()
+    core.nc_match_replace8(core.sbuf("float32", 32, 8), x, x, 0.0)  # a result may be fresh
+
+
+def test_a_copy_on_gpsimd() -> None:
+    core, values = new_core(), np.arange(32.0).reshape(4, 8)
+    out = core.sbuf("bfloat16", 4, 8)
+    core.tensor_copy(out, tile(core, values), engine="gpsimd")
+    np.testing.assert_array_equal(out.read(), values)
+    assert core.counts()["instructions"]["gpsimd"] == 1
+
+
+def test_the_eight_largest_come_before_nan() -> None:
+    core, rng = new_core(), np.random.default_rng(0)
+    x = rng.permuted(np.tile(np.r_[np.arange(1.0, 10), np.inf, -np.inf, [np.nan] * 5], (64, 1)), axis=1)
+    got = core.sbuf("float32", 64, 8)
+    core.max8(got, tile(core, x))
+    np.testing.assert_array_equal(got.read(), np.tile([np.inf, 9, 8, 7, 6, 5, 4, 3], (64, 1)))
+    core.max8(got, tile(core, np.tile([np.nan, 2, np.nan, 1, np.nan, 3, np.nan, np.nan], (64, 1))))
+    np.testing.assert_array_equal(got.read(), np.tile([3, 2, 1] + [np.nan] * 5, (64, 1)))
 
 
 def test_a_shifted_copy_reads_before_it_writes() -> None:

@@ -1,7 +1,6 @@
 // Multi-head attention and an encoder's layer as single operators: projections, fused attention, norms, feed-forward.
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "aten/rules/composition.h"
 
@@ -49,7 +48,7 @@ at::Tensor mask_of(const Composition& c) {
 at::Tensor added_mask(Composition& c, const at::Tensor& mask) {
   const at::Tensor added = c.temporary(mask.sizes());
   c.map({mask}, {added}, [](Expression& e, const Values& v) {
-    e.output(0, e.where_not(e.apply(Alu::not_equal, v[0], 0), 0, -std::numeric_limits<float>::infinity()));
+    e.output(0, e.where_not(e.apply(Alu::not_equal, v[0], 0), 0, -kInfinity));
   });
   return added;
 }
@@ -82,7 +81,7 @@ void attend_with_weights(Composition& c, const Heads& heads, const at::Tensor& c
   c.product(query, key.mT(), {}, scores, heads.scale());
   if (const at::Tensor mask = mask_of(c); mask.defined()) {
     c.map({scores, mask}, {scores}, [](Expression& e, const Values& v) {
-      e.output(0, e.where_not(e.apply(Alu::not_equal, v[1], 0), v[0], -std::numeric_limits<float>::infinity()));
+      e.output(0, e.where_not(e.apply(Alu::not_equal, v[1], 0), v[0], -kInfinity));
     });
   }
   const bool averages = c.args().boolean("average_attn_weights", true);

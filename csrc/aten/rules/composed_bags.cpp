@@ -1,6 +1,5 @@
 // Embedding bags: rows picked from a table are added up, averaged or compared by the bag that each belongs to.
 #include <algorithm>
-#include <limits>
 
 #include "aten/rules/composition.h"
 
@@ -24,12 +23,6 @@ at::Tensor wide(Composition& c, const at::Tensor& index) {
   const at::Tensor copied = c.temporary(index.sizes(), at::kLong);
   c.copy(index, copied);
   return copied;
-}
-
-at::Tensor filled(Composition& c, at::IntArrayRef sizes, float value, at::ScalarType type = at::kFloat) {
-  const at::Tensor fresh = c.temporary(sizes, type);
-  c.fill(fresh, value);
-  return fresh;
 }
 
 at::Tensor as_column(const at::Tensor& tensor) {
@@ -58,8 +51,7 @@ class Bags {
       c_.fill(bag, 0);
       return;
     }
-    const at::Tensor places = c_.temporary(bag.sizes(), at::kLong);
-    c_.map({}, {places}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
+    const at::Tensor places = c_.iota(bag.sizes(), at::kLong);
     kernels::RankShape shape;
     shape.length = count_ - 1;
     shape.queries = picks();
@@ -72,7 +64,7 @@ class Bags {
   // How many indices each bag has, without the padding's.
   void measure(const at::Tensor& bag, const at::Tensor& sizes) {
     if (padding_ >= 0) {
-      const at::Tensor counted = filled(c_, {count_, 1}, 0), one = c_.temporary({picks(), 1});
+      const at::Tensor counted = c_.filled({count_, 1}, 0), one = c_.temporary({picks(), 1});
       c_.map({as_column(index_)}, {one}, [&](Expression& e, const Values& v) { e.output(0, is_real(e, v[0])); });
       c_.scatter(counted, bag, one, true);
       c_.copy(counted.view({-1}), sizes);
@@ -161,7 +153,7 @@ void forward(Composition& c) {
   if (mode == Mode::maximum) {
     count_maxima(c, rows, out);
   } else {
-    const at::Tensor sums = filled(c, out.sizes(), 0);
+    const at::Tensor sums = c.filled(out.sizes(), 0);
     c.scatter(sums, bag, bags.weighed(rows, {c.tensor("per_sample_weights")}), true);
     c.map({sums, mode == Mode::mean ? as_column(sizes) : at::Tensor()}, {out}, [&](Expression& e, const Values& v) {
       e.output(0, mode == Mode::mean ? e.divide(v[0], e.apply(Alu::maximum, v[1], 1)) : e.copy(v[0]));
@@ -191,14 +183,7 @@ void give_to_maxima(Composition& c, const at::Tensor& grad, const at::Tensor& ta
   const at::Tensor places = wide(c, c.tensor("maximum_indices")), given = c.temporary(grad.sizes());
   c.map({grad, as_column(c.tensor("bag_size"))}, {given},
         [](Expression& e, const Values& v) { e.output(0, e.where_not(e.apply(Alu::equal, v[1], 0), v[0], 0)); });
-  kernels::IndexShape shape;
-  shape.kind = kernels::IndexKind::scatter_add;
-  shape.num_rows = shape.num_indices = grad.numel();
-  shape.table_rows = table.size(0);
-  shape.columns = table.size(1);
-  shape.dtype = dtype(table);
-  shape.index_dtype = dtype(places);
-  c.add(shape, {{places}, {given}}, {{table}});
+  c.scatter_add_elements(table.unsqueeze(0), places, given);
 }
 
 void backward(Composition& c) {

@@ -1,5 +1,4 @@
 // Gradient scaling: every gradient of a list is unscaled and looked at, and the scale follows what was found.
-#include <limits>
 
 #include "aten/rules/composition.h"
 #include "aten/rules/lists.h"
@@ -57,8 +56,7 @@ void update_scale(Composition& c) {
   c.map({scale, tracker, c.tensor("found_inf")}, {scale, tracker}, [&](Expression& e, const Values& v) {
     const Value steps = e.add(v[1], 1), is_due = e.apply(Alu::equal, steps, interval);
     const Value grown = e.multiply(v[0], grows);
-    const Value is_finite =
-        e.apply(Alu::less, e.activation(Activation::abs, grown), std::numeric_limits<float>::infinity());
+    const Value is_finite = e.apply(Alu::less, e.activation(Activation::abs, grown), kInfinity);
     const Value larger = e.select(e.multiply(is_due, is_finite), grown, v[0]);
     e.output(0, e.select(v[2], e.multiply(v[0], shrinks), larger));
     e.output(1, e.where_not(e.apply(Alu::logical_or, v[2], is_due), steps, 0));

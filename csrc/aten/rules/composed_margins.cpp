@@ -22,33 +22,14 @@ Rows2d rows_of(Composition& c) {
 }
 
 // Of each row an element, or several, by their places in it.
-kernels::IndexShape each_row(const at::Tensor& table, const at::Tensor& index) {
-  kernels::IndexShape shape;
-  shape.num_rows = shape.num_indices = index.numel();
-  shape.num_tables = table.size(0);
-  shape.table_rows = table.size(1);
-  shape.columns = 1;
-  shape.dtype = dtype(table);
-  shape.index_dtype = dtype(index);
-  return shape;
-}
-
 at::Tensor picked(Composition& c, const at::Tensor& table, const at::Tensor& index) {
   const at::Tensor found = c.temporary(index.sizes(), table.scalar_type());
-  c.add(each_row(table, index), {{table}, {index}}, {{found}});
+  c.gather_elements(table.unsqueeze(-1), index, found);
   return found;
 }
 
 void add_at(Composition& c, const at::Tensor& table, const at::Tensor& index, const at::Tensor& values) {
-  kernels::IndexShape shape = each_row(table, index);
-  shape.kind = kernels::IndexKind::scatter_add;
-  c.add(shape, {{index}, {values}}, {{table}});
-}
-
-at::Tensor ramp(Composition& c, std::int64_t length) {
-  const at::Tensor places = c.temporary({length});
-  c.map({}, {places}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
-  return places;
+  c.scatter_add_elements(table.unsqueeze(-1), index, values);
 }
 
 bool is_mean(const Composition& c) {
@@ -87,7 +68,7 @@ struct Margins {
 Margins margins_of(Composition& c) {
   Margins m{rows_of(c), {}, c.tensor("weight"), {}};
   m.at_target = picked(c, m.all.x, m.all.target);
-  m.classes = ramp(c, m.all.classes);
+  m.classes = c.iota({m.all.classes});
   if (m.weight.defined()) {
     const at::Tensor own = c.temporary({m.all.rows, 1}, m.weight.scalar_type());
     c.gather(m.weight.view({-1, 1}), m.all.target.view({-1}), own);
@@ -160,34 +141,25 @@ Targets targets_of(Composition& c, const Rows2d& all) {
     e.output(0, e.apply(Alu::maximum, v[0], 0));
     e.output(1, e.apply(Alu::greater_equal, v[0], 0));
   });
-  kernels::ScanShape shape;
-  shape.rows = all.rows;
-  shape.cols = all.classes;
-  shape.alu = Alu::minimum;
-  shape.inputs = shape.outputs = {access_of(targets.counts)};
-  c.add(shape, {{targets.counts}}, {{targets.counts}});
+  c.scan({targets.counts}, targets.counts, Alu::minimum);
   return targets;
 }
 
 // Each target against each class that is none: [rows, targets, classes].
 struct Contest {
-  Rows2d all;
-  Targets targets;
   Stack inputs;
   std::vector<std::int64_t> sizes;
 };
 
 constexpr std::int64_t kMostPairs = std::int64_t{1} << 26;
 
-Contest contest_of(Composition& c, const at::Tensor& is_target) {
-  Contest contest{rows_of(c), {}, {}, {}};
-  const Rows2d& all = contest.all;
+Contest contest_of(Composition& c, const Rows2d& all, const Targets& targets, const at::Tensor& is_target) {
+  Contest contest;
   if (all.rows * all.classes * all.classes > kMostPairs) {
     c.only_counts();
   }
-  contest.targets = targets_of(c, all);
-  const at::Tensor at_target = picked(c, all.x, contest.targets.index);
-  contest.inputs = {all.x.unsqueeze(1), at_target.unsqueeze(2), contest.targets.counts.unsqueeze(2),
+  const at::Tensor at_target = picked(c, all.x, targets.index);
+  contest.inputs = {all.x.unsqueeze(1), at_target.unsqueeze(2), targets.counts.unsqueeze(2),
                     is_target.view({all.rows, 1, all.classes})};
   contest.sizes = {all.rows, all.classes, all.classes};
   return contest;
@@ -207,12 +179,11 @@ void multilabel_margin(Composition& c) {
   }
   const Rows2d all = rows_of(c);
   const Targets targets = targets_of(c, all);
-  const at::Tensor marks = c.temporary({all.rows, all.classes});
-  c.fill(marks, 0);
+  const at::Tensor marks = c.filled({all.rows, all.classes}, 0);
   add_at(c, marks, targets.index, targets.counts);
   c.map({marks}, {is_target.view(marks.sizes())},
         [](Expression& e, const Values& v) { e.output(0, e.apply(Alu::minimum, v[0], 1)); });
-  const Contest contest = contest_of(c, is_target);
+  const Contest contest = contest_of(c, all, targets, is_target);
   const at::Tensor losses = c.temporary(contest.sizes);
   c.map(contest.inputs, {losses}, [](Expression& e, const Values& v) { e.output(0, meeting(e, v)); });
   finish(c, losses.view({all.rows, -1}), divisor_of(c, all));
@@ -223,18 +194,19 @@ void multilabel_margin_backward(Composition& c) {
   if (out.numel() == 0) {
     return;
   }
-  Contest contest = contest_of(c, c.tensor("is_target"));
-  const Rows2d& all = contest.all;
+  const Rows2d all = rows_of(c);
+  const Targets targets = targets_of(c, all);
+  Contest contest = contest_of(c, all, targets, c.tensor("is_target"));
   const at::Tensor taken = c.temporary(contest.sizes);
   contest.inputs.push_back(upstream(c, 3));
   c.map(contest.inputs, {taken}, [&](Expression& e, const Values& v) {
     e.output(0, e.multiply(e.apply(Alu::greater, meeting(e, v), 0, Alu::multiply, 1 / divisor_of(c, all)), v[4]));
   });
   const at::Tensor to_classes = c.temporary({all.rows, all.classes}), from_targets = c.temporary(to_classes.sizes());
-  const std::int64_t targets = 1, classes = 2;
-  c.reduce({taken}, to_classes, {&targets, 1}, {});
-  c.reduce({taken}, from_targets, {&classes, 1}, {Alu::add, {}, steps_of(ts(Alu::multiply, -1))});
-  add_at(c, to_classes, contest.targets.index, from_targets);
+  const std::int64_t over_targets = 1, over_classes = 2;
+  c.reduce({taken}, to_classes, {&over_targets, 1}, {});
+  c.reduce({taken}, from_targets, {&over_classes, 1}, {Alu::add, {}, steps_of(ts(Alu::multiply, -1))});
+  add_at(c, to_classes, targets.index, from_targets);
   c.copy(to_classes, out.view(to_classes.sizes()));
 }
 

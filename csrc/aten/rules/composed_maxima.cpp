@@ -151,9 +151,7 @@ at::Tensor places_of(Composition& c, const at::Tensor& x, std::int64_t rank) {
   for (std::int64_t axis = rank; axis >= 1; --axis) {
     sizes.push_back(x.size(-axis));
   }
-  const at::Tensor places = c.temporary(sizes, at::kInt);
-  c.map({}, {places}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
-  return places;
+  return c.iota(sizes, at::kInt);
 }
 
 // One axis after the other, from the last, so that of equals the foremost is found.
@@ -201,9 +199,7 @@ kernels::WindowShape planes_of(const at::Tensor& in, const at::Tensor& out, cons
 void add_depth(Composition& c, const at::Tensor& places, std::int64_t plane) {
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(places.dim()), 1);
   sizes[sizes.size() - 3] = places.size(-3);
-  const at::Tensor depth = c.temporary(sizes, at::kInt);
-  c.map({}, {depth}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
-  c.map({places, depth}, {places}, [&](Expression& e, const Values& v) {
+  c.map({places, c.iota(sizes, at::kInt)}, {places}, [&](Expression& e, const Values& v) {
     e.output(0, e.apply(Alu::multiply, v[1], static_cast<float>(plane), Alu::add, v[0]));
   });
 }
@@ -260,23 +256,13 @@ void pool_maximum_backward(Composition& c) {
       return;
     }
   }
-  const std::int64_t volume = volume_of(out, rank);
-  const at::Tensor sums = c.temporary(out.sizes());
   at::Tensor given = grad;
   if (grad.scalar_type() != at::kFloat) {
     given = c.temporary(grad.sizes());
     c.copy(grad, given);
   }
-  c.fill(sums, 0);
-  kernels::IndexShape shape;
-  shape.kind = kernels::IndexKind::scatter_add;
-  shape.num_rows = shape.num_indices = grad.numel();
-  shape.table_rows = volume;
-  shape.num_tables = out.numel() / volume;
-  shape.columns = 1;
-  shape.dtype = Dtype::float32;
-  shape.index_dtype = dtype(places);
-  c.add(shape, {{places}, {given}}, {{sums}});
+  const at::Tensor sums = c.filled(out.sizes(), 0);
+  c.scatter_add_elements(sums.view({-1, volume_of(out, rank), 1}), places, given);
   c.copy(sums, out);
 }
 
@@ -285,8 +271,7 @@ void pool_maximum_backward(Composition& c) {
 // Where each output's window begins along an axis, as PyTorch computes it: [batch, channels, out].
 at::Tensor random_starts(Composition& c, const at::Tensor& sample, std::int64_t in, std::int64_t out,
                          std::int64_t kernel) {
-  const at::Tensor order = c.temporary({out}), starts = c.temporary({sample.size(0), sample.size(1), out});
-  c.map({}, {order}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
+  const at::Tensor order = c.iota({out}), starts = c.temporary({sample.size(0), sample.size(1), out});
   const float step = out > 1 ? static_cast<float>(in - kernel) / static_cast<float>(out - 1) : 0;
   c.map({order, sample.unsqueeze(-1)}, {starts}, [&](Expression& e, const Values& v) {
     const Value moved = floor(e, e.multiply(e.add(v[0], v[1]), step));
@@ -310,7 +295,7 @@ void pool_at_random(Composition& c) {
   if (volume_of(self, rank) > kMostExact || samples.scalar_type() != at::kFloat) {
     c.only_counts();
   }
-  const at::Tensor planes = c.flat(self);
+  const at::Tensor planes = c.flat(self).view({-1, volume_of(self, rank), 1});
   Stack starts;
   std::int64_t num_taps = 1;
   for (std::int64_t axis = 0; axis < rank; ++axis) {
@@ -339,14 +324,7 @@ void pool_at_random(Composition& c) {
       }
       e.output(0, at);
     });
-    kernels::IndexShape shape;
-    shape.num_rows = shape.num_indices = place.numel();
-    shape.table_rows = volume_of(self, rank);
-    shape.num_tables = self.size(0) * self.size(1);
-    shape.columns = 1;
-    shape.dtype = dtype(self);
-    shape.index_dtype = dtype(place);
-    c.add(shape, {{planes}, {place}}, {{picked}});
+    c.gather_elements(planes, place, picked);
     taps.insert(taps.end(), {picked, place});
     if (static_cast<std::int64_t>(taps.size()) == 2 * kMostTaps || tap + 1 == num_taps) {
       keep_largest(c, std::exchange(taps, {}), out, tap >= kMostTaps);

@@ -76,10 +76,8 @@ void triangle_indices(Composition& c) {
     }
   }
   auto spread = [&](std::int64_t length, const std::vector<Tap>& taps, std::int64_t to) {
-    const at::Tensor ramp = c.temporary({length}, at::kInt);
     const at::Tensor places = c.temporary({out.size(1)}, at::kInt);
-    c.map({}, {ramp}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
-    c.resample(ramp, places, 0, taps);
+    c.resample(c.iota({length}, at::kInt), places, 0, taps);
     c.copy(places, out.select(0, to));
   };
   spread(rows, row_taps, 0);

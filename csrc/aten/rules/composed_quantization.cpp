@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "aten/rules/composition.h"
 #include "aten/rules/rounding.h"
@@ -53,6 +55,26 @@ Grid grid_of(Expression& e, Value scale, Value zero, bool rounds_zero = false) {
 
 bool is_per_channel(const Composition& c) {
   return c.args().find("axis") >= 0;
+}
+
+std::optional<std::int64_t> channel_axis(const Composition& c) {
+  return is_per_channel(c) ? std::optional(c.args().integer("axis", 0)) : std::nullopt;
+}
+
+// To a value for each place along `axis`, or where there is none to one.
+void reduce_channels(Composition& c, const at::Tensor& x, const at::Tensor& out, std::optional<std::int64_t> axis,
+                     Fold fold) {
+  if (axis && x.dim() == 1) {
+    c.copy(x, out);
+    return;
+  }
+  std::vector<std::int64_t> dims;
+  for (std::int64_t d = 0; d < x.dim() && axis; ++d) {
+    if (d != *axis) {
+      dims.push_back(d);
+    }
+  }
+  c.reduce({x}, out, dims, std::move(fold));
 }
 
 // A value for each channel, or one.
@@ -126,17 +148,8 @@ void quantize_learnt_backward(Composition& c) {
           e.output(1, e.multiply(slope, scaled));
           e.output(2, e.where_not(inside, e.multiply(e.multiply(grid.scale, -1), scaled), 0));
         });
-  std::vector<std::int64_t> others;
-  for (std::int64_t d = 0; d < self.dim() && is_per_channel(c); ++d) {
-    if (d != c.args().integer("axis", 0)) {
-      others.push_back(d);
-    }
-  }
-  auto add_up = [&](const at::Tensor& each, const at::Tensor& total) {
-    is_per_channel(c) && others.empty() ? c.copy(each, total) : c.reduce({each}, total, others, {});
-  };
-  add_up(of_scale, c.args().output(1));
-  add_up(of_zero, c.args().output(2));
+  reduce_channels(c, of_scale, c.args().output(1), channel_axis(c), {});
+  reduce_channels(c, of_zero, c.args().output(2), channel_axis(c), {});
 }
 
 // ---- The observer of a moving average
@@ -185,18 +198,11 @@ void observe_and_quantize(Composition& c) {
     return;
   }
   const auto moves = static_cast<float>(c.args().number("averaging_const", 0.01));
-  std::vector<std::int64_t> others;
-  for (std::int64_t d = 0; d < self.dim() && is_per_row; ++d) {
-    if (d != axis) {
-      others.push_back(d);
-    }
-  }
   auto observe = [&](const at::Tensor& running, Alu alu) {
     const at::Tensor extreme = c.temporary(running.sizes());
-    is_per_row&& others.empty() ? c.copy(self, extreme) : c.reduce({self}, extreme, others, {alu});
+    reduce_channels(c, self, extreme, is_per_row ? std::optional(axis) : std::nullopt, {alu});
     c.map({running, extreme, c.along("observer_on", 0, 1)}, {running}, [&](Expression& e, const Values& v) {
-      const Value is_new =
-          e.apply(Alu::equal, e.activation(Activation::abs, v[0]), std::numeric_limits<float>::infinity());
+      const Value is_new = e.apply(Alu::equal, e.activation(Activation::abs, v[0]), kInfinity);
       const Value moved = e.apply(Alu::multiply, e.subtract(v[1], v[0]), moves, Alu::add, v[0]);
       e.output(0, e.select(v[2], e.select(is_new, v[1], moved), v[0]));
     });

@@ -61,8 +61,7 @@ void is_in(Composition& c) {
   }
   at::Tensor queries = elements;
   if (!queries.defined()) {
-    queries = c.temporary(out.sizes());
-    c.fill(queries, static_cast<float>(c.args().number("element", 0)));
+    queries = c.filled(out.sizes(), static_cast<float>(c.args().number("element", 0)));
   }
   const at::Tensor found = inverts ? c.temporary(out.sizes(), at::kBool) : out;
   kernels::RankShape shape;
@@ -86,7 +85,7 @@ void order_statistic(Composition& c) {
   const at::Tensor &value = c.args().output(0), &place = c.args().output(1);
   const bool is_whole = c.args().find("dim") < 0 || self.dim() == 0;
   if (self.numel() == 0) {
-    c.fill(value, std::numeric_limits<float>::quiet_NaN());
+    c.fill(value, kNan);
     return;
   }
   const at::Tensor rows = is_whole ? c.flat(self).view({1, -1}) : self.movedim(c.args().integer("dim", -1), -1);
@@ -285,16 +284,6 @@ void row_distances_backward(Composition& c) {
 
 // ---- log of the running sum of exponentials, each around the running maximum
 
-Spec scan_of(const at::Tensor& rows, Alu alu, std::vector<Access> inputs, const at::Tensor& out) {
-  kernels::ScanShape shape;
-  shape.cols = rows.size(-1);
-  shape.rows = rows.numel() / shape.cols;
-  shape.alu = alu;
-  shape.inputs = std::move(inputs);
-  shape.outputs = {access_of(out)};
-  return {shape};
-}
-
 void log_cumulative_sum(Composition& c) {
   const at::Tensor self = c.tensor("self");
   const at::Tensor& result = c.args().output();
@@ -309,7 +298,7 @@ void log_cumulative_sum(Composition& c) {
   const at::Tensor x = self.movedim(dim, -1), out = result.movedim(dim, -1);
   const std::int64_t cols = x.size(-1);
   const at::Tensor top = c.temporary(x.sizes()), decay = c.temporary(x.sizes()), sum = c.temporary(x.sizes());
-  c.add(scan_of(x, Alu::maximum, {access_of(x)}, top).front(), {{x}}, {{top}});
+  c.scan({x}, top, Alu::maximum);
   // An infinite maximum would leave differences of infinities.
   constexpr float kLargest = std::numeric_limits<float>::max();
   c.map({top}, {top}, [&](Expression& e, const Values& v) {
@@ -322,7 +311,7 @@ void log_cumulative_sum(Composition& c) {
   }
   c.map({x, top}, {sum},
         [](Expression& e, const Values& v) { e.output(0, e.activation(Activation::exp, e.subtract(v[0], v[1]))); });
-  c.add(scan_of(sum, Alu::add, {access_of(sum), access_of(decay)}, sum).front(), {{sum}, {decay}}, {{sum}});
+  c.scan({sum, decay}, sum, Alu::add);
   c.map({sum, top}, {out},
         [](Expression& e, const Values& v) { e.output(0, e.add(e.activation(Activation::log, v[0]), v[1])); });
 }

@@ -67,6 +67,18 @@ at::Tensor Composition::temporary(at::IntArrayRef sizes, at::ScalarType dtype) c
   return fresh;
 }
 
+at::Tensor Composition::filled(at::IntArrayRef sizes, float value, at::ScalarType dtype) {
+  const at::Tensor fresh = temporary(sizes, dtype);
+  fill(fresh, value);
+  return fresh;
+}
+
+at::Tensor Composition::iota(at::IntArrayRef sizes, at::ScalarType dtype) {
+  const at::Tensor places = temporary(sizes, dtype);
+  map({}, {places}, [](Expression& e, const Values&) { e.output(0, e.iota()); });
+  return places;
+}
+
 void Composition::add(kernels::Part part, std::vector<Stack> inputs, std::vector<Stack> outputs) {
   stages_.push_back({std::move(part), std::move(inputs), std::move(outputs)});
 }
@@ -135,6 +147,16 @@ void Composition::variance(const at::Tensor& input, const at::Tensor& deviation,
   add(spec.front(), {{as_rows(input, dims, rows.across_partitions)}}, {{deviation}, {mean}});
 }
 
+void Composition::scan(const Stack& inputs, const at::Tensor& output, Alu alu) {
+  kernels::ScanShape shape;
+  shape.cols = output.size(-1);
+  shape.rows = output.numel() / shape.cols;
+  shape.alu = alu;
+  shape.inputs = accesses(inputs);
+  shape.outputs = {access_of(output)};
+  add(shape, one_by_one(inputs), {{output}});
+}
+
 void Composition::softmax(const Stack& inputs, const at::Tensor& output, std::int64_t dim, bool backward) {
   const std::span dims(&dim, 1);
   const Rows rows = rows_of(inputs.front(), dims);
@@ -186,6 +208,17 @@ kernels::IndexShape rows_by_index(const at::Tensor& table, const at::Tensor& ind
   return shape;
 }
 
+kernels::IndexShape elements_by_index(const at::Tensor& tables, const at::Tensor& index) {
+  kernels::IndexShape shape;
+  shape.num_rows = shape.num_indices = index.numel();
+  shape.num_tables = tables.size(0);
+  shape.table_rows = tables.size(1);
+  shape.columns = tables.size(2);
+  shape.dtype = dtype(tables);
+  shape.index_dtype = dtype(index);
+  return shape;
+}
+
 }  // namespace
 
 void Composition::gather(const at::Tensor& table, const at::Tensor& index, const at::Tensor& picked) {
@@ -200,6 +233,16 @@ void Composition::scatter(const at::Tensor& table, const at::Tensor& index, cons
     shape.kind = adds ? kernels::IndexKind::scatter_add : kernels::IndexKind::scatter;
     add(shape, {{index}, {rows}}, {{table}});
   }
+}
+
+void Composition::gather_elements(const at::Tensor& tables, const at::Tensor& index, const at::Tensor& picked) {
+  add(elements_by_index(tables, index), {{tables}, {index}}, {{picked}});
+}
+
+void Composition::scatter_add_elements(const at::Tensor& tables, const at::Tensor& index, const at::Tensor& values) {
+  auto shape = elements_by_index(tables, index);
+  shape.kind = kernels::IndexKind::scatter_add;
+  add(shape, {{index}, {values}}, {{tables}});
 }
 
 void Composition::resample(const at::Tensor& input, const at::Tensor& output, std::int64_t dim,

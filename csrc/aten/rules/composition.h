@@ -39,6 +39,9 @@ class Composition {
   at::Tensor flat(const at::Tensor& tensor);
   // An intermediate result in HBM. A count takes its sizes alone.
   at::Tensor temporary(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat) const;
+  // One whose elements are all `value`, or each its own place.
+  at::Tensor filled(at::IntArrayRef sizes, float value, at::ScalarType dtype = at::kFloat);
+  at::Tensor iota(at::IntArrayRef sizes, at::ScalarType dtype = at::kFloat);
 
   // Element by element, inputs broadcast to the outputs, which are of one size. Undefined inputs and outputs are left
   // out of the launch: `write` gets the values of the inputs that are there, by their place in the list.
@@ -57,6 +60,8 @@ class Composition {
   // The mean squared deviation through `epilogue`, and the mean.
   void variance(const at::Tensor& input, const at::Tensor& deviation, const at::Tensor& mean, Integers dims,
                 std::vector<Step> epilogue);
+  // Running along the last axis: x[i] alu result[i - 1], or of two inputs x[i] alu result[i - 1] * factor[i].
+  void scan(const Stack& inputs, const at::Tensor& output, Alu alu);
   void softmax(const Stack& inputs, const at::Tensor& output, std::int64_t dim, bool backward);
   // alpha a b + bias: a [.., m, k] and b [.., k, n] with as many matrices, or one b; a bias of n elements, or none.
   void product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias, const at::Tensor& output,
@@ -64,6 +69,9 @@ class Composition {
   // table [rows, ...] by index [n] to picked [n, ...], and back.
   void gather(const at::Tensor& table, const at::Tensor& index, const at::Tensor& picked);
   void scatter(const at::Tensor& table, const at::Tensor& index, const at::Tensor& rows, bool adds);
+  // tables [tables, rows, columns]: of each column single elements by their rows, as many of each table.
+  void gather_elements(const at::Tensor& tables, const at::Tensor& index, const at::Tensor& picked);
+  void scatter_add_elements(const at::Tensor& tables, const at::Tensor& index, const at::Tensor& values);
 
   // Along one axis of the output, in which alone the two differ; the input may have several in its place.
   void resample(const at::Tensor& input, const at::Tensor& output, std::int64_t dim, const std::vector<Tap>& taps);

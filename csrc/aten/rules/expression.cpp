@@ -30,11 +30,7 @@ bool is_operand(const LaunchArguments& args, int position, std::size_t member) {
 // The value of a member that is a scalar of the CPU's.
 std::optional<double> host_scalar(const LaunchArguments& args, std::string_view name, std::size_t member) {
   const auto list = args.tensors(name);
-  if (member >= list.size() || !list[member].device().is_cpu() || list[member].numel() != 1 ||
-      list[member].is_complex()) {
-    return std::nullopt;
-  }
-  return list[member].item().toDouble();
+  return member < list.size() && list[member].numel() == 1 ? host_number(list[member].reshape({})) : std::nullopt;
 }
 
 Step tensor_scalar(Alu alu0, float scalar0, Alu alu1 = Alu::none, float scalar1 = 1) {
@@ -160,15 +156,15 @@ Value Expression::select(Value condition, Value x, Value y) {
   if (y.is_constant()) {
     Step step = plain(Opcode::select);
     step.scalar = y.constant;
-    return emit(step, {condition, as_tensor(x)});
+    return emit(step, {as_tensor(condition), as_tensor(x)});
   }
-  return emit(plain(Opcode::select), {condition, as_tensor(x), y});
+  return emit(plain(Opcode::select), {as_tensor(condition), as_tensor(x), y});
 }
 
 Value Expression::where_not(Value mask, Value x, float constant) {
   Step step = plain(Opcode::tensor_copy_predicated);
   step.scalar = constant;
-  return emit(step, {as_tensor(x), mask});
+  return emit(step, {as_tensor(x), as_tensor(mask)});
 }
 
 Value Expression::copy(Value x) {

@@ -200,7 +200,7 @@ void shrink_mask(Expression& e) {
 
 void prelu(Expression& e) {
   const Value x = e.input(0);
-  e.output(0, e.select(e.apply(Alu::greater, x, 0), x, e.multiply(x, e.input(1))));
+  e.output(0, e.select(e.apply(Alu::greater, x, 0), x, e.multiply(x, e.argument("weight"))));
 }
 
 void prelu_backward(Expression& e) {
@@ -313,13 +313,14 @@ void round_decimals(Expression& e) {
 }
 
 void hypot(Expression& e) {
-  const Value a = e.activation(Activation::square, e.input(0)), b = e.activation(Activation::square, e.input(1));
+  const Value a = e.activation(Activation::square, e.argument("self"));
+  const Value b = e.activation(Activation::square, e.argument("other"));
   e.output(0, e.activation(Activation::sqrt, e.add(a, b)));
 }
 
 // max(a, b) + log(base^-|a - b| + 1); equal operands may be infinite
 void log_add_exp(Expression& e, float base) {
-  const Value a = e.input(0), b = e.input(1);
+  const Value a = e.argument("self"), b = e.argument("other");
   const Value gap = e.where_not(e.apply(Alu::equal, a, b), abs(e, e.subtract(a, b)), 0);
   const Value log = e.activation(Activation::log, e.activation(Activation::exp, gap, -base), 1, 1);
   e.output(0, e.apply(Alu::multiply, log, 1 / base, Alu::add, e.apply(Alu::maximum, a, b)));
@@ -344,7 +345,7 @@ void logit_backward(Expression& e) {
   const Value slope = e.divide(grad, e.multiply(rest, x));
   const Value below = e.apply(Alu::less, x, eps);
   const Value outside = e.apply(Alu::greater, x, 1 - eps, Alu::logical_or, below);
-  e.output(0, e.where_not(outside, slope, has_eps ? 0 : std::numeric_limits<float>::quiet_NaN()));
+  e.output(0, e.where_not(outside, slope, has_eps ? 0 : kNan));
 }
 
 // -x log x; 0 at 0, minus infinity below
@@ -356,7 +357,7 @@ void entropy(Expression& e) {
 }
 
 void fextreme(Expression& e, Alu alu) {  // the other operand where one is NaN
-  const Value a = e.input(0), b = e.input(1);
+  const Value a = e.argument("self"), b = e.argument("other");
   const Value both = e.select(e.apply(Alu::not_equal, a, a), b, e.apply(alu, a, b));
   e.output(0, e.select(e.apply(Alu::not_equal, b, b), a, both));
 }
@@ -384,9 +385,7 @@ void times_log(Expression& e, float shift) {
     return;
   }
   const Value masked = e.where_not(e.apply(Alu::equal, x, 0), product, 0);
-  e.output(0, y.is_constant()
-                  ? masked
-                  : e.where_not(e.apply(Alu::not_equal, y, y), masked, std::numeric_limits<float>::quiet_NaN()));
+  e.output(0, y.is_constant() ? masked : e.where_not(e.apply(Alu::not_equal, y, y), masked, kNan));
 }
 
 void is_finite(Expression& e) {
@@ -394,9 +393,9 @@ void is_finite(Expression& e) {
 }
 
 void heaviside(Expression& e) {
-  const Value x = e.input(0);
-  const Value step = e.apply(Alu::greater, x, 0);
-  e.output(0, e.select(e.apply(Alu::equal, x, 0), e.input(1), step));
+  const Value x = e.argument("self"), at_zero = e.argument("values");
+  const Value step = e.apply(Alu::greater, x, 0), is_zero = e.apply(Alu::equal, x, 0);
+  e.output(0, at_zero.is_constant() ? e.where_not(is_zero, step, at_zero.constant) : e.select(is_zero, at_zero, step));
 }
 
 void dropout_backward(Expression& e) {

@@ -1,6 +1,5 @@
 // Special functions: fits and asymptotic forms, joined where both are exact in fp32; reflections from the other side.
 #include <cmath>
-#include <limits>
 
 #include "aten/rules/functions.h"
 #include "aten/rules/rounding.h"
@@ -9,8 +8,6 @@
 namespace trn::aten::rules {
 
 namespace {
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 Value square(Expression& e, Value x) {
   return e.activation(Activation::square, x);
@@ -325,7 +322,7 @@ void chebyshev(Expression& e, Kind kind, bool is_shifted) {
 
 // A zero's sign is that of its reciprocal.
 void copysign(Expression& e) {
-  const Value size = abs(e, e.input(0)), other = e.argument("other");
+  const Value size = abs(e, e.argument("self")), other = e.argument("other");
   if (other.is_constant()) {
     e.output(0, e.multiply(size, std::signbit(other.constant) ? -1.0F : 1.0F));
     return;
@@ -341,7 +338,7 @@ void ldexp(Expression& e) {
 // Euclid's algorithm: of integers up to 2^24, which fp32 holds, 34 remainders at most.
 Value common_divisor(Expression& e) {
   constexpr int kMostRounds = 34;
-  Value a = abs(e, e.input(0)), b = abs(e, e.input(1));
+  Value a = abs(e, e.argument("self")), b = abs(e, e.argument("other"));
   for (int round = 0; round < kMostRounds; ++round) {
     const Value rest = e.apply(Alu::modulo, a, b);
     a = e.select(b, b, a);
@@ -355,8 +352,8 @@ void gcd(Expression& e) {
 }
 
 void lcm(Expression& e) {
-  const Value divisor = common_divisor(e), quotient = e.divide(abs(e, e.input(0)), divisor);
-  e.output(0, e.where_not(e.apply(Alu::equal, divisor, 0), e.multiply(quotient, abs(e, e.input(1))), 0));
+  const Value divisor = common_divisor(e), quotient = e.divide(abs(e, e.argument("self")), divisor);
+  e.output(0, e.where_not(e.apply(Alu::equal, divisor, 0), e.multiply(quotient, abs(e, e.argument("other"))), 0));
 }
 
 constexpr Function kSpecialFunctions[] = {

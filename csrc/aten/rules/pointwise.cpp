@@ -42,10 +42,15 @@ std::vector<Step> for_complex(std::vector<Step> steps, std::string_view function
 
 // An operand that is no device tensor rides in the instruction: the first tensor_tensor becomes tensor_scalar.
 void use_scalar_operand(const LaunchArguments& args, std::vector<Step>& steps) {
+  constexpr Alu kOrdered[] = {Alu::modulo, Alu::power, Alu::shift_left, Alu::shift_right};
   const bool scalar_self = !is_device(args.tensor("self"));
   const bool scalar_other = !is_device(args.tensor("other"));
   const auto first = std::ranges::find(steps, Opcode::tensor_tensor, &Step::opcode);
   if (args.find("other") < 0 || scalar_self == scalar_other || first == steps.end()) {
+    return;
+  }
+  if (scalar_self && std::ranges::find(kOrdered, first->alu) != std::end(kOrdered)) {  // s alu x
+    steps.insert(first, step(memset(static_cast<float>(args.number("self", 0)))));
     return;
   }
   first->opcode = Opcode::tensor_scalar;
@@ -207,11 +212,20 @@ std::string_view logical(const LaunchArguments& args, std::string_view function)
 
 }  // namespace
 
+constexpr std::string_view kChosen[] = {"condition", "self", "other"};
+
 std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view function, std::size_t member) {
   if (has_expression(function) && !any_complex(args)) {
     return expression(args, function, member);
   }
   auto steps = recipe(logical(args, function));
+  if (function == "where" && !std::ranges::all_of(kChosen, [&](auto name) { return is_device(args.tensor(name)); })) {
+    Expression e(args, member);
+    const Value condition = e.argument("condition"), x = e.argument("self"), y = e.argument("other");
+    e.output(0,
+             x.is_constant() && !y.is_constant() ? e.where_not(condition, y, x.constant) : e.select(condition, x, y));
+    return e.steps();
+  }
   if (function == "masked_fill" && is_device(args.tensor("value"))) {
     Expression e(args, member);
     e.output(0, e.select(e.argument("mask"), e.argument("value"), e.argument("self")));

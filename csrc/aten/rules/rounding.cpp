@@ -1,8 +1,6 @@
 // Rounding by the remainder of a division by one.
 #include "aten/rules/rounding.h"
 
-#include <limits>
-
 #include "aten/numerics.h"
 
 namespace trn::aten::rules {
@@ -11,7 +9,6 @@ namespace {
 
 constexpr float kIntegersFrom = 8388608;        // 2^23: every float from here on is an integer
 constexpr float kLowestInt32 = -2147483648.0F;  // what a cast to int32 makes of what is not finite
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 Value is_integer(Expression& e, Value x) {
   return e.apply(Alu::abs_max, x, 0, Alu::greater_equal, kIntegersFrom);

@@ -17,6 +17,7 @@ using kernels::Step;
 using program::Opcode;
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 inline constexpr auto kPi = std::numbers::pi_v<float>;
 
 // `times` instructions of one kind in a row, as kernels::Step defines them; 0 ends a recipe.

@@ -36,8 +36,10 @@ Value polynomial(Expression& e, Value x, std::initializer_list<float> coefficien
   return e.add(sum, *c);
 }
 
+// The bounds are for angles whose reduction has left [-pi, pi], where ScalarE's polynomial goes on.
 Value sine(Expression& e, Value x, float quarter_turns) {
-  return e.activation(Activation::sin, reduced_angle(e, x, quarter_turns), 1, quarter_turns * kPi / 2);
+  const Value wave = e.activation(Activation::sin, reduced_angle(e, x, quarter_turns), 1, quarter_turns * kPi / 2);
+  return e.apply(Alu::minimum, wave, 1, Alu::maximum, -1);
 }
 
 namespace {
@@ -75,7 +77,7 @@ void atan(Expression& e) {
 }
 
 void atan2(Expression& e) {
-  const Value y = e.input(0), x = e.input(1);
+  const Value y = e.argument("self"), x = e.argument("other");
   const Value height = abs(e, y), width = abs(e, x);
   const Value larger = e.apply(Alu::maximum, height, width);
   const Value ratio = e.divide(e.apply(Alu::minimum, height, width), larger);
