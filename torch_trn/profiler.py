@@ -53,7 +53,8 @@ class profile(Recording):
     ) -> None:
         if callable(timeline):
             raise TypeError("[profile] the decorator takes parentheses; got @profile. Write @profile().")
-        super().__init__(Ledger.empty(""), target, mode)
+        # Loaded now: found wrong when the block has ended, a name would cost the run its numbers.
+        super().__init__(Ledger.empty(""), None if target is None else native.load_target(target), mode)
         self._timeline = timeline
         self._modules = modules
         self._lines = lines
@@ -61,6 +62,7 @@ class profile(Recording):
         self._steps = parse_steps(steps)
         self._done: Ledger | None = None
         self._handle: int | None = None
+        self._ended = (0, 0, 0.0)
         self._depth = 0
         self._steps_seen = 0
         self._rank: int | None = None
@@ -80,8 +82,11 @@ class profile(Recording):
         return self._steps_seen
 
     def progress(self) -> tuple[int, int, float]:
-        """Steps, launches and simulated seconds recorded so far by the running block."""
-        return native.progress(self._handle) if self._handle is not None else (0, 0, 0.0)
+        """Steps, launches and simulated seconds recorded so far, also by windows that have ended."""
+        if self._handle is None:
+            return self._ended
+        steps, launches, seconds = native.progress(self._handle)
+        return self._ended[0] + steps, self._ended[1] + launches, self._ended[2] + seconds
 
     def __enter__(self) -> profile:
         self._depth += 1
@@ -134,6 +139,7 @@ class profile(Recording):
     def _stop(self) -> None:
         if self._handle is None:
             return
+        self._ended = self.progress()
         handle, self._handle = self._handle, None
         c = native.extension()
         data = c.profiler_stop(handle) if self._rank is None else c.profiler_stop_by_device(handle, [self._rank])[0]

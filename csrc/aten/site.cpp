@@ -22,6 +22,8 @@ using runtime::Site;
 std::function<std::uint32_t()> line_source;
 thread_local std::vector<std::uint32_t> module_stack;
 thread_local std::optional<Phase> phase_override;
+// The backward pass, by its graph task, that each running repetition of a checkpointed forward pass began in.
+thread_local std::vector<int> recomputing_tasks;
 
 std::uint32_t top_module() {
   return module_stack.empty() ? 0 : module_stack.back();
@@ -80,19 +82,22 @@ bool in_backward() noexcept {
   return torch::autograd::get_current_graph_task_id() >= 0;
 }
 
+// A pass that the repeated function itself runs repeats work too, and has a later number than the one that repeats it.
+bool is_recomputing(int task) noexcept {
+  return !recomputing_tasks.empty() && task >= recomputing_tasks.back();
+}
+
 }  // namespace
 
 Site current_site() {
-  if (!in_backward()) {
-    Site site{top_module(), current_line(), phase_override.value_or(Phase::forward)};
+  const int task = torch::autograd::get_current_graph_task_id();
+  const bool recomputes = is_recomputing(task);
+  if (task < 0 || (recomputes && task == recomputing_tasks.back())) {
+    Site site{top_module(), current_line(), recomputes ? Phase::recompute : phase_override.value_or(Phase::forward)};
     if (nodes.any()) {
       nodes.give(site.module, site.line);
     }
     return site;
-  }
-  // A forward that autograd records inside a backward which itself records nothing is activation checkpointing.
-  if (at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph()) {
-    return {top_module(), current_line(), Phase::recompute};
   }
   // Gradients accumulate right after the node that made them, and are its module's.
   thread_local Site site;
@@ -104,7 +109,7 @@ Site current_site() {
       site = {is_known ? origin.module : 0, is_known ? origin.line : 0, Phase::backward};
     }
   }
-  site.phase = Phase::backward;
+  site.phase = recomputes ? Phase::recompute : Phase::backward;
   return site;
 }
 
@@ -133,6 +138,16 @@ void pop_module() {
 
 void set_phase(std::optional<Phase> phase) {
   phase_override = phase;
+}
+
+void begin_recompute() {
+  recomputing_tasks.push_back(torch::autograd::get_current_graph_task_id());
+}
+
+void end_recompute() {
+  if (!recomputing_tasks.empty()) {
+    recomputing_tasks.pop_back();
+  }
 }
 
 bool is_phase_set() {

@@ -20,6 +20,9 @@ void push_module(std::uint32_t module);
 void pop_module();
 void set_phase(std::optional<runtime::Phase> phase);
 bool is_phase_set();
+// Around a forward pass that activation checkpointing runs again, in the backward pass of the calling thread.
+void begin_recompute();
+void end_recompute();
 // Finds the user's source line of the running thread; 0 when unknown. Empty turns lines off.
 void set_line_source(std::function<std::uint32_t()> source);
 

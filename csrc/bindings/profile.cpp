@@ -384,6 +384,8 @@ void bind_profile(py::module_& module) {
   module.def("profiler_stop", &stop);
   module.def("profiler_stop_by_device", &stop_by_device, py::arg("profile"), py::arg("devices"));
   module.def("profiler_progress", &progress);
+  module.def("profiler_begin_recompute", &aten::begin_recompute);
+  module.def("profiler_end_recompute", &aten::end_recompute);
   module.def("profiler_set_phase", [](const std::optional<std::string>& phase) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);
   });

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import torch_trn
+
 
 def counted(work) -> int:
     with FlopCounterMode(display=False) as counter:
@@ -47,3 +49,28 @@ def test_mlp_step():
     assert counted(lambda: model(x)) == forward
     # The input needs no gradient: the first layer has one backward matmul, the second two.
     assert counted(lambda: model(x).sum().backward()) == 2 * forward + 2 * 8 * 32 * 4
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="trn")
+
+
+# docs/counters.md names them: a formula of torch's own makes a row wrong.
+WITHOUT_FORMULA = {
+    "mv": (lambda: random(4, 8).mv(random(8)), 2 * 4 * 8),
+    "dot": (lambda: random(8).dot(random(8)), 2 * 8),
+    "vdot": (lambda: torch.vdot(random(8), random(8)), 2 * 8),
+    "addmv": (lambda: torch.addmv(random(4), random(4, 8), random(8)), 2 * 4 * 8),
+    "addr": (lambda: torch.addr(random(4, 8), random(4), random(8)), 2 * 4 * 8),
+    "addbmm": (lambda: torch.addbmm(random(4, 5), random(2, 4, 8), random(2, 8, 5)), 2 * 2 * 4 * 8 * 5),
+    "_addmm_activation": (lambda: torch._addmm_activation(random(5), random(4, 8), random(8, 5)), 2 * 4 * 8 * 5),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_FORMULA)
+def test_products_that_flop_counter_mode_has_no_formula_for(name):
+    work, flops = WITHOUT_FORMULA[name]
+    with torch_trn.profile() as prof:
+        work()
+    assert prof.flops == flops
+    assert counted(work) == 0
