@@ -48,11 +48,11 @@ def rates() -> dict[str, float]:
         core.load(wide, raw)
         for tile in (a, b):
             core.tensor_copy(tile, wide)
-        size = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e5m2": 1}[dtype]
-        bytes_ = np.zeros(PARTITIONS * COLUMNS * size, np.uint8)
+        codes = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.uint16, "float8_e5m2": np.uint8}[dtype]
+        array = np.zeros((PARTITIONS, COLUMNS), codes)
         work: dict[str, Callable[[], Any]] = {
-            "load": lambda a=a, x=bytes_, core=core: core.load(a, x),
-            "store": lambda a=a, x=bytes_, core=core: core.store(x, a),
+            "load": lambda a=a, x=array, core=core: core.load(a, x),
+            "store": lambda a=a, x=array, core=core: core.store(x, a),
             "tensor_copy": lambda a=a, out=out, core=core: core.tensor_copy(out, a),
             "tensor_copy from float32": lambda out=out, wide=wide, core=core: core.tensor_copy(out, wide),
             "tensor_tensor add": lambda a=a, b=b, out=out, core=core: core.tensor_tensor(out, a, b, "add"),

@@ -12,8 +12,11 @@ of `nki.isa`; `torch_trn.emu.NeuronCore` has a method for each. Every instructio
 of one shape. Tiles of more than 64 partitions start at partition 0, of more than 32 at 0 or 64, others at a multiple of
 32. An illegal operand raises an error that says which rule, what it got and what to do. N is the number of elements per
 partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
-instruction. Of nki.isa's list three are not here: `core_barrier` and `sendrecv`, between the two cores of a logical
-one, and `register_alloc`, as registers have numbers.
+instruction. On the clock a cycle of TensorE lasts 1 / `tensor_efficiency` of a documented one (docs/targets.md: 0.95 on
+trn2 and trn3, 0.725 on trn1). A `tensor_tensor` of 16-bit operands in SBUF takes half of its column's cycles from
+NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. Of nki.isa's list three
+are not here: `core_barrier` and `sendrecv`, between the two cores of a logical one, and `register_alloc`, as registers
+have numbers.
 """
 
 

@@ -13,6 +13,7 @@
 #include "bindings/recorded_core.h"
 #include "bindings/tile.h"
 #include "bindings/timeline.h"
+#include "emu/limits.h"
 #include "program/opcode.h"
 #include "target/error.h"
 #include "target/isa.h"
@@ -27,6 +28,20 @@ using target::Alu;
 using target::Engine;
 using target::Opcode;
 
+// Of an operand that names one of a table.
+template <class Enum>
+Enum named(const std::string& operand, const std::string& got) {
+  std::string all;
+  for (const auto& row : names(Enum{})) {
+    if (row.name == got) {
+      return row.value;
+    }
+    all += (all.empty() ? "" : ", ") + std::string(row.name);
+  }
+  throw Error(Category::invalid_argument,
+              "[" + operand + "] it is one of the instruction set's names; got " + got + ". Use one of " + all + ".");
+}
+
 bool is_add(const std::string& where, const std::optional<std::string>& op) {
   if (op && *op != "add") {
     throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
@@ -40,15 +55,6 @@ std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
     result.push_back(&tile);
   }
   return result;
-}
-
-const py::array& dense(const py::array& array, bool is_written) {
-  if ((array.flags() & py::array::c_style) == 0 || (is_written && !array.writeable())) {
-    throw Error(Category::invalid_argument, std::string("[dma_copy] the array is dense and in C order") +
-                                                (is_written ? ", and writable" : "") +
-                                                "; got another one. Copy it first.");
-  }
-  return array;
 }
 
 using Class = py::class_<RecordedCore, Core>;
@@ -71,17 +77,19 @@ void bind_memory(Class& core) {
       .def(
           "load",
           [](RecordedCore& core, const Tile& tile, const py::array& array) {
-            const Tile src = Tile::rows(tile.core, dense(array, false), tile);
+            const Tile src = Tile::rows("load", array, tile);
             issue(core, Opcode::dma_copy, &tile, {&src}, {}, [&] { core.dma.copy(tile.view, src.view); });
           },
-          py::arg("tile"), py::arg("array"), "DMA from a dense array of the tile's dtype.")
+          py::arg("tile"), py::arg("array"),
+          "DMA from a dense array of the tile's dtype and elements, its partitions as rows.")
       .def(
           "store",
           [](RecordedCore& core, const py::array& array, const Tile& tile) {
-            const Tile dst = Tile::rows(tile.core, dense(array, true), tile);
+            const Tile dst = Tile::rows("store", array, tile);
             issue(core, Opcode::dma_copy, &dst, {&tile}, {}, [&] { core.dma.copy(dst.view, tile.view); });
           },
-          py::arg("array"), py::arg("tile"), "DMA to a dense array of the tile's dtype.");
+          py::arg("array").noconvert(), py::arg("tile"),
+          "DMA to a dense array of the tile's dtype and elements, its partitions as rows.");
 }
 
 void bind_dma(Class& core) {
@@ -105,6 +113,8 @@ void bind_dma(Class& core) {
               for (const Tile& src : srcs) {
                 views.push_back(src.view);
               }
+              emu::require_equal("dma_compute", "every source has a scale", std::ssize(scales), std::ssize(srcs),
+                                 "Pass one for each.");
               for (const float scale : scales) {
                 if (scale != 1) {
                   throw Error(Category::hardware_constraint,
@@ -131,7 +141,7 @@ void bind_dma(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode,
              std::optional<int> queue) {
             issue(core, Opcode::dma_gather, &dst, {&src, &index}, {.queue = queue}, [&] {
-              core.dma.gather(dst.view, src.view, index.view, chooses("oob_mode", oob_mode, "skip", "error"));
+              core.dma.gather(dst.view, src.view, index.view, chooses("dma_gather", oob_mode, "skip", "error"));
             });
           },
           py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("oob_mode") = "error",
@@ -143,7 +153,7 @@ void bind_dma(Class& core) {
             issue(core, Opcode::dma_scatter, &dst, {&src, &index},
                   {.alu0 = dst_rmw_op ? Alu::add : Alu::none, .queue = queue}, [&] {
                     core.dma.scatter(dst.view, src.view, index.view, is_add("dma_scatter", dst_rmw_op),
-                                     chooses("oob_mode", oob_mode, "skip", "error"));
+                                     chooses("dma_scatter", oob_mode, "skip", "error"));
                   });
           },
           py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("dst_rmw_op") = py::none(),
@@ -157,7 +167,11 @@ void bind_tensor(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate,
              const std::string& perf_mode, Pair tile_position, Pair tile_size) {
             issue(core, Opcode::nc_matmul, &dst, {&stationary, &moving}, {.accumulate = accumulate}, [&] {
-              if (chooses("perf_mode", perf_mode, "double_row", "none")) {
+              if (chooses("nc_matmul", perf_mode, "double_row", "none")) {
+                if (tile_position != Pair{0, 0} || tile_size != Pair{0, 0}) {
+                  emu::refuse("nc_matmul", "double_row uses the whole array", "a tile_position or tile_size",
+                              "Leave them out.");
+                }
                 core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, accumulate);
               } else {
                 core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate,
@@ -234,8 +248,16 @@ void bind_elementwise(Class& core) {
           "tensor_copy",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
             issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of(engine)}, [&] {
-              chooses("tensor_copy", engine, "scalar", "vector") ? core.scalar.tensor_copy(dst.view, src.view)
-                                                                 : core.vector.tensor_copy(dst.view, src.view);
+              if (engine == "gpsimd") {
+                emu::require_sbuf("tensor_copy", dst.view);
+                emu::require_sbuf("tensor_copy", src.view);
+                core.vector.tensor_copy(dst.view, src.view);  // the same arithmetic
+              } else if (chooses("tensor_copy", engine, "scalar", "vector")) {
+                emu::require_generation("tensor_copy on ScalarE", core.core, 3);
+                core.scalar.tensor_copy(dst.view, src.view);
+              } else {
+                core.vector.tensor_copy(dst.view, src.view);
+              }
             });
           },
           py::arg("dst"), py::arg("src"), py::arg("engine") = "vector", "A copy with the cast to dst's dtype.")
@@ -245,7 +267,8 @@ void bind_elementwise(Class& core) {
             issue(core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {}, [&] {
               const auto* tile = std::get_if<Tile>(&src);
               core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
-                                                 tile ? 0.0F : std::get<float>(src), predicate.view, reverse_pred);
+                                                 tile ? 0.0F : static_cast<float>(std::get<double>(src)),
+                                                 predicate.view, reverse_pred);
             });
           },
           py::arg("dst"), py::arg("src"), py::arg("predicate"), py::arg("reverse_pred") = false)
@@ -256,7 +279,8 @@ void bind_elementwise(Class& core) {
               if (const auto* tile = std::get_if<Tile>(&on_false)) {
                 core.vector.select(dst.view, predicate.view, on_true.view, tile->view);
               } else {
-                core.vector.select(dst.view, predicate.view, on_true.view, std::get<float>(on_false));
+                core.vector.select(dst.view, predicate.view, on_true.view,
+                                   static_cast<float>(std::get<double>(on_false)));
               }
             });
           },
@@ -286,9 +310,9 @@ void bind_elementwise(Class& core) {
              const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
              const std::optional<Tile>& reduce_res, const std::string& cmd) {
             issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = target::from_name<Activation>(op), .res = tile_of(reduce_res)}, [&] {
+                  {.function = named<Activation>("op", op), .res = tile_of(reduce_res)}, [&] {
                     is_add("activation", reduce_op);
-                    core.scalar.activation(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                    core.scalar.activation(dst.view, data.view, named<Activation>("op", op), scalar(scale),
                                            bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_cmd(cmd),
                                            view_of(reduce_res));
                   });
@@ -301,9 +325,9 @@ void bind_elementwise(Class& core) {
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
              const Tile& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
             issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = target::from_name<Activation>(op), .res = &reduce_res}, [&] {
+                  {.function = named<Activation>("op", op), .res = &reduce_res}, [&] {
                     is_add("activation_reduce", reduce_op);
-                    core.scalar.activation_reduce(dst.view, data.view, target::from_name<Activation>(op), scalar(scale),
+                    core.scalar.activation_reduce(dst.view, data.view, named<Activation>("op", op), scalar(scale),
                                                   bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
                   });
           },
@@ -322,11 +346,11 @@ bool chooses(const std::string& where, const std::string& got, const std::string
 }
 
 Engine engine_of(const std::string& name) {
-  return target::from_name<Engine>(name);
+  return named<Engine>("engine", name);
 }
 
 Alu alu(const std::string& name) {
-  return target::from_name<Alu>(name);
+  return named<Alu>("op", name);
 }
 
 Alu alu(const std::optional<std::string>& name) {

@@ -281,7 +281,7 @@ void bind_gpsimd(Class& core) {
 }
 
 Also at(const std::string& engine, std::optional<int> queue, std::int64_t semaphore, std::int64_t value) {
-  return {.engine = target::from_name<target::Engine>(engine),
+  return {.engine = engine_of(engine),
           .queue = engine == "dma" ? std::optional(queue.value_or(0)) : std::nullopt,
           .semaphore = static_cast<std::int32_t>(semaphore),
           .value = value};

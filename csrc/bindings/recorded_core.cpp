@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "emu/limits.h"
 #include "target/error.h"
 
 namespace trn::bindings {
@@ -13,6 +14,28 @@ constexpr int kMostQueues = 16;
 target::Target one_core(target::Target target) {
   target.device.num_cores = 1;
   return target;
+}
+
+void require_own(const RecordedCore& core, target::Opcode opcode, const Tile* tile) {
+  if (tile != nullptr && tile->core.get() != &core) {
+    throw Error(Category::invalid_argument, "[" + std::string(target::name(opcode)) +
+                                                "] tiles are of the core that runs the instruction; got " + tile->name +
+                                                " of another core. Make it on this one.");
+  }
+}
+
+void require_result(const RecordedCore& core, target::Opcode opcode, const Tile* tile) {
+  require_own(core, opcode, tile);
+  if (tile != nullptr) {
+    tile->require_writable(target::name(opcode));
+  }
+}
+
+void require_reached_by_dma(target::Opcode opcode, const Tile* tile) {
+  if (tile != nullptr) {
+    emu::require_memory(target::name(opcode), "tiles lie in HBM or SBUF", tile->view,
+                        tile->view.memory != target::Memory::psum, "Copy it to SBUF first.");
+  }
 }
 
 }  // namespace
@@ -27,10 +50,13 @@ program::Instruction instruction(const RecordedCore& core, target::Opcode opcode
                                  const std::vector<const Tile*>& srcs, const Also& also) {
   program::Instruction result{.opcode = opcode};
   result.engine = also.engine.value_or(program::traits(opcode).engine);
+  require_result(core, opcode, dst);
+  require_result(core, opcode, also.res);
   if (dst != nullptr) {
     result.dst = dst->operand();
   }
   for (const Tile* tile : srcs) {
+    require_own(core, opcode, tile);
     if (tile != nullptr) {
       result.src.push_back(tile->operand());
     }
@@ -46,6 +72,10 @@ program::Instruction instruction(const RecordedCore& core, target::Opcode opcode
   result.semaphore = also.semaphore;
   result.value = also.value;
   if (result.engine == target::Engine::dma) {
+    require_reached_by_dma(opcode, dst);
+    for (const Tile* tile : srcs) {
+      require_reached_by_dma(opcode, tile);
+    }
     const bool is_automatic = core.recorder.synchronization() == program::Synchronization::automatic;
     const int queue = also.queue.value_or(is_automatic ? -1 : 0);
     if (also.queue && (queue < 0 || queue >= kMostQueues)) {

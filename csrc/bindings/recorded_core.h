@@ -24,7 +24,9 @@ class RecordedCore : public emu::NeuronCore {
   // One core has the whole of the device's HBM to itself.
   const target::Target target;
   program::Recorder recorder;
-  std::map<std::pair<const void*, target::Dtype>, std::int16_t> tensors;  // arrays of HBM, by what owns their bytes
+  // Arrays of HBM by where their bytes begin, as long as what owns those lives.
+  std::map<std::pair<const void*, target::Dtype>, std::int16_t> tensors;
+  std::vector<pybind11::object> kept;  // owners that cannot tell when they go
 };
 
 inline const Tile* tile_of(const Operand& operand) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "bindings/recorded_core.h"
 #include "emu/convert.h"
@@ -16,6 +17,10 @@ namespace trn::bindings {
 emu::Extents extents(const Pattern& pattern) {
   emu::Extents result;
   for (const auto& [step, num] : pattern) {
+    if (num < 1) {
+      throw Error(Category::invalid_argument, "[tile] every dimension has elements; got " + std::to_string(num) +
+                                                  ", limit 1. Give it one or more.");
+    }
     result.push_back({num, step});
   }
   return result;
@@ -26,7 +31,8 @@ Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& 
   Tile tile{.core = core, .array = {}, .view = {}, .name = name, .elements = elements};
   tile.view.memory = memory;
   tile.view.dtype = target::dtype_from_name(dtype);
-  const std::int64_t bytes = elements * target::itemsize(tile.view.dtype);
+  const std::int64_t bytes =
+      emu::bounded_product(std::max<std::int64_t>(elements, 0), target::itemsize(tile.view.dtype));
   tile.offset = memory == target::Memory::sbuf ? core->sbuf.allocate(bytes, name) : core->psum.allocate(bytes, name);
   tile.buffer = core->recorder.add({.memory = memory,
                                     .dtype = tile.view.dtype,
@@ -38,6 +44,61 @@ Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& 
 
 namespace {
 
+// The tile's own type, or for floating types that numpy may lack the codes as unsigned integers.
+void require_array_dtype(std::string_view where, const py::array& array, target::Dtype dtype) {
+  const auto expected = target::name(dtype);
+  const auto size = target::itemsize(dtype);
+  const auto got = py::str(array.dtype()).cast<std::string>();  // ">f4" of another byte order
+  const bool is_coded = !emu::is_integer(dtype) && dtype != target::Dtype::float32 && !target::is_complex(dtype);
+  const bool is_codes = is_coded && array.dtype().kind() == 'u' && array.itemsize() == size && got.starts_with("uint");
+  if (got != expected && !is_codes) {
+    throw Error(Category::invalid_argument,
+                "[" + std::string(where) + "] an array has the tile's dtype; got " + got + ", the tile is " +
+                    std::string(expected) + ". Convert it" +
+                    (is_coded ? ", or pass the codes as uint" + std::to_string(8 * size) : "") + ".");
+  }
+}
+
+// As many elements as the tile, and its partitions as leading dimensions; flat arrays have none.
+void require_array_shape(std::string_view where, const py::array& array, const Tile& tile) {
+  py::ssize_t rows = 1;
+  bool has_rows = array.ndim() <= 1 || tile.view.partitions == 1;
+  for (py::ssize_t d = 0; d < array.ndim() && !has_rows; ++d) {
+    rows *= array.shape(d);
+    has_rows = rows == tile.view.partitions;
+  }
+  if (array.size() == tile.view.elements() && has_rows) {
+    return;
+  }
+  throw Error(Category::invalid_argument,
+              "[" + std::string(where) + "] an array has the tile's partitions as rows, and its elements; got shape " +
+                  py::str(array.attr("shape")).cast<std::string>() + ", the tile is (" +
+                  std::to_string(tile.view.partitions) + ", " + std::to_string(tile.view.free_elements()) +
+                  "). Reshape or slice it.");
+}
+
+// Integers that the dtype holds; Python compares exactly, and NaN with nothing.
+void require_values_fit(const py::array& values, target::Dtype dtype) {
+  if (!emu::is_integer(dtype) || dtype == target::Dtype::boolean || values.size() == 0) {
+    return;
+  }
+  const auto bits = 8 * target::itemsize(dtype);
+  const bool is_unsigned = target::name(dtype).starts_with("u");
+  // Values pass through int64.
+  const std::int64_t most =
+      bits == 64 ? std::numeric_limits<std::int64_t>::max() : (std::int64_t{1} << (is_unsigned ? bits : bits - 1)) - 1;
+  const std::int64_t least = is_unsigned ? 0 : -most - 1;
+  for (const char* end : {"min", "max"}) {
+    const py::object value = values.attr(end)();
+    if (!(value >= py::int_(least)) || !(value <= py::int_(most))) {
+      throw Error(Category::invalid_argument, "[tile] values fit the tile's dtype; got " +
+                                                  py::str(value).cast<std::string>() + ", limit " +
+                                                  std::to_string(least) + " to " + std::to_string(most) + " of " +
+                                                  std::string(target::name(dtype)) + ". Use a wider tile.");
+    }
+  }
+}
+
 // What owns an array's bytes, and where they begin.
 py::array owner(py::array array) {
   while (py::isinstance<py::array>(array.base())) {
@@ -46,7 +107,30 @@ py::array owner(py::array array) {
   return array;
 }
 
+// Another array may get the address of one that is gone. Memory of others than numpy does not tell: it is kept.
+void forget_with(const Core& core, const py::array& whole, std::pair<const void*, target::Dtype> key) {
+  if (const py::object base = whole.base()) {
+    core->kept.push_back(base);
+    return;
+  }
+  const std::weak_ptr<RecordedCore> weak = core;
+  py::weakref(whole, py::cpp_function([weak, key](py::handle reference) {
+                if (const Core alive = weak.lock()) {
+                  alive->tensors.erase(key);
+                }
+                reference.dec_ref();
+              }))
+      .release();
+}
+
 }  // namespace
+
+void Tile::require_writable(std::string_view where) const {
+  if (view.memory == target::Memory::hbm && !array.cast<py::array>().writeable()) {
+    throw Error(Category::invalid_argument,
+                "[" + std::string(where) + "] a result is written; got a read-only array." + " Copy it first.");
+  }
+}
 
 program::Tile Tile::operand() const {
   program::Tile tile;
@@ -69,10 +153,16 @@ Tile Tile::in_hbm(const Core& core, const py::array& array, const std::string& d
   tile.view.memory = target::Memory::hbm;
   tile.view.dtype = target::dtype_from_name(dtype);
   const auto size = target::itemsize(tile.view.dtype);
-  if (array.itemsize() != size || array.ndim() < 1) {
-    throw Error(Category::invalid_argument, "[hbm] an array's elements have the dtype's bytes; got " +
-                                                std::to_string(array.itemsize()) + ", limit " + std::to_string(size) +
-                                                ". View it as an integer type of that size.");
+  require_array_dtype("hbm", array, tile.view.dtype);
+  if (array.ndim() < 1) {
+    throw Error(Category::invalid_argument, "[hbm] an array has rows; got a number, limit 1 dimension. Reshape it.");
+  }
+  for (py::ssize_t d = 0; d < array.ndim(); ++d) {
+    if (array.shape(d) > 1 && array.strides(d) % size != 0) {
+      throw Error(Category::invalid_argument, "[hbm] strides are whole elements; got " +
+                                                  std::to_string(array.strides(d)) + " bytes for elements of " +
+                                                  std::to_string(size) + ". Copy the array.");
+    }
   }
   tile.view.data = static_cast<std::byte*>(const_cast<void*>(array.data()));
   tile.view.partitions = array.shape(0);
@@ -97,12 +187,18 @@ Tile Tile::fresh_hbm(const Core& core, const std::vector<py::ssize_t>& shape, co
   return in_hbm(core, array, dtype);
 }
 
-Tile Tile::rows(const Core& core, const py::array& array, const Tile& like) {
+Tile Tile::rows(std::string_view where, const py::array& array, const Tile& like) {
+  require_array_dtype(where, array, like.view.dtype);
+  require_array_shape(where, array, like);
+  if ((array.flags() & py::array::c_style) == 0) {
+    throw Error(Category::invalid_argument,
+                "[" + std::string(where) + "] the array is dense and in C order; got another one. Copy it first.");
+  }
   const std::int64_t columns = like.view.free_elements();
   const emu::HbmTensor tensor{const_cast<void*>(array.data()),
                               static_cast<std::int64_t>(array.nbytes()) / target::itemsize(like.view.dtype),
                               like.view.dtype};
-  Tile tile{.core = core, .array = array, .view = {}, .name = "array", .elements = array.size()};
+  Tile tile{.core = like.core, .array = array, .view = {}, .name = "array", .elements = array.size()};
   tile.view = tensor.view(like.view.partitions, columns, 0, {{columns, 1}}, "array");
   tile.place(array);
   return tile;
@@ -111,12 +207,14 @@ Tile Tile::rows(const Core& core, const py::array& array, const Tile& like) {
 void Tile::place(const py::array& in) {
   const py::array whole = owner(in);
   const std::int64_t size = target::itemsize(view.dtype);
-  const auto [found, is_new] = core->tensors.try_emplace({whole.data(), view.dtype}, std::int16_t{-1});
+  const std::pair<const void*, target::Dtype> key{whole.data(), view.dtype};
+  const auto [found, is_new] = core->tensors.try_emplace(key, std::int16_t{-1});
   if (is_new) {
     found->second = core->recorder.add({.memory = target::Memory::hbm,
                                         .dtype = view.dtype,
                                         .name = name,
                                         .elements = static_cast<std::int64_t>(whole.nbytes()) / size});
+    forget_with(core, whole, key);
   }
   buffer = found->second;
   start = (view.data - static_cast<const std::byte*>(whole.data())) / size;
@@ -158,11 +256,9 @@ py::array Tile::read() const {
 }
 
 void Tile::write(const py::array& values) const {
-  if (values.size() != view.elements()) {
-    throw Error(Category::invalid_argument, "[tile] values have the tile's elements; got " +
-                                                std::to_string(values.size()) + ", limit " +
-                                                std::to_string(view.elements()) + ". Reshape them.");
-  }
+  require_writable("tile");
+  require_array_shape("tile", values, *this);
+  require_values_fit(values, view.dtype);
   emu::Lanes lanes;
   const std::int64_t n = view.free_elements();
   auto store = [&](auto typed) {

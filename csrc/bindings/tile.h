@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -43,12 +44,14 @@ struct Tile {
   // The same over new memory, which reads as NaN.
   static Tile fresh_hbm(const Core& core, const std::vector<pybind11::ssize_t>& shape, const std::string& dtype);
 
-  // A dense array of any shape as rows of another tile's.
-  static Tile rows(const Core& core, const pybind11::array& array, const Tile& like);
+  // A dense array of another tile's dtype and elements as its rows; `where` is for errors.
+  static Tile rows(std::string_view where, const pybind11::array& array, const Tile& like);
 
   // [partitions, size] from element `start` of partition `start_partition` on.
   Tile part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const;
   Tile pattern(std::int64_t partitions, std::int64_t start, const Pattern& free, std::int64_t start_partition) const;
+  // An Error where it lies in an array that must not be written.
+  void require_writable(std::string_view where) const;
   // Values as float32, or as int64 of integers; shape [partitions, elements].
   pybind11::array read() const;
   void write(const pybind11::array& values) const;
@@ -61,12 +64,12 @@ struct Tile {
 emu::Extents extents(const Pattern& pattern);
 
 // A number or a tile of one element per partition.
-using Operand = std::variant<float, Tile>;
+using Operand = std::variant<double, Tile>;
 inline emu::ScalarOperand scalar(const Operand& operand) {
   if (const auto* tile = std::get_if<Tile>(&operand)) {
     return tile->view;
   }
-  return std::get<float>(operand);
+  return std::get<double>(operand);
 }
 inline const emu::View* view_of(const std::optional<Tile>& tile) {
   return tile ? &tile->view : nullptr;

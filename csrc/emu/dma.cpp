@@ -28,14 +28,15 @@ std::int64_t distinct_bytes(const View& view) {
 View HbmTensor::view(std::int64_t partitions, std::int64_t partition_stride, std::int64_t address, const Extents& free,
                      std::string_view name) const {
   const std::int64_t size = target::itemsize(dtype);
+  Extents all = free;
+  all.push_back({partitions, partition_stride});
+  require_within("dma", "a tile of " + std::string(name), "the tensor", partitions, all, address, elements);
   View view{.data = static_cast<std::byte*>(data) + address * size,
             .memory = Memory::hbm,
             .dtype = dtype,
             .partitions = partitions,
             .partition_bytes = partition_stride * size,
             .free = free};
-  const std::int64_t end = address + (partitions - 1) * partition_stride + view.span();
-  require_within("dma", "a tile of ", name, "the tensor", address, end, elements);
   return view;
 }
 
@@ -169,8 +170,8 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
     for (std::int64_t i = 0; i < n; ++i) {
       const bool is_inside = picked[i] >= 0 && picked[i] < rows.partitions;
       if (!is_inside && !skips && !fills) {
-        require_at_most(where, "an index names a row of the tensor", picked[i] < 0 ? rows.partitions : picked[i],
-                        rows.partitions - 1, "Check the indices, or skip them.");
+        require_index(where, "an index names a row of the tensor", picked[i], rows.partitions,
+                      "Check the indices, or skip them.");
       }
       View part = tile.only(p);
       part.data = walk.at();

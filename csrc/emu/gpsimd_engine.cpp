@@ -64,6 +64,7 @@ void GpSimdEngine::fill(std::string_view where, const View& dst, const IndexPatt
 }
 
 void GpSimdEngine::iota(const View& dst, const IndexPattern& pattern, float start) {
+  require_sbuf("iota", dst);
   float* values = lanes_.row(0, dst.free_elements());
   fill("iota", dst, pattern, [&](std::int64_t* row, std::int64_t n, std::int64_t p) {
     if (is_integer(dst.dtype)) {

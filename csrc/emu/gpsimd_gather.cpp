@@ -13,9 +13,8 @@ namespace {
 
 constexpr std::int64_t kCorePartitions = 16, kMostIndices = 4096;
 
-void require_index(std::string_view where, std::int64_t index, std::int64_t elements) {
-  require_at_most(where, "an index lies within the row", index < 0 ? elements : index, elements - 1,
-                  "What lies outside is undefined.");
+void require_column(std::string_view where, std::int64_t index, std::int64_t elements) {
+  require_index(where, "an index lies within the row", index, elements, "What lies outside is undefined.");
 }
 
 // Where element `index` of a row lies.
@@ -68,7 +67,7 @@ void GpSimdEngine::local_gather(const View& dst, const View& src_buffer, const V
       }
     }
     for (std::int64_t i = 0; i < valid; ++i) {
-      require_index(where, flat[i] * elements_per_index + elements_per_index - 1, columns);
+      require_column(where, flat[i] * elements_per_index + elements_per_index - 1, columns);
       for (std::int64_t p = first; p < first + kCorePartitions; ++p) {
         for (std::int64_t e = 0; e < elements_per_index; ++e) {
           std::memcpy(element(dst, p, i * elements_per_index + e),
@@ -95,7 +94,7 @@ void GpSimdEngine::nc_n_gather(const View& dst, const View& data, const View& in
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     lanes_.read_row(indices, p, row);
     for (std::int64_t i = 0; i < n; ++i) {
-      require_index(where, row[i], columns);
+      require_column(where, row[i], columns);
       std::memcpy(element(dst, p, i), element(data, p, row[i]), static_cast<std::size_t>(target::itemsize(dst.dtype)));
     }
   }

@@ -158,7 +158,17 @@ void Lanes::read_scalars(const ScalarOperand& operand, std::int64_t partitions, 
   if (operand.vector != nullptr) {
     read(*operand.vector, out);
   } else {
-    std::fill(out, out + partitions, operand.value);
+    std::fill(out, out + partitions, static_cast<float>(operand.value));
+  }
+}
+
+void Lanes::read_scalars(const ScalarOperand& operand, std::int64_t partitions, std::int64_t* out) {
+  for (std::int64_t p = 0; p < partitions; ++p) {
+    if (operand.vector != nullptr) {
+      read_row(*operand.vector, p, out + p);
+    } else {
+      out[p] = static_cast<std::int64_t>(operand.value);
+    }
   }
 }
 

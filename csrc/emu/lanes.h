@@ -55,9 +55,9 @@ class Walk {
 
 // One value for all partitions, or a tile of one element per partition.
 struct ScalarOperand {
-  ScalarOperand(float value) : value(value) {}
+  ScalarOperand(double value) : value(value) {}
   ScalarOperand(const View& vector) : vector(&vector) {}
-  float value = 0;
+  double value = 0;  // holds any int32
   const View* vector = nullptr;
 };
 inline constexpr std::int64_t kMostPartitions = 128;
@@ -84,6 +84,7 @@ class Lanes {
   const float* dense_row(const View& view, std::int64_t partition, std::size_t which);
   // A per-partition operand's values.
   void read_scalars(const ScalarOperand& operand, std::int64_t partitions, float* out);
+  void read_scalars(const ScalarOperand& operand, std::int64_t partitions, std::int64_t* out);
   // All elements of a tile at once.
   void write_all(const View& view, float* values);
 

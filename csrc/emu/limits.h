@@ -21,12 +21,31 @@ inline void require_at_most(std::string_view where, std::string_view rule, std::
   }
 }
 
+inline void require_at_least(std::string_view where, std::string_view rule, std::int64_t got, std::int64_t limit,
+                             std::string_view fix) {
+  if (got < limit) {
+    throw Error(Category::hardware_constraint, "[" + std::string(where) + "] " + std::string(rule) + "; got " +
+                                                   std::to_string(got) + ", limit " + std::to_string(limit) + ". " +
+                                                   std::string(fix));
+  }
+}
+
 inline void require_equal(std::string_view where, std::string_view rule, std::int64_t got, std::int64_t expected,
                           std::string_view fix) {
   if (got != expected) {
     throw Error(Category::hardware_constraint, "[" + std::string(where) + "] " + std::string(rule) + "; got " +
                                                    std::to_string(got) + ", limit " + std::to_string(expected) + ". " +
                                                    std::string(fix));
+  }
+}
+
+// One of `count` things, numbered from 0.
+inline void require_index(std::string_view where, std::string_view rule, std::int64_t got, std::int64_t count,
+                          std::string_view fix) {
+  if (got < 0 || got >= count) {
+    throw Error(Category::hardware_constraint,
+                "[" + std::string(where) + "] " + std::string(rule) + "; got " + std::to_string(got) + ", limit " +
+                    (got < 0 ? "0" : std::to_string(count - 1)) + ". " + std::string(fix));
   }
 }
 
@@ -128,16 +147,33 @@ inline void require_scalar(std::string_view where, const target::Core& core, con
   }
 }
 
-// A tile's elements [address, end) lie within a buffer of `elements`.
-inline void require_within(std::string_view where, std::string_view tile, std::string_view name,
-                           std::string_view buffer, std::int64_t address, std::int64_t end, std::int64_t elements) {
-  if (end > elements || address < 0) {
-    const std::string what = std::string(tile) + std::string(name) + " must ";
-    require_at_most(where, what + "end within " + std::string(buffer), end, elements,
-                    "Check the tile's offset and strides.");
-    require_at_most(where, what + "start within " + std::string(buffer), -address, 0,
-                    "Check the tile's offset and strides.");
+// A tile holds at least one element and lies within a buffer of `elements` from `address` on. Of each memory, where it
+// makes views: what engines are given is in bounds.
+inline void require_within(std::string_view where, std::string_view name, std::string_view buffer,
+                           std::int64_t partitions, const Extents& free, std::int64_t address, std::int64_t elements) {
+  constexpr std::int64_t kMostElements = (std::int64_t{1} << 31) - 1;
+  require_at_least(where, "a tile has partitions", partitions, 1, "Give it a partition.");
+  std::int64_t count = 1;
+  for (const Extent& extent : free) {
+    require_at_least(where, "every dimension of a tile has elements", extent.size, 1, "Give it an element.");
+    count = bounded_product(count, extent.size);
   }
+  require_at_most(where, "a partition of a tile has 32-bit indices", count, kMostElements, "Repeat fewer elements.");
+  const Reach touched = reach(free);
+  const std::string what = std::string(name) + " must ";
+  const std::int64_t start = bounded_product(address, 1);
+  require_at_most(where, what + "end within " + std::string(buffer), start + touched.highest + 1, elements,
+                  "Check the tile's offset and strides.");
+  require_at_least(where, what + "start within " + std::string(buffer), start + touched.lowest, 0,
+                   "Check the tile's offset and strides.");
+}
+
+// Partitions [start, start + partitions) of a memory that has `most`.
+inline void require_partitions_within(std::string_view where, std::int64_t start, std::int64_t partitions,
+                                      std::int64_t most) {
+  require_at_least(where, "a tile starts at a partition", start, 0, "Count partitions from 0.");
+  require_at_most(where, "a tile has at most " + std::to_string(most) + " partitions",
+                  bounded_product(start, 1) + bounded_product(partitions, 1), most, "Split the tile.");
 }
 
 // An operand of VectorE, ScalarE or GpSimdE: on the chip, within the partitions, shaped like the result.

@@ -32,10 +32,8 @@ std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view n
 
 View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
                 const Extents& free, std::string_view name, std::int64_t start_partition) const {
-  if (start_partition < 0 || start_partition + partitions > num_partitions_) {
-    require_at_most("psum", "a tile has at most " + std::to_string(num_partitions_) + " partitions",
-                    start_partition + partitions, num_partitions_, "Split the tile.");
-  }
+  require_partitions_within("psum", start_partition, partitions, num_partitions_);
+  require_within("psum", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
   const std::int64_t start = address * target::itemsize(dtype);
   View view{.data = bytes_.get() + offset * num_partitions_ + start,
             .memory = Memory::psum,
@@ -47,7 +45,6 @@ View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
             .start_partition = start_partition,
             .raises_uninitialized = raises_uninitialized_};
   view.data += start_partition * view.partition_bytes;
-  require_within("psum", "tile ", name, "its buffer", address, address + view.span(), elements);
   return view;
 }
 

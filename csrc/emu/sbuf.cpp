@@ -31,10 +31,8 @@ std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view n
 
 View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
                 const Extents& free, std::string_view name, std::int64_t start_partition) const {
-  if (start_partition < 0 || start_partition + partitions > num_partitions_) {
-    require_at_most("sbuf", "a tile has at most " + std::to_string(num_partitions_) + " partitions",
-                    start_partition + partitions, num_partitions_, "Split the tile.");
-  }
+  require_partitions_within("sbuf", start_partition, partitions, num_partitions_);
+  require_within("sbuf", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
   View view{.data = bytes_.get() + offset * num_partitions_ + address * target::itemsize(dtype),
             .memory = Memory::sbuf,
             .dtype = dtype,
@@ -44,7 +42,6 @@ View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
             .start_partition = start_partition,
             .raises_uninitialized = raises_uninitialized_};
   view.data += start_partition * view.partition_bytes;
-  require_within("sbuf", "tile ", name, "its buffer", address, address + view.span(), elements);
   return view;
 }
 

@@ -43,7 +43,8 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
   }
   if (!reduces && scale.vector == nullptr && bias.vector == nullptr) {
     lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n) {
-      evaluate(function, lanes_.numerics(), in[0], scale.value, bias.value, out, n);
+      evaluate(function, lanes_.numerics(), in[0], static_cast<float>(scale.value), static_cast<float>(bias.value), out,
+               n);
     });
     return;
   }

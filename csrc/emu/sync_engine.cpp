@@ -18,9 +18,8 @@ void require_element(std::string_view where, const View& view) {
 }
 
 void require_semaphore(std::string_view where, std::int64_t semaphore) {
-  const std::int64_t last = SyncEngine::kNumSemaphores - 1;
-  require_at_most(where, "semaphores are numbered from 0", semaphore < 0 ? last + 1 : semaphore, last,
-                  "Use another semaphore.");
+  require_index(where, "semaphores are numbered from 0", semaphore, SyncEngine::kNumSemaphores,
+                "Use another semaphore.");
 }
 
 }  // namespace
@@ -30,8 +29,7 @@ std::int32_t& SyncEngine::at(std::int64_t index) {
 }
 
 const std::int32_t& SyncEngine::at(std::int64_t index) const {
-  require_at_most("register", "an engine has few registers", index < 0 ? kNumRegisters : index, kNumRegisters - 1,
-                  "Use another register.");
+  require_index("register", "an engine has few registers", index, kNumRegisters, "Use another register.");
   return registers_[static_cast<std::size_t>(index)];
 }
 

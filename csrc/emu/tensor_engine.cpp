@@ -29,18 +29,22 @@ View with_free(const View& view, const Extents& free, std::int64_t offset = 0) {
 
 void TensorEngine::require_psum(std::string_view where, const View& dst) const {
   require_memory(where, "the result lies in PSUM", dst, dst.memory == Memory::psum, "Copy it to SBUF afterwards.");
-  const std::int64_t bytes = dst.span() * target::itemsize(dst.dtype);
+  const Reach touched = reach(dst.free);
+  const std::int64_t size = target::itemsize(dst.dtype), bytes = (touched.highest + 1) * size;
   if (generation(core_) >= 4) {
     require_at_most(where, "the result lies in PSUM", bytes, core_.psum_bytes_per_partition,
                     "Use fewer moving columns.");
     return;
   }
+  require_at_least(where, "the result lies in one PSUM bank", dst.bank_offset_bytes + touched.lowest * size, 0,
+                   "Use positive strides.");
   const std::int64_t bank_bytes = core_.psum_bytes_per_partition / core_.psum_num_banks;
   require_at_most(where, "the result lies in one PSUM bank", dst.bank_offset_bytes + bytes, bank_bytes,
                   "Use fewer moving columns or start on a bank.");
 }
 
-void TensorEngine::require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n) const {
+void TensorEngine::require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n,
+                                  bool accumulate) const {
   require_equal(where, "the result has a partition per stationary column", dst.partitions, m,
                 "Give it the shape [M, N].");
   require_equal(where, "the result has an element per moving column", dst.free_elements(), n,
@@ -50,6 +54,9 @@ void TensorEngine::require_result(std::string_view where, const View& dst, std::
   const bool is_exact = dst.dtype == Dtype::int32 && !lanes_.numerics().integers_through_fp32;
   if (dst.dtype != Dtype::float32 && !is_exact && (generation(core_) < 4 || dst.dtype != Dtype::bfloat16)) {
     refuse(where, "PSUM accumulates in float32", target::name(dst.dtype), "Cast when copying out of PSUM.");
+  }
+  if (accumulate) {
+    require_initialized(where, dst);
   }
 }
 
@@ -83,7 +90,7 @@ TensorEngine::Rows TensorEngine::rows(const View& view, std::size_t which) {
 void TensorEngine::multiply(const View& dst, const Rows& stationary, const Rows& moving, std::int64_t k, std::int64_t n,
                             bool accumulate) {
   const std::int64_t m = dst.partitions;
-  if (dst.dtype == Dtype::float32 && dst.span() == n) {
+  if (dst.dtype == Dtype::float32 && dst.has_dense_rows()) {
     gemm_(m, n, k, stationary.data, stationary.stride, moving.data, moving.stride, reinterpret_cast<float*>(dst.data),
           dst.partition_bytes / static_cast<std::int64_t>(sizeof(float)), accumulate);
     return;
@@ -138,12 +145,13 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
              "Choose one of them.");
     }
     require_equal(where, "a tile starts at a multiple of its size", start % size, 0, "Move it.");
+    require_at_least(where, "a tile starts within the array", start, 0, "Move it.");
     require_at_most(where, "a tile ends within the array", start + size, 128, "Move it.");
   }
   const std::int64_t most = generation(core_) >= 4 ? core_.psum_bytes_per_partition / target::itemsize(dst.dtype)
                                                    : core_.moving_free_max_elements;
   require_at_most(where, "the moving tile has few columns", n, most, "Split N.");
-  require_result(where, dst, m, n);
+  require_result(where, dst, m, n, accumulate);
   if (is_exact) {
     multiply_integers(dst, stationary, moving, accumulate);
   } else {
@@ -194,7 +202,7 @@ void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary,
   require_at_most(where, "the stationary tile has few columns", row.size, core_.stationary_free_max_elements,
                   "Split M.");
   require_at_most(where, "the moving tile has few columns", column.size, core_.moving_free_max_elements, "Split N.");
-  require_result(where, dst, row.size, column.size);
+  require_result(where, dst, row.size, column.size, accumulate);
   for (std::int64_t half = 0; half < 2; ++half) {
     const Rows weights = rows(with_free(stationary, {row}, half * stationary.free[0].stride), 0);
     const Rows inputs = rows(with_free(moving, {column}, half * moving.free[0].stride), 1);
@@ -245,7 +253,7 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
     require_equal(where, "scales have the tile's columns", scale->free_elements(), tile->free_elements(),
                   "Give both one width.");
   }
-  require_result(where, dst, m, n);
+  require_result(where, dst, m, n, accumulate);
   dequantize(stationary, stationary_scale, 3);
   dequantize(moving, moving_scale, 4);
   const float *weights = lanes_.row(3, 0), *inputs = lanes_.row(4, 0);

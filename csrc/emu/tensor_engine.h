@@ -44,7 +44,7 @@ class TensorEngine {
     std::int64_t stride;
   };
   Rows rows(const View& view, std::size_t which);
-  void require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n) const;
+  void require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n, bool accumulate) const;
   void require_psum(std::string_view where, const View& dst) const;
   void require_operands(std::string_view where, const View& stationary, const View& moving) const;
   // dst (+)= sum over k <= 128

@@ -47,8 +47,8 @@ void choose(const std::int64_t* condition, X x, Y y, std::int64_t* out, std::int
   choose_each(condition, x, y, out, n);
 }
 
-bool is_whole(float value) {
-  return std::fabs(value) <= 0x1p62F && std::trunc(value) == value;
+bool is_whole(double value) {
+  return std::abs(value) <= 0x1p62 && std::trunc(value) == value;
 }
 
 void apply_ordered(Alu alu, const float* x, float scalar, bool is_reversed, float* out, std::int64_t n) {
@@ -87,7 +87,7 @@ void VectorEngine::check(std::string_view where, const View& dst, const View* co
 }
 
 bool VectorEngine::computes_integers(std::initializer_list<const View*> views, std::initializer_list<Alu> alus,
-                                     std::initializer_list<float> constants) const {
+                                     std::initializer_list<double> constants) const {
   const Numerics& numerics = lanes_.numerics();
   if (numerics.integers_through_fp32 && !numerics.native_int64) {
     return false;
@@ -133,29 +133,37 @@ void VectorEngine::tensor_scalar(const View& dst, const View& x, Alu alu0, const
     refuse(where, "both operations are bitwise, or neither",
            std::string(target::name(alu0)) + " and " + std::string(target::name(alu1)), "Use two instructions.");
   }
-  float first[kMostPartitions], second[kMostPartitions];
   require_operand(where, core_, dst, dst);
-  lanes_.read_scalars(scalar0, dst.partitions, first);
-  lanes_.read_scalars(scalar1, dst.partitions, second);
-  auto at = [&](auto in, auto* out, std::int64_t n, std::int64_t p) {
-    using T = std::remove_pointer_t<decltype(out)>;
-    apply_ordered(alu0, in[0], static_cast<T>(first[p]), reverse0, out, n);
-    if (alu1 != Alu::none) {
-      apply_ordered(alu1, out, static_cast<T>(second[p]), reverse1, out, n);
-    }
-  };
-  auto everywhere = [&](auto in, auto* out, std::int64_t n) { at(in, out, n, 0); };
   const bool is_constant = scalar0.vector == nullptr && scalar1.vector == nullptr;
   if (is_bitwise(alu0)) {
     require_integers(where, {&dst, &x});
+    for (const ScalarOperand* scalar : {&scalar0, &scalar1}) {
+      if (scalar->vector != nullptr) {
+        require_integers(where, {scalar->vector});
+      }
+    }
   }
+  auto compute = [&]<class T>(bool is_everywhere) {
+    T first[kMostPartitions], second[kMostPartitions];
+    lanes_.read_scalars(scalar0, dst.partitions, first);
+    lanes_.read_scalars(scalar1, dst.partitions, second);
+    auto at = [&](auto in, T* out, std::int64_t n, std::int64_t p) {
+      apply_ordered(alu0, in[0], first[p], reverse0, out, n);
+      if (alu1 != Alu::none) {
+        apply_ordered(alu1, out, second[p], reverse1, out, n);
+      }
+    };
+    if (is_everywhere) {
+      run<T, 1>(where, dst, {&x}, [&](auto in, T* out, std::int64_t n) { at(in, out, n, 0); });
+    } else {
+      run<T, 1>(where, dst, {&x}, at);
+    }
+  };
   if (is_bitwise(alu0) ||
       (is_constant && computes_integers({&dst, &x}, {alu0, alu1}, {scalar0.value, scalar1.value}))) {
-    run<std::int64_t, 1>(where, dst, {&x}, at);
-  } else if (is_constant) {
-    run<float, 1>(where, dst, {&x}, everywhere);
+    compute.template operator()<std::int64_t>(false);
   } else {
-    run<float, 1>(where, dst, {&x}, at);
+    compute.template operator()<float>(is_constant);
   }
 }
 

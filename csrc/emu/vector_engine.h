@@ -101,7 +101,7 @@ class VectorEngine {
   void require_float_alu(std::string_view where, Alu alu) const;
   // Whether an instruction on these operands computes in integers.
   bool computes_integers(std::initializer_list<const View*> views, std::initializer_list<Alu> alus = {},
-                         std::initializer_list<float> constants = {}) const;
+                         std::initializer_list<double> constants = {}) const;
   // The maximum of each row into the registers, and them into `reduce_res`.
   void reduce_maximum(std::string_view where, const View& dst, const View* reduce_res, ReduceCmd cmd);
 

@@ -35,8 +35,8 @@ void VectorEngine::nc_stream_shuffle(const View& dst, const View& src, const std
   require_dtype(where, "source and result have one dtype", src, src.dtype == dst.dtype, "Cast with tensor_copy.");
   for (const int from : mask) {
     if (from != 255) {
-      require_at_most(where, "a mask element names a partition of the quadrant, or is 255", from < 0 ? 256 : from, 31,
-                      "Check the mask.");
+      require_index(where, "a mask element names a partition of the quadrant, or is 255", from, kQuadrant,
+                    "Check the mask.");
     }
   }
   const std::int64_t size = target::itemsize(src.dtype), row = src.free_elements() * size;

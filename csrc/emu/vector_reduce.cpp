@@ -333,6 +333,7 @@ void VectorEngine::range_select(const View& dst, const View& on_true, Alu comp_o
   require_dtype(where, "the input is floating", on_true, !is_integer(on_true.dtype), "Cast to float32.");
   for (const View* bound : {&bound0, &bound1}) {
     require_vector(where, core_, *bound, dst.partitions);
+    require_initialized(where, *bound);
     require_dtype(where, "bounds are float32", *bound, bound->dtype == Dtype::float32, "Cast them.");
   }
   if (on_false != std::numeric_limits<float>::lowest()) {

@@ -1,6 +1,7 @@
 // VectorE by value: the eight largest, their places, their replacement.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 
 #include "emu/limits.h"
@@ -30,6 +31,9 @@ void require_searched(std::string_view where, const target::Core& core, const Vi
   }
 }
 
+// Largest first, and NaN after every number: no document says where the hardware puts it.
+constexpr auto is_before = [](float a, float b) { return a > b || (std::isnan(b) && !std::isnan(a)); };
+
 }  // namespace
 
 void VectorEngine::max8(const View& dst, const View& src) {
@@ -40,7 +44,7 @@ void VectorEngine::max8(const View& dst, const View& src) {
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     const float* row = lanes_.dense_row(src, p, 0);
     std::array<float, kEight> best;
-    std::partial_sort_copy(row, row + n, best.begin(), best.end(), [](float a, float b) { return a > b; });
+    std::partial_sort_copy(row, row + n, best.begin(), best.end(), is_before);
     lanes_.write_row(dst, p, best.data());
   }
 }
@@ -49,6 +53,7 @@ void VectorEngine::nc_find_index8(const View& dst, const View& data, const View&
   constexpr std::string_view where = "nc_find_index8";
   require_searched(where, core_, data, kEight);
   require_eight(where, core_, vals, data.partitions);
+  require_initialized(where, vals);
   require_eight(where, core_, dst, data.partitions);
   require_index_dtype(where, dst);
   const std::int64_t n = data.free_elements();
@@ -67,8 +72,10 @@ void VectorEngine::nc_match_replace8(const View& dst, const View& data, const Vi
                                      const View* dst_idx) {
   constexpr std::string_view where = "nc_match_replace8";
   require_searched(where, core_, data, 1);
-  require_operand(where, core_, dst, data);
+  require_operand(where, core_, dst, dst);
+  require_operand(where, core_, data, dst);
   require_eight(where, core_, vals, data.partitions);
+  require_initialized(where, vals);
   if (dst_idx != nullptr) {
     require_eight(where, core_, *dst_idx, data.partitions);
     require_index_dtype(where, *dst_idx);

@@ -19,14 +19,9 @@ struct Bytes {
 };
 
 Bytes row_bytes(const View& view) {
-  Bytes bytes;
   const std::int64_t size = target::itemsize(view.dtype);
-  for (const Extent& extent : view.free) {
-    const std::int64_t reach = (extent.size - 1) * extent.stride * size;
-    (reach < 0 ? bytes.begin : bytes.end) += reach;
-  }
-  bytes.end += size;
-  return bytes;
+  const Reach touched = reach(view.free);
+  return {touched.lowest * size, (touched.highest + 1) * size};
 }
 
 bool is_same_layout(const View& a, const View& b) {
@@ -44,6 +39,24 @@ void Extents::push_back(const Extent& extent) {
                                            ", limit " + std::to_string(kMost) + ". Merge dimensions.");
   }
   items_[size_++] = extent;
+}
+
+std::int64_t bounded_product(std::int64_t a, std::int64_t b) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 58;
+  std::int64_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) {
+    return (a < 0) == (b < 0) ? kMost : -kMost;
+  }
+  return std::clamp(product, -kMost, kMost);
+}
+
+Reach reach(const Extents& free) {
+  Reach reach;
+  for (const Extent& extent : free) {
+    const std::int64_t last = bounded_product(extent.size - 1, extent.stride);
+    (last < 0 ? reach.lowest : reach.highest) += last;
+  }
+  return reach;
 }
 
 bool is_hazard(const View& dst, const View& src) {

@@ -51,6 +51,15 @@ class Extents {
   std::size_t size_ = 0;
 };
 
+// Elements that a row touches, relative to the one it starts at: from `lowest` up to and with `highest`.
+struct Reach {
+  std::int64_t lowest = 0, highest = 0;
+};
+Reach reach(const Extents& free);
+
+// a * b, held at the ends of a range whose sums do not overflow either: what is out of bounds stays so.
+std::int64_t bounded_product(std::int64_t a, std::int64_t b);
+
 struct View {
   std::byte* data = nullptr;  // of the first element of partition 0
   Memory memory = Memory::sbuf;
@@ -70,13 +79,15 @@ struct View {
     return product;
   }
   std::int64_t elements() const { return partitions * free_elements(); }
-  // Elements that a row spans in memory, first to last.
-  std::int64_t span() const {
-    std::int64_t last = 0;
-    for (const Extent& extent : free) {
-      last += (extent.size - 1) * extent.stride;
+  // Whether a row's elements lie side by side, in order.
+  bool has_dense_rows() const {
+    std::int64_t stride = 1;
+    for (std::size_t d = free.size(); d-- > 0; stride *= free[d].size) {
+      if (free[d].size != 1 && free[d].stride != stride) {
+        return false;
+      }
     }
-    return last + 1;
+    return true;
   }
   std::byte* row(std::int64_t partition) const { return data + partition * partition_bytes; }
   // One partition of it.

@@ -5,7 +5,6 @@
 
 namespace trn::program {
 
-using target::from_name;
 using target::name;
 
 // N is the number of elements per partition (facts 3.1). Every rule has the core's minimum as its floor.

@@ -4,8 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
-#include <stdexcept>
-#include <string>
 #include <string_view>
 
 namespace trn::target {
@@ -304,16 +302,6 @@ template <class Enum>
   requires requires { names(Enum{}); }
 constexpr std::string_view name(Enum value) {
   return names(Enum{})[static_cast<std::size_t>(value)].name;
-}
-
-template <class Enum>
-constexpr Enum from_name(std::string_view text) {
-  for (const auto& row : names(Enum{})) {
-    if (row.name == text) {
-      return row.value;
-    }
-  }
-  throw std::invalid_argument("[isa] unknown name; got " + std::string(text));
 }
 
 }  // namespace trn::target

@@ -26,7 +26,7 @@ def test_a_load_takes_an_array_that_cannot_be_written(core: Any) -> None:
     tile = core.sbuf("float32", 2, 3)
     core.load(tile, values)
     assert np.array_equal(tile.read(), values)
-    with pytest.raises(ValueError, match="writable; got another one"):
+    with pytest.raises(ValueError, match="a result is written; got a read-only array"):
         core.store(values, tile)
     with pytest.raises(ValueError, match="dense and in C order; got another one"):
         core.load(tile, np.zeros((3, 2), np.float32).T)
@@ -148,9 +148,9 @@ def test_memories_end(core: Any) -> None:
     tile = core.sbuf("float32", 128, 10, "short")
     with pytest.raises(RuntimeError, match=r"\[sbuf\] tile short must end within its buffer; got 11, limit 10\."):
         tile.part(128, 1, 10)
-    with pytest.raises(RuntimeError, match=r"\[sbuf\] tile short must start within its buffer; got 1, limit 0\."):
+    with pytest.raises(RuntimeError, match=r"\[sbuf\] tile short must start within its buffer; got -1, limit 0\."):
         tile.part(128, -1, 10)
-    with pytest.raises(RuntimeError, match=r"\[dma\] a tile of array must end within the tensor; got 1280, limit 1279"):
+    with pytest.raises(ValueError, match=r"\[load\] .*; got shape \(1279,\), the tile is \(128, 10\)"):
         core.load(tile, np.zeros(1279, np.float32))
 
 

@@ -33,3 +33,15 @@ def test_switches_and_strict_reads() -> None:
         core.activation(y, "relu", x)
     with pytest.raises(ValueError, match=r"\[numerics\] no such switch; got no_such_switch"):
         emu.NeuronCore("trn2", no_such_switch=True)
+
+
+@pytest.mark.parametrize("name", ["bitwise_and", "bitwise_or", "bitwise_xor"])
+def test_tensor_scalar_takes_all_bits(name: str) -> None:
+    core = emu.NeuronCore("trn2")
+    x, scalars, out = (core.sbuf("int32", 1, n) for n in (3, 1, 3))
+    data, bits = np.array([[0x7FFFFFFF, 0x01000001, -5]], np.int32), 0x01234567
+    x.write(data)
+    scalars.write(np.array([[bits]], np.int32))
+    for operand in (bits, scalars):
+        core.tensor_scalar(out, x, name, operand)
+        np.testing.assert_array_equal(out.read(), getattr(np, name)(data, np.int32(bits)))
