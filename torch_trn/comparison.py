@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_trn.numerics import reference_operators, set_numerics
+from torch_trn.numerics import departures_in_force, reference_operators, set_numerics
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Loss = Callable[[Any], Tensor]
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
+_SMALLEST_FILL = 1e4  # larger magnitudes are masks rather than values, and say nothing of what cancels
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Divergence:
         relative_error: the same over the largest magnitude of the reference's result.
         ulps: largest difference in units in the last place of the result's dtype.
         nans: elements that are NaN in one of the two only.
-        infs: elements that are infinite in hardware numerics only.
+        infs: elements that are infinite in one of the two only, or infinities of other signs.
         position: place of the first call among all operators, from 0.
     """
 
@@ -55,9 +55,13 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-        modules: one entry per module and phase, in the order of their first results.
+        modules: one entry per module and phase, in the order of the calls: forward what the module returns, backward
+            the gradients that arrive at it.
         operators: one entry per operator and phase, largest relative error first.
-        first: the first operator whose relative error is past the tolerance of its dtype, or None.
+        first: the first operator past its tolerance, or None: an element that is NaN or infinite in one run only, or a
+            difference of more than 1e-5 (at least two units in the last place of the dtype) of the result's largest
+            magnitude plus two units in the last place of its operands' largest, which sums that cancel may leave,
+            there and in the operators that take them. Operands from 1e4 on count as masks and allow nothing.
         reference_operators: operators without a program, which ran in reference numerics in both runs, and how often.
         losses: (reference, hardware) of each training step; one entry without an optimizer.
     """
@@ -124,7 +128,9 @@ class Comparison:
 
     def _heading(self) -> str:
         if self.first is None:
-            return "hardware against reference numerics: every operator within its tolerance"
+            lost = [step for step, (mine, theirs) in enumerate(self.losses) if _parts(mine, theirs)]
+            heading = "hardware against reference numerics: every operator of the first step within its tolerance"
+            return f"{heading}, but the losses of step {lost[0]} are not both finite" if lost else heading
         return (
             f"hardware against reference numerics: the first operator past its tolerance is {self.first.name} "
             f"({self.first.phase}, operator {self.first.position}), relative error {self.first.relative_error:.1e}"
@@ -144,42 +150,83 @@ class Comparison:
         return report.plain(self)
 
 
+def _is_compared(tensor: Tensor) -> bool:
+    is_packed = tensor.dtype == torch.float4_e2m1fn_x2  # two elements a byte, of which PyTorch converts none
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not is_packed
+
+
 @dataclass
 class _Value:
     name: str
     phase: str
     tensors: list[Tensor]
     position: int
+    noise: float = 0.0  # what rounding of the operands alone may change, absolute
+    sources: list[int] = field(default_factory=list)  # places of the operators whose results the operands are
+
+
+def _parts(mine: float, theirs: float) -> bool:
+    """Whether one is NaN or infinite and the other is not the same."""
+    if math.isfinite(mine) and math.isfinite(theirs):
+        return False
+    return mine != theirs and not (math.isnan(mine) and math.isnan(theirs))
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments that an operator writes, which some operators do not return: optimizers over lists, for one."""
+    return [
+        args[place] if place < len(args) else kwargs.get(argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.is_write
+    ]
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps the floating-point results of operators and modules, on the host, in the order of the calls."""
+    """Keeps what operators and modules return or write, in floating point, on the host, in the order of the calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, weighs_operands: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._weighs_operands = weighs_operands
+        self._writers: dict[int, int] = {}  # by storage, the place of the operator that wrote it last
         self.operators: list[_Value] = []
         self.modules: list[_Value] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
+        noise, sources = self._operands((args, kwargs)) if self._weighs_operands else (0.0, [])
         result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            name = func.name().removeprefix("aten::")
-            self._add(self.operators, name, result)
+        name = func.name().removeprefix("aten::")
+        phase = "backward" if torch._C._current_graph_task_id() != -1 else "forward"
+        self._add(self.operators, name, phase, (result, _written(func, args, kwargs or {})), noise, sources)
         return result
 
-    def _add(self, into: list[_Value], name: str, result: Any) -> None:
-        in_backward = torch._C._current_graph_task_id() != -1
+    def _operands(self, operands: Any) -> tuple[float, list[int]]:
+        with torch.utils._python_dispatch._disable_current_modes():
+            leaves = [leaf for leaf in tree_leaves(operands) if isinstance(leaf, Tensor) and _is_compared(leaf)]
+            sources = {self._writers[_storage(leaf)] for leaf in leaves if _storage(leaf) in self._writers}
+            return max(map(_rounding, leaves), default=0.0), list(sources)
+
+    def _add(
+        self,
+        into: list[_Value],
+        name: str,
+        phase: str,
+        result: Any,
+        noise: float = 0.0,
+        sources: Sequence[int] = (),
+    ) -> None:
         # A copy of its own: later operators may write in place, and copying must not be recorded itself.
         with torch.utils._python_dispatch._disable_current_modes():
-            tensors = [
-                leaf.detach().to("cpu", copy=True)
-                for leaf in tree_leaves(result)
-                if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.layout == torch.strided
-            ]
+            # An operator that writes in place may also return what it wrote: once is enough.
+            leaves = {id(leaf): leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and _is_compared(leaf)}
+            tensors = [leaf.detach().to("cpu", copy=True) for leaf in leaves.values()]
+            if into is self.operators and self._weighs_operands:
+                self._writers.update((_storage(leaf), len(self.operators)) for leaf in leaves.values())
         if tensors:
-            into.append(_Value(name, "backward" if in_backward else "forward", tensors, len(self.operators)))
+            into.append(_Value(name, phase, tensors, len(self.operators), noise, list(sources)))
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -187,7 +234,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path, module in model.named_modules():
 
             def hook(module: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
-                self._add(self.modules, path, output)
+                self._add(self.modules, path, "forward", output)
+
+                def receives(gradient: Tensor) -> None:
+                    self._add(self.modules, path, "backward", gradient)
+
+                # Not a module's backward hook, whose identity functions would refuse what writes into the output.
+                for leaf in tree_leaves(output):
+                    if isinstance(leaf, Tensor) and leaf.requires_grad:
+                        handles.append(leaf.register_hook(receives))  # type: ignore[no-untyped-call]
 
             handles.append(module.register_forward_hook(hook))
         try:
@@ -198,24 +253,43 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 handle.remove()
 
 
+def _tolerance(dtype: torch.dtype) -> float:
+    return max(1e-5, 2 * torch.finfo(dtype).eps)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _rounding(operand: Tensor) -> float:
+    """Two units in the last place of the operand's largest magnitude, in its dtype or in the engines' FP32."""
+    sizes = operand.detach().cpu().double().abs().flatten()
+    sizes = sizes[sizes < _SMALLEST_FILL]
+    eps = max(torch.finfo(operand.dtype).eps, torch.finfo(torch.float32).eps)
+    return 2 * eps * sizes.max().item() if sizes.numel() else 0.0
+
+
 def _ordered(values: Tensor) -> Tensor:
     """Integers in the order of the floating-point values, neighbours one apart."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    if values.dtype == torch.float8_e8m0fnu:  # powers of two, without a sign
+        return values.view(torch.uint8).to(torch.int64)
+    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     bits = values.contiguous().view(integer).to(torch.int64)
     lowest = -(1 << (8 * values.element_size() - 1))
     return torch.where(bits < 0, lowest - bits, bits)
 
 
 def _errors(reference: Tensor, hardware: Tensor) -> tuple[float, float, int, int, int]:
-    nans = int((hardware.isnan() ^ reference.isnan()).sum())
-    infs = int((hardware.isinf() & ~reference.isinf()).sum())
-    both = reference.isfinite() & hardware.isfinite()
-    mine, theirs = reference[both], hardware[both]
-    if not mine.numel():
+    apart = (_ordered(reference) - _ordered(hardware)).abs()
+    mine, theirs = reference.double(), hardware.double()
+    nans = int((theirs.isnan() ^ mine.isnan()).sum())
+    infs = int(((theirs.isinf() | mine.isinf()) & (theirs != mine)).sum())
+    both = mine.isfinite() & theirs.isfinite()
+    if not both.any():
         return 0.0, 0.0, 0, nans, infs
-    error = (mine.double() - theirs.double()).abs().max().item()
-    largest = mine.double().abs().max().item()
-    ulps = int((_ordered(mine) - _ordered(theirs)).abs().max()) if mine.element_size() > 1 else 0
+    error = (mine - theirs)[both].abs().max().item()
+    largest = mine[both].abs().max().item()
+    ulps = int(apart[both].max())
     return error, error / largest if largest else (math.inf if error else 0.0), ulps, nans, infs
 
 
@@ -229,16 +303,24 @@ def _divergences(
         )
     found: dict[tuple[str, str], Divergence] = {}
     first: Divergence | None = None
+    cancelled: dict[int, float] = {}  # what results that are rounding noise allow those that they are operands of
     for mine, theirs in zip(reference, hardware, strict=True):
-        pairs = zip(mine.tensors, theirs.tensors, strict=True)
-        columns = list(zip(*(_errors(a, b) for a, b in pairs), strict=True))
+        rows = [_errors(a, b) for a, b in zip(mine.tensors, theirs.tensors, strict=True)]
+        columns = list(zip(*rows, strict=True))
         error, relative, ulps = (max(column) for column in columns[:3])
         nans, infs = (sum(column) for column in columns[3:])
         here = Divergence(
             mine.name, mine.phase, 1, error, relative, int(ulps), int(nans), int(infs), position=mine.position
         )
-        tolerance = max(_TOLERANCE.get(tensor.dtype, math.inf) for tensor in mine.tensors)
-        if first is None and (relative > tolerance or nans or infs):
+        own = [
+            (apart, _tolerance(tensor.dtype) * (apart / ratio if ratio else 0))
+            for (apart, ratio, *_), tensor in zip(rows, mine.tensors, strict=True)
+        ]
+        noise = max([mine.noise, *(cancelled.get(source, 0.0) for source in mine.sources)])
+        is_past = any(apart > allowed + noise for apart, allowed in own)
+        if any(apart > allowed for apart, allowed in own):
+            cancelled[mine.position] = noise
+        if first is None and (is_past or nans or infs):
             first = here
         before = found.get((mine.name, mine.phase))
         if before is not None:
@@ -255,6 +337,10 @@ def _divergences(
             )
         found[mine.name, mine.phase] = here
     return list(found.values()), first
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
 
 
 def _default_loss(output: Any) -> Tensor:
@@ -281,8 +367,9 @@ def compare(
 ) -> Comparison:
     """Runs a model in reference and in hardware numerics, from the same state, and tells where the values part.
 
-    Both runs are of copies: the model stays as it is. The first step's operators and modules are compared; further
-    steps give the loss curves. The results of all operators of one step are kept on the host, twice.
+    Both runs are of copies: the model, the inputs and the generators of random numbers stay as they are. The first
+    step's operators and modules are compared; further steps give the loss curves. The results of all operators of one
+    step are kept on the host, twice.
 
     Args:
         model: any module; its copies are moved to the device.
@@ -295,7 +382,7 @@ def compare(
         backward: whether gradients are computed.
         seed: of random operators; the same in both runs.
         device: where to run; the current device by default.
-        departures: switches of hardware numerics, as in `set_numerics`.
+        departures: switches of hardware numerics, as in `set_numerics`; the others are those in force.
 
     Returns:
         A `Comparison`: a table when printed, `to_dict()`, `plot(path)`.
@@ -313,11 +400,11 @@ def compare(
 
     def run(mode: str) -> tuple[_Recorder, list[float]]:
         mine = copy.deepcopy(model).to(where)
-        moved = tree_map(lambda leaf: leaf.to(where) if isinstance(leaf, Tensor) else leaf, inputs)
+        moved = tree_map(lambda leaf: _copied(leaf, where) if isinstance(leaf, Tensor) else leaf, inputs)
         args, kwargs = ((), moved) if isinstance(moved, dict) else (moved if isinstance(moved, tuple) else (moved,), {})
         stepper = optimizer(iter(mine.parameters())) if optimizer is not None else None
         torch.manual_seed(seed)
-        recorder = _Recorder()
+        recorder = _Recorder(weighs_operands=mode == "reference")
         losses = []
 
         def step() -> None:
@@ -330,16 +417,18 @@ def compare(
                     stepper.zero_grad()
             losses.append(value.item())
 
-        with set_numerics(mode, **departures):
+        with set_numerics(mode, **switches):
             with recorder.watching(mine):
                 step()
             for _ in range(steps - 1):
                 step()
         return recorder, losses
 
-    reference, reference_losses = run("reference")
-    before = reference_operators()
-    hardware, hardware_losses = run("hardware")
+    switches = {**departures_in_force(), **departures}
+    with torch.random.fork_rng(range(torch.get_device_module(device_name()).device_count()), device_type=device_name()):
+        reference, reference_losses = run("reference")
+        before = reference_operators()
+        hardware, hardware_losses = run("hardware")
     launches = {name: count - before.get(name, 0) for name, count in reference_operators().items()}
     operators, first = _divergences(reference.operators, hardware.operators, "operators")
     modules, _ = _divergences(reference.modules, hardware.modules, "modules")

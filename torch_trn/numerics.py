@@ -11,11 +11,28 @@ from typing import Any
 from torch_trn import _C
 
 _DEPARTURES: dict[str, Any] = dict(_C.default_departures())
+_NUM_SEEDS = 2**64
+_SPELLINGS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 _state: dict[str, Any] = {"mode": "reference", "departures": _DEPARTURES}
 
 
 class NarrowingWarning(UserWarning):
     """An operator in hardware numerics held 64-bit elements in 32 bits: once per process, operator and dtype."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    default = _DEPARTURES[name]
+    if isinstance(default, bool):
+        if isinstance(value, (bool, int)) and value in (0, 1):
+            return bool(value)
+        raise ValueError(f"[set_numerics] {name} is True or False; got {value!r}.")
+    if isinstance(default, int):
+        if isinstance(value, int) and 0 <= value < _NUM_SEEDS:
+            return int(value)
+        raise ValueError(f"[set_numerics] {name} is an integer from 0 on; got {value!r}, limit {_NUM_SEEDS - 1}.")
+    if not isinstance(value, str):
+        raise ValueError(f"[set_numerics] {name} is a string; got {value!r}.")
+    return value
 
 
 def _apply(mode: str, departures: dict[str, Any]) -> None:
@@ -48,7 +65,7 @@ class set_numerics:
             )
         self._previous = dict(_state)
         chosen = {**_DEPARTURES, **_from_environment(), **departures}
-        _apply(mode, {name: type(default)(chosen[name]) for name, default in _DEPARTURES.items()})
+        _apply(mode, {name: _checked(name, chosen[name]) for name in _DEPARTURES})
 
     def __enter__(self) -> set_numerics:
         return self
@@ -62,6 +79,11 @@ class set_numerics:
 def numerics() -> str:
     """The mode in force: "reference" or "hardware"."""
     return str(_state["mode"])
+
+
+def departures_in_force() -> dict[str, Any]:
+    """The switches that hardware numerics have, or would have, now."""
+    return dict(_state["departures"])
 
 
 def reference_operators(clear: bool = False) -> dict[str, int]:
@@ -94,7 +116,11 @@ def _from_environment() -> dict[str, Any]:
     found: dict[str, Any] = {}
     enabled = os.environ.get("NEURON_RT_STOCHASTIC_ROUNDING_EN", "").strip()
     if enabled:
-        found["stochastic_rounding"] = enabled not in ("0", "false", "False")
+        if enabled.lower() not in _SPELLINGS:
+            raise ValueError(
+                f"[set_numerics] NEURON_RT_STOCHASTIC_ROUNDING_EN is one of {', '.join(_SPELLINGS)}; got {enabled!r}."
+            )
+        found["stochastic_rounding"] = _SPELLINGS[enabled.lower()]
     seed = os.environ.get("NEURON_RT_STOCHASTIC_ROUNDING_SEED", "").strip()
     if seed:
         try:
@@ -129,6 +155,4 @@ def _compiler_options(flags: str) -> dict[str, Any]:
 def apply_environment() -> None:
     """TORCH_TRN_NUMERICS: "reference" or "hardware". NEURON_CC_FLAGS changes programs in both."""
     _C.set_narrowing_handler(_warn)
-    mode = os.environ.get("TORCH_TRN_NUMERICS", "").strip()
-    if mode or _compiler_options(os.environ.get("NEURON_CC_FLAGS", "")):
-        set_numerics(mode or "reference")
+    set_numerics(os.environ.get("TORCH_TRN_NUMERICS", "").strip() or "reference")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import torch_trn
+from torch_trn.comparison import _errors, _ordered, _Recorder
 
 
 def model() -> nn.Sequential:
@@ -21,7 +23,7 @@ def test_a_model_within_fp32_rounding() -> None:
     before = copy.deepcopy(mine.state_dict())
     comparison = torch_trn.compare(mine, torch.randn(16, 20))
     assert comparison.first is None
-    assert [entry.name for entry in comparison.modules] == ["0", "1", "2", ""]
+    assert [entry.name for entry in comparison.modules if entry.phase == "forward"] == ["0", "1", "2", ""]
     assert {entry.phase for entry in comparison.operators} == {"forward", "backward"}
     assert any(entry.name == "gelu_backward" for entry in comparison.operators)
     assert all(entry.relative_error < 1e-5 for entry in comparison.operators)
@@ -86,3 +88,158 @@ def test_bad_arguments() -> None:
         torch_trn.compare(model(), torch.randn(2, 20), steps=2)
     with pytest.raises(ValueError, match=r"\[set_numerics\] no such switch"):
         torch_trn.compare(model(), torch.randn(2, 20), no_such_switch=True)
+
+
+def test_inputs_on_the_device_are_copied_too() -> None:
+    class Doubles(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mul_(2.0)
+
+    x = torch.ones(4, device="trn")
+    comparison = torch_trn.compare(Doubles(), x, backward=False)
+    assert comparison.losses == [(4.0, 4.0)] and comparison.first is None
+    assert torch.equal(x.cpu(), torch.ones(4))
+    leaf = torch.ones(4, device="trn", requires_grad=True)
+    comparison = torch_trn.compare(nn.Tanh(), leaf)
+    assert any(entry.phase == "backward" for entry in comparison.operators)
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float64]
+)
+def test_results_of_narrow_and_wide_dtypes(dtype: torch.dtype) -> None:
+    class Casts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(dtype).float()
+
+    comparison = torch_trn.compare(Casts(), torch.tensor([1.0, 2.0, 0.5, 4.0]), backward=False)
+    assert comparison.first is None
+    assert all(entry.ulps == 0 and entry.max_error == 0 for entry in comparison.operators)
+
+
+def test_units_in_the_last_place_of_eight_bits() -> None:
+    values = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8)
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu):
+        of = (values.view(torch.uint8) if dtype == torch.float8_e8m0fnu else values).view(dtype)
+        finite = of[of.float().isfinite()]
+        order = _ordered(finite)[finite.float().argsort(stable=True)]
+        assert (order.diff() >= 0).all() and int(order.unique().diff().max()) <= 1
+
+
+@pytest.mark.parametrize("layout", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_what_an_optimizer_writes(layout: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    comparison = torch_trn.compare(
+        nn.Linear(8, 8),
+        torch.randn(4, 8) * 1e-15,
+        loss=lambda output: (output * 1e-14).sum(),
+        steps=2,
+        outside_domains="nan",
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-30, **layout),
+    )
+    # A root of a square near 1e-58 is out of its domain; the parameters are NaN from then on.
+    assert math.isnan(comparison.losses[1][1]) and not math.isnan(comparison.losses[1][0])
+    assert comparison.first is not None and comparison.first.nans
+    if layout.get("fused"):
+        assert comparison.first.name == "_fused_adamw_"
+    names = {entry.name for entry in comparison.operators}
+    assert any(name.startswith(("_fused_adamw_", "_foreach_addcdiv_", "addcdiv_")) for name in names)
+
+
+def test_losses_that_are_lost_after_the_first_step() -> None:
+    comparison = torch_trn.compare(model(), torch.randn(4, 20))
+    assert "within its tolerance" in str(comparison) and "not both finite" not in str(comparison)
+    comparison.losses += [(1.0, 1.1), (1.0, math.nan)]
+    assert "the losses of step 2 are not both finite" in " ".join(str(comparison).split())
+
+
+def test_infinities_of_the_reference_alone() -> None:
+    class Grows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 10
+
+    x = torch.tensor([3e38, 1.0, -3e38])
+    comparison = torch_trn.compare(Grows(), x, loss=lambda y: y[0], backward=False, saturate_infinity=True)
+    assert comparison.losses == [(math.inf, torch.finfo(torch.float32).max)]
+    assert comparison.first is not None and comparison.first.name == "mul.Tensor" and comparison.first.infs == 2
+    assert torch_trn.compare(Grows(), x, backward=False).first is None
+    assert _errors(torch.tensor([math.inf, math.inf]), torch.tensor([-math.inf, math.inf]))[4] == 1
+
+
+def test_gradients_of_modules() -> None:
+    class Rectifies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.relu = nn.Linear(4, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(self.linear(x))
+
+    torch.manual_seed(0)
+    mine, x = Rectifies(), torch.randn(5, 4)
+    comparison = torch_trn.compare(mine, x, loss=lambda y: y.sum())
+    assert [(entry.name, entry.phase) for entry in comparison.modules] == [
+        *[(name, "forward") for name in ("linear", "relu", "")],
+        *[(name, "backward") for name in ("relu", "", "linear")],
+    ]
+    assert all(entry.calls == 1 and entry.relative_error < 1e-6 for entry in comparison.modules)
+    recorder = _Recorder()
+    with recorder.watching(mine):
+        mine(x).sum().backward()
+    gradients = {value.name: value.tensors for value in recorder.modules if value.phase == "backward"}
+    assert torch.equal(gradients["relu"][0], torch.ones(5, 3))
+    assert torch.equal(gradients["linear"][0], (mine.linear(x) > 0).float())
+    forward_only = torch_trn.compare(mine, x, backward=False)
+    assert {entry.phase for entry in forward_only.modules} == {"forward"}
+
+
+def test_rounding_noise_of_what_cancels() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = nn.Linear(16, 64), nn.LayerNorm(64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.linear(x))
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 16)
+    # The mean square of what a layer norm returns is constant: its gradient cancels to rounding.
+    comparison = torch_trn.compare(Normed(), x)
+    (gradient,) = (entry for entry in comparison.operators if entry.name == "native_layer_norm_backward")
+    assert gradient.relative_error > 1e-5
+    assert comparison.first is None
+    cast = torch_trn.compare(Normed(), x, auto_cast="matmult")
+    assert cast.first is not None and cast.first.name == "addmm"
+
+    class Masks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(torch.where(x > 0, x, -(2.0**30)) + 0)
+
+    masked = torch_trn.compare(Masks(), x, backward=False, auto_cast="all")
+    assert masked.first is not None and masked.first.name == "relu"
+
+
+def test_generators_and_switches_stay_as_they_are() -> None:
+    torch.manual_seed(7)
+    torch.rand(3, device="trn")
+    states = torch.get_rng_state(), torch.trn.get_rng_state()
+    drops = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+    torch.set_rng_state(states[0])
+    torch_trn.compare(drops, torch.randn(2, 4, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), states[0]) and torch.equal(torch.trn.get_rng_state(), states[1])
+
+    x = torch.full((1000,), 1 + 2.0**-9)
+
+    class Casts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.bfloat16().float()
+
+    with torch_trn.set_numerics("hardware", stochastic_rounding=True, seed=3):
+        before = torch_trn.numerics.departures_in_force()
+        rounded = torch_trn.compare(Casts(), x, backward=False)
+        assert torch_trn.numerics.numerics() == "hardware" and torch_trn.numerics.departures_in_force() == before
+        nearest = torch_trn.compare(Casts(), x, backward=False, stochastic_rounding=False)
+    assert {entry.name: entry.ulps for entry in rounded.operators}["_to_copy"] > 0
+    assert all(entry.ulps == 0 for entry in nearest.operators)
