@@ -6,16 +6,35 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from sections import Sections
 
 DEVICE = os.environ.get("TORCH_TRN_TEST_DEVICE", os.environ.get("TORCH_TRN_DEVICE_NAME", "trn"))
 
 if DEVICE != "cpu":
     importlib.import_module("torch_trn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Sections())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests share what they set up, and those of opinfo/ one run of PyTorch's databases: one process each."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            return "opinfo" if "/opinfo/" in path else path
+
+    return ByFile(config, log)
 
 
 def pytest_collection_finish() -> None:

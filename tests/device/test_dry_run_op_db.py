@@ -1,5 +1,7 @@
 """op_db in a dry run: every sample's results have the shape, dtype, strides and memory that a real run gives them."""
 
+import re
+
 import pytest
 import torch
 from opinfo import cells, op_cells
@@ -65,8 +67,9 @@ def described(results):
 
 
 def launches(recording):
-    specs = recording.ledger.specs
-    return sorted((entry["op"], entry["launches"], str(specs[entry["spec"]])) for entry in recording.ledger.entries())
+    """Without the constants of instructions: a spec has those of the first launch of its kind in this process."""
+    specs = [re.sub(r"'scalar1?': [-+.\w]+", "", str(spec)) for spec in recording.ledger.specs]
+    return sorted((entry["op"], entry["launches"], specs[entry["spec"]]) for entry in recording.ledger.entries())
 
 
 def problem_of(name, op, sample, device):

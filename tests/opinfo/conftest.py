@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from opinfo import pool
 from opinfo.cells import Cell, Outcome
+from sections import add_section
 
 DEVICE = os.environ.get("TORCH_TRN_TEST_DEVICE", os.environ.get("TORCH_TRN_DEVICE_NAME", "trn"))
-RESULTS = pytest.StashKey[dict[Cell, Outcome]]()
 
 
 def _cell(item: pytest.Item) -> Cell | None:
@@ -33,28 +33,23 @@ def outcomes(request: pytest.FixtureRequest) -> dict[Cell, Outcome]:
                 print(f"\n{done} of {len(chosen)} cells, {time.monotonic() - started:.0f} s", end="", flush=True)
 
     results = pool.run(chosen, DEVICE, progress=progress)
-    request.config.stash[RESULTS] = results
-    return results
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    results = config.stash.get(RESULTS, None)
-    if not results:
-        return
-    terminalreporter.section(f"PyTorch's databases on {DEVICE} against CPU")
-    for suite, row in pool.totals(results).items():
-        terminalreporter.line(
-            f"{suite:8} {row['passed']} of {row['cells']} cells pass, {row['checks']} checks, {row['bit_equal']} of "
-            f"{row['value_checks']} value checks bit-equal ({row['bit_equal_cells']} cells), "
-            f"{row['stride_differences']} results with other strides, {row['seconds']:.0f} s of work"
-        )
-    honest = [outcome for cell, outcome in results.items() if cell.suite == "honesty"]
-    if honest:
-        generic = sorted({name for outcome in honest for name in outcome.notes.get("generic", [])})
-        mixed = sum(outcome.notes.get("mixed", 0) for outcome in honest)
-        terminalreporter.line(
-            f"{mixed} calls with one tensor elsewhere; {len(generic)} operators costed by the generic rule"
-        )
+    add_section(request.config, f"PyTorch's databases on {DEVICE} against CPU", _summary(results))
     path = os.environ.get("TORCH_TRN_OPINFO_REPORT")
     if path:
         Path(path).write_text(json.dumps({str(c): o.to_dict() for c, o in results.items()}, indent=1))
+    return results
+
+
+def _summary(results: dict[Cell, Outcome]) -> list[str]:
+    lines = [
+        f"{suite:8} {row['passed']} of {row['cells']} cells pass, {row['checks']} checks, {row['bit_equal']} of "
+        f"{row['value_checks']} value checks bit-equal ({row['bit_equal_cells']} cells), "
+        f"{row['stride_differences']} results with other strides, {row['seconds']:.0f} s of work"
+        for suite, row in pool.totals(results).items()
+    ]
+    honest = [outcome for cell, outcome in results.items() if cell.suite == "honesty"]
+    if honest:
+        generic = {name for outcome in honest for name in outcome.notes.get("generic", [])}
+        mixed = sum(outcome.notes.get("mixed", 0) for outcome in honest)
+        lines.append(f"{mixed} calls with one tensor elsewhere; {len(generic)} operators costed by the generic rule")
+    return lines
