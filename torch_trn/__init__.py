@@ -17,7 +17,6 @@ __path__ = extend_path(__path__, __name__)
 
 from torch_trn import (
     _C,
-    as_torch_neuronx,
     context_parallel,
     distributed,
     dynamo,
@@ -28,6 +27,7 @@ from torch_trn import (
     interop,
     numerics,
     rank_placement,
+    recomputation,
     replication,
     target_files,
 )
@@ -92,19 +92,45 @@ def _num_devices(target: target_files.TargetFile) -> int:
     return int(target["chip"]["num_devices"])
 
 
-def _register() -> None:
+def _asked_device_name() -> str:
+    """TORCH_TRN_DEVICE_NAME, else "trn": letters and _, as torch reads a device's type, that torch has not taken."""
     name = os.environ.get("TORCH_TRN_DEVICE_NAME", "").strip() or "trn"
+    is_word = name.isascii() and name.replace("_", "").isalpha() and name.islower()
+    is_here = name == device_name() != "privateuseone"
+    if not is_word or not (is_here or _is_free(name)):
+        raise ValueError(
+            "[devices] TORCH_TRN_DEVICE_NAME must be lower-case letters and _, and no name that torch has; "
+            f"got {name!r}. Leave it out for trn."
+        )
+    return name
+
+
+def _is_free(name: str) -> bool:
+    if hasattr(torch, name) or hasattr(torch.Tensor, name) or hasattr(torch.Tensor, f"is_{name}"):
+        return False
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _register() -> None:
+    name = _asked_device_name()
     target = target_files.resolve()
     rename_privateuse1_backend(name)
     _C.configure(_C.Target(target), _num_devices(target))
     torch._register_device_module(name, _device_module)  # type: ignore[no-untyped-call]
     generate_methods_for_privateuse1_backend(for_storage=True)
     _device_module.register_submodules(name)
-    if name == as_torch_neuronx.DEVICE_NAME:
+    if name == "neuron":
+        from torch_trn import as_torch_neuronx
+
         as_torch_neuronx.install()
     interop.install()
     replication.install()
     failed_backward.install()
+    recomputation.install()
     distributed.install()
     context_parallel.install()
     dynamo.install()

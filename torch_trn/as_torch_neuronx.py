@@ -51,8 +51,8 @@ def is_neuron_runtime_initialized() -> bool:
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    module = torch.get_device_module(DEVICE_NAME)
-    if name != DEVICE_NAME and not hasattr(module, name):
+    module = getattr(torch, DEVICE_NAME, None)
+    if module is None or (name != DEVICE_NAME and not hasattr(module, name)):
         raise AttributeError(
             f"[torch_neuronx] a simulated device has no hardware to compile for or load; got {name!r}, limit the "
             "operator tracking and the names of torch.neuron."

@@ -93,9 +93,13 @@ def run(
     import torch_trn
 
     if target is not None:
+        try:
+            torch_trn.set_target(target)
+        except (OSError, ValueError, RuntimeError) as error:
+            typer.echo(f"trn run: {error}", err=True)
+            raise typer.Exit(2) from None
         # The environment carries it to processes that the script starts.
         os.environ["TORCH_TRN_TARGET"] = target
-        torch_trn.set_target(target)
     if dry_run:
         _enter_dry_run(values)
     elif values is not None:

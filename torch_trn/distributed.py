@@ -11,8 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from torch_trn import as_torch_neuronx
-
 
 def _device_name() -> str:
     return str(torch._C._get_privateuse1_backend_name())
@@ -41,7 +39,7 @@ def _take_own_device() -> None:
     accelerate relies on it. Under other names a script says `set_device` itself, as for CUDA.
     """
     local_rank = os.environ.get("LOCAL_RANK", "")
-    if _device_name() == as_torch_neuronx.DEVICE_NAME and local_rank and torch.accelerator.current_device_index() == 0:
+    if _device_name() == "neuron" and local_rank and torch.accelerator.current_device_index() == 0:
         torch.accelerator.set_device_index(int(local_rank) % torch.accelerator.device_count())
 
 

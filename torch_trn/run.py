@@ -62,8 +62,11 @@ def run_script(script: str, arguments: list[str], as_module: bool, options: RunO
     owner = os.getpid()
     if not is_there(script, as_module):
         return 2
+    others = set(threading.enumerate())
     with recording, _progress(recording, options):
         code = _run(script, arguments, as_module)
+        if os.getpid() == owner:
+            code = _wait_for_threads(others, code)
     if os.getpid() != owner:
         return code  # a child that the script forked and let return
     sys.stdout.flush()
@@ -107,6 +110,28 @@ def _run(script: str, arguments: list[str], as_module: bool) -> int:
         _show(error)
         return 1
     return 0
+
+
+def _wait_for_threads(others: set[threading.Thread], code: int) -> int:
+    """As Python does at a script's end: the work of its threads goes on, and counts. Returns the exit code.
+
+    Threads of a pool of executors wait for Python's own end, whatever they have left to do.
+    """
+    try:
+        while threads := [thread for thread in threading.enumerate() if thread not in others and _goes_on(thread)]:
+            for thread in threads:
+                thread.join()
+    except KeyboardInterrupt as interrupt:
+        _show(interrupt)
+        return INTERRUPTED
+    return code
+
+
+def _goes_on(thread: threading.Thread) -> bool:
+    if thread.daemon or thread is threading.current_thread():
+        return False
+    pools = (("concurrent.futures.thread", "_threads_queues"), ("concurrent.futures.process", "_threads_wakeups"))
+    return not any(thread in getattr(sys.modules.get(module), name, ()) for module, name in pools)
 
 
 def _show(error: BaseException) -> None:

@@ -126,6 +126,14 @@ def test_a_renamed_device_leaves_no_trn_behind() -> None:
     assert "device string: trn" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["foo bar", "trn2", "cpu", "privateuseone", "leaf"])
+def test_a_bad_device_name_is_explained(name: str) -> None:
+    done = python("import torch, torch_trn", TORCH_TRN_DEVICE_NAME=name)
+    assert done.returncode == 1
+    assert "[devices] TORCH_TRN_DEVICE_NAME must be lower-case letters and _" in done.stderr
+    assert f"got {name!r}" in done.stderr
+
+
 @pytest.mark.parametrize("autoload", ["0", "1"])
 def test_an_unknown_target_stops_the_import(autoload: str) -> None:
     environment = {"TORCH_TRN_TARGET": "trn9", "TORCH_DEVICE_BACKEND_AUTOLOAD": autoload}

@@ -105,3 +105,14 @@ def test_shapes_stacks_and_flops():
         x @ x
     (event,) = [e for e in prof.key_averages(group_by_input_shape=True) if e.key == "aten::mm"]
     assert event.input_shapes == [[8, 8], [8, 8]] and event.flops == 2 * 8**3
+
+
+def test_nvtx_ranges_are_in_the_profile():
+    nvtx = torch.trn.nvtx
+    with torch.profiler.profile() as prof:
+        assert [nvtx.range_push("outer"), nvtx.range_push("inner")] == [0, 1]
+        assert [nvtx.range_pop(), nvtx.range_pop(), nvtx.range_pop()] == [1, 0, -1]
+        with nvtx.range("step {}", 3):
+            nvtx.mark("here")
+        nvtx.range_end(nvtx.range_start("alone"))
+    assert {"outer", "inner", "step 3", "here", "alone"} <= {event.name for event in prof.events()}

@@ -142,6 +142,16 @@ def test_event_rules():
     assert isinstance(timed, trn.Event) and isinstance(timed, torch.Event) and not isinstance(1, trn.Event)
 
 
+@pytest.mark.skipif(trn.device_count() < 2, reason="needs two devices")
+def test_no_time_elapses_between_two_devices():
+    events = [trn.Event(enable_timing=True) for _ in range(2)]
+    for index, event in enumerate(events):
+        event.record(trn.current_stream(index))
+        event.synchronize()
+    with pytest.raises(RuntimeError, match=r"\[elapsed_time\] both events must be of one device.*got trn:0 and trn:1"):
+        events[0].elapsed_time(events[1])
+
+
 def test_torch_stream_and_event():
     stream = torch.Stream("trn")
     event = torch.Event("trn", enable_timing=True)

@@ -115,6 +115,27 @@ def test_ctrl_c_reports_what_ran(script: Path) -> None:
     assert "torch_trn profile on" in out
 
 
+def test_threads_that_outlive_the_script_are_counted(script: Path, tmp_path: Path) -> None:
+    train = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1)
+pool.submit(time.sleep, 0).result()
+threading.idle_pool = pool  # its thread ends with Python
+def train():
+    time.sleep(0.3)
+    print("in the thread")
+    step()
+    threading.Thread(target=step).start()
+threading.Thread(target=train).start()
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+"""
+    done = trn("run", "--report", tmp_path / "r.json", script, train)
+    assert done.returncode == 0, done.stderr
+    assert "in the thread" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["flops"] == 4 * FLOPS_OF_A_STEP
+
+
 def test_files_are_written(script: Path, tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("report.html", "trace.json", "ledger.json.gz")}
     done = trn(
@@ -172,6 +193,12 @@ def test_a_missing_script_is_pythons_error_code() -> None:
 def test_target_and_mode_are_taken(script: Path, tmp_path: Path) -> None:
     done = trn("run", "--target", "trn1", "--mode", "compiled", script, "0")
     assert "torch_trn profile on trn1, compiled" in done.stdout
+
+
+def test_a_target_that_is_not_there_is_one_line(script: Path) -> None:
+    done = trn("run", "--target", "nope", script, "0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("trn run: [target] ") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_targets_lists_all() -> None:

@@ -297,6 +297,7 @@ TEXTS = [
         '[[chip.link]]\nname = "on_chip"\nlatency_seconds = { value = 0, source = "x" }',
         "chip.link[0].latency_seconds: must be a positive number; got 0.",
     ),
+    ('[[chip.link]]\nname = "on_chip"\nnum_chips = { value = 0, source = "x" }', "where the topology is not network"),
     ('[chip]\nlinks = "x"', "chip.links: must be a field of [chip]; got an unknown field. Did you mean link?"),
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import comm
 
-from . import amp, memory, properties, random, streams
+from . import amp, memory, nvtx, properties, random, streams
 from . import index as _utils
 from .amp import GradScaler, autocast
 from .index import *  # noqa: F403
@@ -35,6 +35,7 @@ _SUBMODULES = {
     "amp": amp,
     "comm": comm,
     "memory": memory,
+    "nvtx": nvtx,
     "properties": properties,
     "random": random,
     "streams": streams,
@@ -116,6 +117,7 @@ __all__ = [
     "autocast",
     "get_dynamo_metrics",
     "memory",
+    "nvtx",
     "properties",
     "random",
     "register_submodules",

@@ -146,7 +146,12 @@ def _read(path: str) -> TargetFile:
 def _links(reader: Reader, path: str, raw: dict[str, Any]) -> list[dict[str, Any]]:
     path += ".link"
     elements = reader.tables(path, raw.get("link", []))
-    return [reader.table(f"{path}[{i}]", element, "link") for i, element in enumerate(elements)]
+    links = [reader.table(f"{path}[{i}]", element, "link") for i, element in enumerate(elements)]
+    for i, link in enumerate(links):
+        if link["num_chips"] == 0 and link["topology"] != "network":
+            rule = "must be a positive whole number where the topology is not network"
+            reader.fail(f"{path}[{i}].num_chips", rule, "0", f"Write how many chips one {link['topology']} joins.")
+    return links
 
 
 def _raw(path: str, chain: tuple[str, ...]) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
