@@ -57,6 +57,10 @@ def own_part(found: TracebackType | None) -> TracebackType | None:
     return found
 
 
+def _take_interrupt() -> None:
+    """An exception that waits for this thread is raised at a call of any function."""
+
+
 class RankThread(threading.Thread):
     """One rank: `body()` in turns with the others."""
 
@@ -69,9 +73,15 @@ class RankThread(threading.Thread):
 
     def run(self) -> None:
         set_current_rank(self.rank)
-        # RankEnded can come between any two bytecodes: what must not be left out is the extension's to do.
-        with suppress(RankEnded):
-            self._turns.run(self.rank, self._run_body)
+        # RankEnded can come between any two bytecodes: what must not be left out is the extension's to do. Another may
+        # come while one is handled, none once the rank is done. A thread that ended before it took one would leave the
+        # interpreter's flag for it set: all threads would stop to look at every call, and a traced one for ever.
+        for step in (lambda: self._turns.run(self.rank, self._run_body), _take_interrupt):
+            try:
+                with suppress(RankEnded):
+                    step()
+            except RankEnded:
+                pass
 
     def _run_body(self) -> None:
         try:

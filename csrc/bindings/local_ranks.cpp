@@ -91,14 +91,11 @@ py::object run_without_lock(const py::function& work, const Run& run) {
 }
 
 void run_rank(Turns& turns, int rank, const py::function& body) {
-  struct Clear {
-    ~Clear() { PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), nullptr); }
-  };
-  const Clear what_came_too_late;
   run_without_lock(body, [&](const auto& work) { turns.run(rank, work); });
 }
 
-// Raises in the thread of a rank that has begun and is not done. The caller has Python's lock throughout.
+// Raises in the thread of a rank that has begun and is not done; the thread takes it before it ends (rank_threads.py).
+// The caller has Python's lock throughout.
 bool interrupt(const Turns& turns, int rank, unsigned long thread, const py::object& type) {
   const auto status = turns.ranks().at(static_cast<std::size_t>(rank)).status;
   if (status == distributed::RankStatus::starting || status == distributed::RankStatus::done) {

@@ -284,3 +284,27 @@ def test_ctrl_c():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind
     )
     assert done.stdout.splitlines() == ["interrupted 0"] * 20 + ["True"], done.stderr
+
+
+def test_the_interpreter_is_left_as_it_was():
+    """An exception that waits for a thread which is gone makes a traced thread hang at its next call (CPython 3.11)."""
+    script = """
+import sys, torch, torch_trn
+def loop():
+    if torch.distributed.get_rank() == 0: raise ValueError("stop")
+    while True: pass
+def body(fails):
+    torch.distributed.init_process_group("trn")
+    return loop() if fails else None
+for fails in (False, True, False):
+    try:
+        torch_trn.simulate(body, 2, args=(fails,), profile=False)
+    except RuntimeError as error:
+        assert "stop" in str(error)
+    sys.setprofile(lambda *event: None)
+    (lambda: None)()
+    sys.setprofile(None)
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip().endswith("done"), done.stderr
