@@ -22,6 +22,9 @@ if DEVICE != "cpu":
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Sections())
+    if getattr(config.option, "maxworkerrestart", "") is None:
+        # A process that died is a failure: pytest-xdist would start another, and may wait for that one without end.
+        config.option.maxworkerrestart = "0"
 
 
 @pytest.hookimpl(optionalhook=True)
