@@ -1,8 +1,10 @@
 // Single instructions on an emulated NeuronCore: one Python call each, with the operand names of nki.isa.
 #include "bindings/neuron_core.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <string>
@@ -30,7 +32,7 @@ using target::Opcode;
 
 // Of an operand that names one of a table.
 template <class Enum>
-Enum named(const std::string& operand, const std::string& got) {
+Enum named(std::string_view where, const std::string& got) {
   std::string all;
   for (const auto& row : names(Enum{})) {
     if (row.name == got) {
@@ -38,8 +40,10 @@ Enum named(const std::string& operand, const std::string& got) {
     }
     all += (all.empty() ? "" : ", ") + std::string(row.name);
   }
-  throw Error(Category::invalid_argument,
-              "[" + operand + "] it is one of the instruction set's names; got " + got + ". Use one of " + all + ".");
+  constexpr std::string_view kind = std::is_same_v<Enum, Engine> ? "an engine" : "an operation";
+  throw Error(Category::invalid_argument, "[" + std::string(where) + "] " + std::string(kind) +
+                                              " has one of the instruction set's names; got " + got + ". Use one of " +
+                                              all + ".");
 }
 
 bool is_add(const std::string& where, const std::optional<std::string>& op) {
@@ -47,6 +51,39 @@ bool is_add(const std::string& where, const std::optional<std::string>& op) {
     throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
   }
   return op.has_value();
+}
+
+// The engine that was asked for, or the first that has the operation: power of two tiles and rsqrt are GpSimdE's.
+Engine engine_for(std::string_view where, const std::optional<std::string>& asked, Alu function,
+                  std::initializer_list<Engine> engines) {
+  const bool is_gpsimds = function == Alu::rsqrt || (function == Alu::power && where == "tensor_tensor");
+  if (!asked) {
+    return is_gpsimds ? Engine::gpsimd : *engines.begin();
+  }
+  const Engine engine = engine_of(where, *asked);
+  if (std::ranges::find(engines, engine) == engines.end() || (is_gpsimds && engine != Engine::gpsimd)) {
+    emu::refuse(where,
+                is_gpsimds ? std::string(target::name(function)) + " runs on GpSimdE" : "an engine has the instruction",
+                *asked, "Leave out the engine, or use another one.");
+  }
+  return engine;
+}
+
+// GpSimdE does not reach PSUM.
+void require_reached(std::string_view where, Engine engine, std::initializer_list<const Tile*> tiles) {
+  for (const Tile* tile : tiles) {
+    if (engine == Engine::gpsimd && tile != nullptr) {
+      emu::require_sbuf(where, tile->view);
+    }
+  }
+}
+
+emu::ScalarOperand operand_of(std::string_view where, Alu function, const std::optional<Operand>& operand) {
+  if (!operand && function != Alu::none && !target::is_unary(function)) {
+    emu::refuse(where, "an operation of two has an operand", "none for " + std::string(target::name(function)),
+                "Pass a number or a tile.");
+  }
+  return operand ? scalar(*operand) : emu::ScalarOperand(0.0);
 }
 
 std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
@@ -140,7 +177,7 @@ void bind_dma(Class& core) {
           "dma_gather",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode,
              std::optional<int> queue) {
-            issue(core, Opcode::dma_gather, &dst, {&src, &index}, {.queue = queue}, [&] {
+            issue(core, Opcode::dma_gather, &dst, {&src, &index}, {.writes_in_part = true, .queue = queue}, [&] {
               core.dma.gather(dst.view, src.view, index.view, chooses("dma_gather", oob_mode, "skip", "error"));
             });
           },
@@ -197,7 +234,7 @@ void bind_tensor(Class& core) {
       .def(
           "nc_transpose",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& engine) {
-            issue(core, Opcode::nc_transpose, &dst, {&data}, {.engine = engine_of(engine)}, [&] {
+            issue(core, Opcode::nc_transpose, &dst, {&data}, {.engine = engine_of("nc_transpose", engine)}, [&] {
               chooses("nc_transpose", engine, "vector", "tensor") ? core.vector.nc_transpose(dst.view, data.view)
                                                                   : core.tensor.nc_transpose(dst.view, data.view);
             });
@@ -208,38 +245,51 @@ void bind_tensor(Class& core) {
 void bind_elementwise(Class& core) {
   core.def(
           "tensor_tensor",
-          [](RecordedCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op) {
-            issue(core, Opcode::tensor_tensor, &dst, {&data1, &data2}, {.alu0 = alu(op)},
-                  [&] { core.vector.tensor_tensor(dst.view, data1.view, data2.view, alu(op)); });
+          [](RecordedCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op,
+             const std::optional<std::string>& engine) {
+            const Alu function = alu("tensor_tensor", op);
+            const Engine on = engine_for("tensor_tensor", engine, function, {Engine::vector, Engine::gpsimd});
+            issue(core, Opcode::tensor_tensor, &dst, {&data1, &data2}, {.engine = on, .alu0 = function}, [&] {
+              require_reached("tensor_tensor", on, {&dst, &data1, &data2});
+              core.vector.tensor_tensor(dst.view, data1.view, data2.view, function);  // GpSimdE's arithmetic too
+            });
           },
-          py::arg("dst"), py::arg("data1"), py::arg("data2"), py::arg("op"))
+          py::arg("dst"), py::arg("data1"), py::arg("data2"), py::arg("op"), py::arg("engine") = py::none())
       .def(
           "tensor_scalar",
-          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
-             bool reverse0, const std::optional<std::string>& op1, const std::optional<Operand>& operand1,
-             bool reverse1, const std::string& engine) {
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0,
+             const std::optional<Operand>& operand0, bool reverse0, const std::optional<std::string>& op1,
+             const std::optional<Operand>& operand1, bool reverse1, const std::optional<std::string>& engine) {
+            constexpr std::string_view where = "tensor_scalar";
+            const Alu first = alu(where, op0), second = alu(where, op1);
+            const Alu slowest = first == Alu::rsqrt ? first : second;
+            const Engine on = engine_for(where, engine, slowest, {Engine::vector, Engine::scalar, Engine::gpsimd});
             issue(core, Opcode::tensor_scalar, &dst, {&data, tile_of(operand0), tile_of(operand1)},
-                  {.engine = engine_of(engine), .alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
-                    const emu::ScalarOperand second = operand1 ? scalar(*operand1) : emu::ScalarOperand(0.0F);
-                    if (chooses("tensor_scalar", engine, "scalar", "vector")) {
-                      core.scalar.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second);
+                  {.engine = on, .alu0 = first, .alu1 = second}, [&] {
+                    require_reached(where, on, {&dst, &data, tile_of(operand0), tile_of(operand1)});
+                    const emu::ScalarOperand x = operand_of(where, first, operand0);
+                    const emu::ScalarOperand y = operand_of(where, second, operand1);
+                    if (on == Engine::scalar) {
+                      core.scalar.tensor_scalar(dst.view, data.view, first, x, second, y);
                     } else {
-                      core.vector.tensor_scalar(dst.view, data.view, alu(op0), scalar(operand0), alu(op1), second,
-                                                reverse0, reverse1);
+                      core.vector.tensor_scalar(dst.view, data.view, first, x, second, y,
+                                                reverse0 && !target::is_unary(first),
+                                                reverse1 && !target::is_unary(second));
                     }
                   });
           },
-          py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reverse0") = false,
-          py::arg("op1") = py::none(), py::arg("operand1") = py::none(), py::arg("reverse1") = false,
-          py::arg("engine") = "vector", "op1(op0(data, operand0), operand1)")
+          py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0") = py::none(),
+          py::arg("reverse0") = false, py::arg("op1") = py::none(), py::arg("operand1") = py::none(),
+          py::arg("reverse1") = false, py::arg("engine") = py::none(), "op1(op0(data, operand0), operand1)")
       .def(
           "scalar_tensor_tensor",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
              const std::string& op1, const Tile& operand1, bool reverse0, bool reverse1) {
+            const Alu first = alu("scalar_tensor_tensor", op0), second = alu("scalar_tensor_tensor", op1);
             issue(core, Opcode::scalar_tensor_tensor, &dst, {&data, tile_of(operand0), &operand1},
-                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
-                    core.vector.scalar_tensor_tensor(dst.view, data.view, operand1.view, alu(op0), scalar(operand0),
-                                                     alu(op1), reverse0, reverse1);
+                  {.alu0 = first, .alu1 = second}, [&] {
+                    core.vector.scalar_tensor_tensor(dst.view, data.view, operand1.view, first, scalar(operand0),
+                                                     second, reverse0, reverse1);
                   });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("op1"), py::arg("operand1"),
@@ -247,7 +297,7 @@ void bind_elementwise(Class& core) {
       .def(
           "tensor_copy",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
-            issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of(engine)}, [&] {
+            issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of("tensor_copy", engine)}, [&] {
               if (engine == "gpsimd") {
                 emu::require_sbuf("tensor_copy", dst.view);
                 emu::require_sbuf("tensor_copy", src.view);
@@ -264,12 +314,14 @@ void bind_elementwise(Class& core) {
       .def(
           "tensor_copy_predicated",
           [](RecordedCore& core, const Tile& dst, const Operand& src, const Tile& predicate, bool reverse_pred) {
-            issue(core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {}, [&] {
-              const auto* tile = std::get_if<Tile>(&src);
-              core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
-                                                 tile ? 0.0F : static_cast<float>(std::get<double>(src)),
-                                                 predicate.view, reverse_pred);
-            });
+            issue(core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {.writes_in_part = true},
+                  [&] {
+                    const auto* tile = std::get_if<Tile>(&src);
+                    core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
+                                                       tile ? 0.0F : static_cast<float>(std::get<double>(src)),
+                                                       predicate.view, reverse_pred);
+                    emu::mark_written(dst.view, predicate.view, reverse_pred);
+                  });
           },
           py::arg("dst"), py::arg("src"), py::arg("predicate"), py::arg("reverse_pred") = false)
       .def(
@@ -309,11 +361,13 @@ void bind_elementwise(Class& core) {
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
              const std::optional<Tile>& reduce_res, const std::string& cmd) {
+            const Activation function = named<Activation>("activation", op);
+            const emu::ReduceCmd command = reduce_cmd("activation", cmd);
             issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = named<Activation>("op", op), .res = tile_of(reduce_res)}, [&] {
+                  {.function = function, .res = tile_of(reduce_res)}, [&] {
                     is_add("activation", reduce_op);
-                    core.scalar.activation(dst.view, data.view, named<Activation>("op", op), scalar(scale),
-                                           bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_cmd(cmd),
+                    core.scalar.activation(dst.view, data.view, function, scalar(scale),
+                                           bias ? scalar(*bias) : emu::ScalarOperand(0.0F), command,
                                            view_of(reduce_res));
                   });
           },
@@ -324,10 +378,11 @@ void bind_elementwise(Class& core) {
           "activation_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
              const Tile& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
+            const Activation function = named<Activation>("activation_reduce", op);
             issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = named<Activation>("op", op), .res = &reduce_res}, [&] {
+                  {.function = function, .res = &reduce_res}, [&] {
                     is_add("activation_reduce", reduce_op);
-                    core.scalar.activation_reduce(dst.view, data.view, named<Activation>("op", op), scalar(scale),
+                    core.scalar.activation_reduce(dst.view, data.view, function, scalar(scale),
                                                   bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
                   });
           },
@@ -345,27 +400,28 @@ bool chooses(const std::string& where, const std::string& got, const std::string
   return got == yes;
 }
 
-Engine engine_of(const std::string& name) {
-  return named<Engine>("engine", name);
+Engine engine_of(std::string_view where, const std::string& name) {
+  return named<Engine>(where, name);
 }
 
-Alu alu(const std::string& name) {
-  return named<Alu>("op", name);
+Alu alu(std::string_view where, const std::string& name) {
+  return named<Alu>(where, name);
 }
 
-Alu alu(const std::optional<std::string>& name) {
-  return name ? alu(*name) : Alu::none;
+Alu alu(std::string_view where, const std::optional<std::string>& name) {
+  return name ? alu(where, *name) : Alu::none;
 }
 
-emu::ReduceCmd reduce_cmd(const std::string& name) {
+emu::ReduceCmd reduce_cmd(std::string_view where, const std::string& name) {
   constexpr std::string_view kNames[] = {"idle", "reset", "reduce", "reset_reduce", "load_reduce"};
   for (std::size_t i = 0; i < std::size(kNames); ++i) {
     if (kNames[i] == name) {
       return static_cast<emu::ReduceCmd>(i);
     }
   }
-  throw Error(Category::invalid_argument,
-              "[reduce_cmd] idle, reset, reduce, reset_reduce or load_reduce; got " + name + ". Use one of them.");
+  throw Error(Category::invalid_argument, "[" + std::string(where) +
+                                              "] reduce_cmd is idle, reset, reduce, reset_reduce or load_reduce; got " +
+                                              name + ". Use one of them.");
 }
 
 void bind_neuron_core(py::module_& module) {

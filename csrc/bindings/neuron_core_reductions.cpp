@@ -1,6 +1,7 @@
 // Instructions that reduce, search, gather, convert formats or synchronise, with the operand names of nki.isa.
 #include <array>
 #include <limits>
+#include <string_view>
 
 #include "bindings/neuron_core.h"
 #include "bindings/tile.h"
@@ -45,9 +46,10 @@ void bind_vector(Class& core) {
           "tensor_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::variant<int, std::vector<int>>& axis, bool negate, bool) {
-            issue(core, Opcode::tensor_reduce, &dst, {&data}, {.alu0 = alu(op)}, [&] {
+            const Alu function = alu("tensor_reduce", op);
+            issue(core, Opcode::tensor_reduce, &dst, {&data}, {.alu0 = function}, [&] {
               require_axes(dst, data, axis);
-              core.vector.tensor_reduce(dst.view, alu(op), data.view, negate);
+              core.vector.tensor_reduce(dst.view, function, data.view, negate);
             });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("axis"), py::arg("negate") = false,
@@ -56,9 +58,11 @@ void bind_vector(Class& core) {
           "tensor_scalar_reduce",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
              const std::string& reduce_op, const Tile& reduce_res) {
+            constexpr std::string_view where = "tensor_scalar_reduce";
+            const Alu function = alu(where, op0), reduction = alu(where, reduce_op);
             issue(core, Opcode::tensor_scalar_reduce, &dst, {&data, tile_of(operand0)},
-                  {.alu0 = alu(op0), .res = &reduce_res}, [&] {
-                    core.vector.tensor_scalar_reduce(dst.view, data.view, alu(op0), scalar(operand0), alu(reduce_op),
+                  {.alu0 = function, .res = &reduce_res}, [&] {
+                    core.vector.tensor_scalar_reduce(dst.view, data.view, function, scalar(operand0), reduction,
                                                      reduce_res.view);
                   });
           },
@@ -68,11 +72,13 @@ void bind_vector(Class& core) {
           "tensor_scalar_cumulative",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
              const Operand& imm0, const std::optional<Operand>& imm1, const std::string& cmd) {
+            constexpr std::string_view where = "tensor_scalar_cumulative";
+            const Alu first = alu(where, op0), second = alu(where, op1);
+            const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::tensor_scalar_cumulative, &dst, {&src, tile_of(imm0), tile_of(imm1)},
-                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
-                    core.vector.tensor_scalar_cumulative(dst.view, src.view, alu(op0), alu(op1), scalar(imm0),
-                                                         imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F),
-                                                         reduce_cmd(cmd));
+                  {.alu0 = first, .alu1 = second}, [&] {
+                    core.vector.tensor_scalar_cumulative(dst.view, src.view, first, second, scalar(imm0),
+                                                         imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F), command);
                   });
           },
           py::arg("dst"), py::arg("src"), py::arg("op0"), py::arg("op1"), py::arg("imm0"), py::arg("imm1") = py::none(),
@@ -81,10 +87,11 @@ void bind_vector(Class& core) {
           "tensor_tensor_scan",
           [](RecordedCore& core, const Tile& dst, const Tile& data0, const Tile& data1, const Operand& initial,
              const std::string& op0, const std::string& op1, bool reverse0, bool reverse1) {
+            const Alu first = alu("tensor_tensor_scan", op0), second = alu("tensor_tensor_scan", op1);
             issue(core, Opcode::tensor_tensor_scan, &dst, {&data0, &data1, tile_of(initial)},
-                  {.alu0 = alu(op0), .alu1 = alu(op1)}, [&] {
-                    core.vector.tensor_tensor_scan(dst.view, data0.view, data1.view, scalar(initial), alu(op0),
-                                                   alu(op1), reverse0, reverse1);
+                  {.alu0 = first, .alu1 = second}, [&] {
+                    core.vector.tensor_tensor_scan(dst.view, data0.view, data1.view, scalar(initial), first, second,
+                                                   reverse0, reverse1);
                   });
           },
           py::arg("dst"), py::arg("data0"), py::arg("data1"), py::arg("initial"), py::arg("op0"), py::arg("op1"),
@@ -108,7 +115,7 @@ void bind_vector(Class& core) {
             issue(core, Opcode::select_reduce, &dst, {&predicate, &on_true, tile_of(on_false)},
                   {.res = tile_of(reduce_res)}, [&] {
                     core.vector.select_reduce(dst.view, predicate.view, on_true.view, scalar(on_false),
-                                              view_of(reduce_res), reduce_cmd(cmd), reverse_pred);
+                                              view_of(reduce_res), reduce_cmd("select_reduce", cmd), reverse_pred);
                   });
           },
           py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"),
@@ -118,11 +125,13 @@ void bind_vector(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& on_true_tile, const std::string& comp_op0,
              const std::string& comp_op1, const Tile& bound0, const Tile& bound1, const std::string& cmd,
              const std::optional<Tile>& reduce_res, float range_start, float on_false_value) {
+            constexpr std::string_view where = "range_select";
+            const Alu first = alu(where, comp_op0), second = alu(where, comp_op1);
+            const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::range_select, &dst, {&on_true_tile, &bound0, &bound1},
-                  {.alu0 = alu(comp_op0), .alu1 = alu(comp_op1), .res = tile_of(reduce_res)}, [&] {
-                    core.vector.range_select(dst.view, on_true_tile.view, alu(comp_op0), alu(comp_op1), bound0.view,
-                                             bound1.view, view_of(reduce_res), reduce_cmd(cmd), range_start,
-                                             on_false_value);
+                  {.alu0 = first, .alu1 = second, .res = tile_of(reduce_res)}, [&] {
+                    core.vector.range_select(dst.view, on_true_tile.view, first, second, bound0.view, bound1.view,
+                                             view_of(reduce_res), command, range_start, on_false_value);
                   });
           },
           py::arg("dst"), py::arg("on_true_tile"), py::arg("comp_op0"), py::arg("comp_op1"), py::arg("bound0"),
@@ -132,9 +141,10 @@ void bind_vector(Class& core) {
           "exponential",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const Operand& max_value,
              const std::optional<Tile>& reduce_res, const std::string& cmd, const Operand& reduce_init) {
+            const emu::ReduceCmd command = reduce_cmd("exponential", cmd);
             issue(core, Opcode::exponential, &dst, {&src, tile_of(max_value), tile_of(reduce_init)},
                   {.res = tile_of(reduce_res)}, [&] {
-                    core.vector.exponential(dst.view, src.view, scalar(max_value), view_of(reduce_res), reduce_cmd(cmd),
+                    core.vector.exponential(dst.view, src.view, scalar(max_value), view_of(reduce_res), command,
                                             scalar(reduce_init));
                   });
           },
@@ -191,9 +201,10 @@ void bind_gpsimd(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
              std::int64_t channel_multiplier, const Tile& on_true_tile, float on_false_value,
              const std::string& cmp_op) {
-            issue(core, Opcode::affine_select, &dst, {&on_true_tile}, {.alu0 = alu(cmp_op)}, [&] {
+            const Alu comparison = alu("affine_select", cmp_op);
+            issue(core, Opcode::affine_select, &dst, {&on_true_tile}, {.alu0 = comparison}, [&] {
               core.gpsimd.affine_select(dst.view, {offset, channel_multiplier, extents(pattern)}, on_true_tile.view,
-                                        on_false_value, alu(cmp_op));
+                                        on_false_value, comparison);
             });
           },
           py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier"), py::arg("on_true_tile"),
@@ -201,7 +212,7 @@ void bind_gpsimd(Class& core) {
       .def(
           "rng",
           [](RecordedCore& core, const Tile& dst, const std::string& engine) {
-            issue(core, Opcode::rng, &dst, {}, {.engine = engine_of(engine)}, [&] {
+            issue(core, Opcode::rng, &dst, {}, {.engine = engine_of("rng", engine)}, [&] {
               chooses("rng", engine, "gpsimd", "vector") ? core.gpsimd.rng(dst.view) : core.vector.rng(dst.view);
             });
           },
@@ -216,16 +227,17 @@ void bind_gpsimd(Class& core) {
       .def(
           "rand_set_state",
           [](RecordedCore& core, const Tile& src_seeds, const std::string& engine) {
-            issue(core, Opcode::rand_set_state, nullptr, {&src_seeds}, {.engine = engine_of(engine)}, [&] {
-              chooses("rand_set_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_set_state(src_seeds.view)
-                                                                    : core.vector.rand_set_state(src_seeds.view);
-            });
+            issue(core, Opcode::rand_set_state, nullptr, {&src_seeds}, {.engine = engine_of("rand_set_state", engine)},
+                  [&] {
+                    chooses("rand_set_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_set_state(src_seeds.view)
+                                                                          : core.vector.rand_set_state(src_seeds.view);
+                  });
           },
           py::arg("src_seeds"), py::arg("engine") = "gpsimd")
       .def(
           "rand_get_state",
           [](RecordedCore& core, const Tile& dst, const std::string& engine) {
-            issue(core, Opcode::rand_get_state, &dst, {}, {.engine = engine_of(engine)}, [&] {
+            issue(core, Opcode::rand_get_state, &dst, {}, {.engine = engine_of("rand_get_state", engine)}, [&] {
               chooses("rand_get_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_get_state(dst.view)
                                                                     : core.vector.rand_get_state(dst.view);
             });
@@ -267,8 +279,9 @@ void bind_gpsimd(Class& core) {
       .def(
           "tensor_partition_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data) {
-            issue(core, Opcode::tensor_partition_reduce, &dst, {&data}, {.alu0 = alu(op)},
-                  [&] { core.gpsimd.tensor_partition_reduce(dst.view, alu(op), data.view); });
+            const Alu function = alu("tensor_partition_reduce", op);
+            issue(core, Opcode::tensor_partition_reduce, &dst, {&data}, {.alu0 = function},
+                  [&] { core.gpsimd.tensor_partition_reduce(dst.view, function, data.view); });
           },
           py::arg("dst"), py::arg("op"), py::arg("data"))
       .def(
@@ -280,8 +293,9 @@ void bind_gpsimd(Class& core) {
           py::arg("dst"), py::arg("segment_ids"));
 }
 
-Also at(const std::string& engine, std::optional<int> queue, std::int64_t semaphore, std::int64_t value) {
-  return {.engine = engine_of(engine),
+Also at(std::string_view where, const std::string& engine, std::optional<int> queue, std::int64_t semaphore,
+        std::int64_t value) {
+  return {.engine = engine_of(where, engine),
           .queue = engine == "dma" ? std::optional(queue.value_or(0)) : std::nullopt,
           .semaphore = static_cast<std::int32_t>(semaphore),
           .value = value};
@@ -313,7 +327,8 @@ void bind_sync(Class& core) {
           "semaphore_increment",
           [](RecordedCore& core, std::int64_t semaphore, std::int64_t value, const std::string& engine,
              std::optional<int> queue) {
-            issue(core, Opcode::semaphore_increment, nullptr, {}, at(engine, queue, semaphore, value),
+            issue(core, Opcode::semaphore_increment, nullptr, {},
+                  at("semaphore_increment", engine, queue, semaphore, value),
                   [&] { core.sync.semaphore_increment(semaphore, value); });
           },
           py::arg("semaphore"), py::arg("value") = 1, py::arg("engine") = "sync", py::arg("queue") = py::none(),
@@ -322,7 +337,7 @@ void bind_sync(Class& core) {
           "semaphore_wait",
           [](RecordedCore& core, std::int64_t semaphore, std::int64_t value, const std::string& engine,
              std::optional<int> queue) {
-            issue(core, Opcode::semaphore_wait, nullptr, {}, at(engine, queue, semaphore, value),
+            issue(core, Opcode::semaphore_wait, nullptr, {}, at("semaphore_wait", engine, queue, semaphore, value),
                   [&] { core.sync.semaphore_wait(semaphore, value); });
           },
           py::arg("semaphore"), py::arg("value"), py::arg("engine") = "sync", py::arg("queue") = py::none(),

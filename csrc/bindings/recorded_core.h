@@ -47,6 +47,7 @@ struct Also {
   float scalar0 = 0;
   bool accumulate = false;
   const Tile* res = nullptr;
+  bool writes_in_part = false;  // and marks for itself what it wrote
   std::optional<int> queue = {};
   std::int32_t semaphore = 0;
   std::int64_t value = 0;
@@ -58,6 +59,11 @@ template <class Run>
 void issue(RecordedCore& core, target::Opcode opcode, const Tile* dst, const std::vector<const Tile*>& srcs,
            const Also& also, Run run) {
   core.recorder.issue(instruction(core, opcode, dst, srcs, also), run);
+  for (const Tile* written : {also.writes_in_part ? nullptr : dst, also.res}) {
+    if (written != nullptr) {
+      emu::mark_written(written->view);
+    }
+  }
 }
 
 }  // namespace trn::bindings

@@ -8,6 +8,7 @@
 #include "bindings/recorded_core.h"
 #include "emu/convert.h"
 #include "emu/lanes.h"
+#include "emu/limits.h"
 #include "target/error.h"
 
 namespace py = pybind11;
@@ -31,6 +32,7 @@ Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& 
   Tile tile{.core = core, .array = {}, .view = {}, .name = name, .elements = elements};
   tile.view.memory = memory;
   tile.view.dtype = target::dtype_from_name(dtype);
+  emu::require_chip_dtype(target::name(memory), core->core, core->numerics, tile.view.dtype);
   const std::int64_t bytes =
       emu::bounded_product(std::max<std::int64_t>(elements, 0), target::itemsize(tile.view.dtype));
   tile.offset = memory == target::Memory::sbuf ? core->sbuf.allocate(bytes, name) : core->psum.allocate(bytes, name);
@@ -208,12 +210,16 @@ void Tile::place(const py::array& in) {
   const py::array whole = owner(in);
   const std::int64_t size = target::itemsize(view.dtype);
   const std::pair<const void*, target::Dtype> key{whole.data(), view.dtype};
+  const auto other = core->tensors.lower_bound({whole.data(), target::Dtype{}});
+  const bool is_shared = other != core->tensors.end() && other->first.first == key.first;
+  const std::int16_t owner = is_shared ? core->recorder.program().owner(other->second) : std::int16_t{-1};
   const auto [found, is_new] = core->tensors.try_emplace(key, std::int16_t{-1});
   if (is_new) {
     found->second = core->recorder.add({.memory = target::Memory::hbm,
                                         .dtype = view.dtype,
                                         .name = name,
-                                        .elements = static_cast<std::int64_t>(whole.nbytes()) / size});
+                                        .elements = static_cast<std::int64_t>(whole.nbytes()) / size,
+                                        .shares_with = owner});
     forget_with(core, whole, key);
   }
   buffer = found->second;
@@ -271,6 +277,7 @@ void Tile::write(const py::array& values) const {
   } else {
     store(py::array_t<float, py::array::c_style | py::array::forcecast>(py::array(values.attr("copy")())));
   }
+  emu::mark_written(view);
 }
 
 void bind_tile(py::module_& module) {

@@ -15,6 +15,7 @@ constexpr auto kPi = static_cast<float>(std::numbers::pi);
 constexpr auto kInverseSqrt2 = static_cast<float>(1 / std::numbers::sqrt2);
 constexpr auto kInverseSqrt2Pi = static_cast<float>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
 constexpr auto kSqrt2OverPi = static_cast<float>(std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+constexpr auto k2OverSqrtPi = static_cast<float>(2 * std::numbers::inv_sqrtpi);
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 TRN_INLINE float softplus(float x) {
@@ -131,8 +132,10 @@ TRN_INLINE void loops(Activation function, const Numerics& numerics, const float
       return run(fast_erf);
     case Activation::gelu:
       return run([](float v) __attribute__((always_inline)) { return v * normal_cdf(v); });
-    case Activation::gelu_tanh:
+    case Activation::gelu_apprx_tanh:
       return run(gelu_tanh);
+    case Activation::gelu_apprx_sigmoid:
+      return run([](float v) __attribute__((always_inline)) { return v * fast_sigmoid(1.702F * v); });
     case Activation::silu:
       return run([](float v) __attribute__((always_inline)) { return v * fast_sigmoid(v); });
     case Activation::softplus:
@@ -151,20 +154,27 @@ TRN_INLINE void loops(Activation function, const Numerics& numerics, const float
         return run([](float v) __attribute__((always_inline)) { return v > 0 ? 1.0F : (v < 0 ? -1.0F : v); });
       }
       return run([](float v) __attribute__((always_inline)) { return v > 0 ? 1.0F : (v < 0 ? -1.0F : 0.0F); });
-    case Activation::gelu_grad:
+    case Activation::gelu_dx:
       return run([](float v) __attribute__((always_inline)) {
         return normal_cdf(v) + v * kInverseSqrt2Pi * fast_exp(-0.5F * v * v);
       });
-    case Activation::silu_grad:
+    case Activation::gelu_apprx_sigmoid_dx:
+      return run([](float v) __attribute__((always_inline)) {
+        const float s = fast_sigmoid(1.702F * v);
+        return s * (1 + 1.702F * v * (1 - s));
+      });
+    case Activation::silu_dx:
       return run([](float v) __attribute__((always_inline)) {
         const float s = fast_sigmoid(v);
         return s * (1 + v * (1 - s));
       });
-    case Activation::tanh_grad:
+    case Activation::tanh_dx:
       return run([](float v) __attribute__((always_inline)) {
         const float t = fast_tanh(v);
         return 1 - t * t;
       });
+    case Activation::erf_dx:
+      return run([](float v) __attribute__((always_inline)) { return k2OverSqrtPi * fast_exp(-v * v); });
   }
 }
 

@@ -99,6 +99,12 @@ TRN_INLINE void arithmetic(Alu alu, A a, B b, float* out, std::int64_t n) {
       return run([](float x, float y) { return truth(x > y); });
     case Alu::greater_equal:
       return run([](float x, float y) { return truth(x >= y); });
+    case Alu::abs:
+      return run([](float x, float) { return std::fabs(x); });
+    case Alu::reciprocal:
+      return run([](float x, float) { return 1.0F / x; });
+    case Alu::rsqrt:
+      return run([](float x, float) { return 1.0F / std::sqrt(x); });
     default:
       refuse("bitwise operations take integers", alu, "float32", "Use integer tiles.");
   }
@@ -121,11 +127,11 @@ TRN_INLINE void integer(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
       return run([](Int x, Int y) { return x | y; });
     case Alu::bitwise_xor:
       return run([](Int x, Int y) { return x ^ y; });
-    case Alu::bitwise_not:
+    case Alu::invert:
       return run([](Int x, Int) { return ~x; });
-    case Alu::shift_left:
+    case Alu::left_shift:
       return run([](Int x, Int y) { return y < 0 || y > 31 ? Int{0} : x << y; });
-    case Alu::shift_right:
+    case Alu::right_shift:
       return run([](Int x, Int y) { return y < 0 || y > 31 ? (x < 0 ? Int{-1} : Int{0}) : x >> y; });
     case Alu::none:
       return run([](Int x, Int) { return x; });
@@ -157,6 +163,8 @@ TRN_INLINE void integer(Alu alu, A a, B b, std::int64_t* out, std::int64_t n) {
       return run([](Int x, Int y) { return Int{x > y}; });
     case Alu::greater_equal:
       return run([](Int x, Int y) { return Int{x >= y}; });
+    case Alu::abs:
+      return run([](Int x, Int) { return x < 0 ? static_cast<Int>(-static_cast<Bits>(x)) : x; });
     default:
       refuse("this operation runs in float32", alu, "integers", "Use the float form.");
   }
@@ -199,11 +207,12 @@ TRN_INLINE float fold_with(const float* values, std::int64_t n, Function functio
 }  // namespace
 
 bool is_bitwise(Alu alu) {
-  return alu >= Alu::bitwise_and && alu <= Alu::shift_right;
+  return alu >= Alu::bitwise_and && alu <= Alu::right_shift;
 }
 
 bool has_integer_form(Alu alu) {
-  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max;
+  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max &&
+         alu != Alu::reciprocal && alu != Alu::rsqrt;
 }
 
 TRN_CLONES void apply(Alu alu, const float* a, const float* b, float* out, std::int64_t n) {

@@ -41,11 +41,12 @@ View HbmTensor::view(std::int64_t partitions, std::int64_t partition_stride, std
 }
 
 void Dma::require_written(std::string_view where, const View& src) const {
+  require_initialized(where, src);
   // All ones is the NaN of some 8-bit floats, which a tensor may well hold.
   const bool is_told = src.memory == Memory::hbm && target::itemsize(src.dtype) > 1;
-  View checked = src;
-  checked.raises_uninitialized |= raises_uninitialized_ && is_told;
-  require_initialized(where, checked);
+  if (raises_uninitialized_ && is_told && looks_fresh(src)) {
+    refuse_fresh(where, src);
+  }
 }
 
 void Dma::count(const View& dst, const View& src) {
@@ -181,10 +182,12 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
       }
       if (is_inside) {
         move(part, rows.only(picked[i]));
+        mark_written(part);
       } else if (fills) {
         constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
         lanes_.run<float, 0>(part, {},
                              [&](auto, float* out, std::int64_t count) { std::fill(out, out + count, kNan); });
+        mark_written(part);
       }
       walk.advance(e);
     }

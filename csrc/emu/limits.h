@@ -83,6 +83,21 @@ inline void require_generation(std::string_view where, const target::Core& core,
   }
 }
 
+// Of tiles on the chip: the engines hold 32 bits, but for int64 where the compiler is told to keep it.
+inline void require_chip_dtype(std::string_view where, const target::Core& core, const Numerics& numerics,
+                               Dtype dtype) {
+  const bool is_native = dtype == Dtype::int64 && numerics.native_int64;
+  if ((target::is_narrowed(dtype) || target::is_complex(dtype)) && !is_native) {
+    refuse(where, "an element on the chip has at most 32 bits", target::name(dtype), "Let the DMA narrow it.");
+  }
+  const bool is_mx =
+      dtype == Dtype::float8_e5m2_x4 || dtype == Dtype::float8_e4m3fn_x4 || dtype == Dtype::float4_e2m1fn_x4;
+  if ((is_mx || dtype == Dtype::float8_e4m3fn) && generation(core) < 4) {
+    refuse(where, std::string(target::name(dtype)) + " exists from NeuronCore-v4 on", core.generation,
+           "Use float8_e4m3 or float8_e5m2, or a newer target.");
+  }
+}
+
 // Where 64 and more partitions start: 0; more than 32: 0 or 64; fewer: 0, 32, 64 or 96 (NKI architecture guide).
 inline void require_start_partition(std::string_view where, const View& view) {
   const std::int64_t step = view.partitions > 64 ? kMostPartitions : (view.partitions > 32 ? 64 : 32);
@@ -94,10 +109,14 @@ inline void require_start_partition(std::string_view where, const View& view) {
   }
 }
 
+[[noreturn]] inline void refuse_fresh(std::string_view where, const View& view) {
+  refuse(where, "sources are written before they are read (strict mode)",
+         "fresh memory in " + std::string(target::name(view.memory)), "Write the tile first.");
+}
+
 inline void require_initialized(std::string_view where, const View& view) {
-  if (view.raises_uninitialized && has_uninitialized(view)) {
-    refuse(where, "sources are written before they are read (strict mode)",
-           "fresh memory in " + std::string(target::name(view.memory)), "Write the tile first.");
+  if (has_unwritten(view)) {
+    refuse_fresh(where, view);
   }
 }
 

@@ -26,6 +26,7 @@ void NeuronCore::set_checks(bool poisons, bool raises_uninitialized) {
   sbuf.set_checks(poisons, raises_uninitialized);
   psum.set_checks(poisons, raises_uninitialized);
   dma.set_checks(raises_uninitialized);
+  sync.set_checks(raises_uninitialized);
 }
 
 }  // namespace trn::emu

@@ -1,7 +1,6 @@
 // PSUM's banks.
 #include "emu/psum.h"
 
-#include <cstring>
 #include <string>
 
 #include "emu/limits.h"
@@ -12,7 +11,7 @@ Psum::Psum(const target::Core& core)
     : num_partitions_(core.num_partitions),
       bytes_per_partition_(core.psum_bytes_per_partition),
       bank_bytes_(core.psum_bytes_per_partition / core.psum_num_banks),
-      bytes_(new std::byte[static_cast<std::size_t>(num_partitions_ * bytes_per_partition_)]) {}
+      bytes_(num_partitions_ * bytes_per_partition_) {}
 
 std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view name) {
   const std::int64_t bytes = pitch(bytes_per_partition);
@@ -24,9 +23,7 @@ std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view n
   }
   const std::int64_t offset = used_bytes_;
   used_bytes_ += bytes;
-  if (poisons_) {
-    std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
-  }
+  bytes_.refresh(offset * num_partitions_, bytes * num_partitions_);
   return offset;
 }
 
@@ -35,7 +32,7 @@ View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
   require_partitions_within("psum", start_partition, partitions, num_partitions_);
   require_within("psum", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
   const std::int64_t start = address * target::itemsize(dtype);
-  View view{.data = bytes_.get() + offset * num_partitions_ + start,
+  View view{.data = bytes_.at(offset * num_partitions_) + start,
             .memory = Memory::psum,
             .dtype = dtype,
             .partitions = partitions,
@@ -43,7 +40,7 @@ View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
             .free = free,
             .bank_offset_bytes = start % bank_bytes_,
             .start_partition = start_partition,
-            .raises_uninitialized = raises_uninitialized_};
+            .written_offset = bytes_.written_offset()};
   view.data += start_partition * view.partition_bytes;
   return view;
 }

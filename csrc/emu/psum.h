@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string_view>
 
+#include "emu/tracked_bytes.h"
 #include "emu/view.h"
 #include "target/target.h"
 
@@ -16,10 +16,7 @@ class Psum {
 
   void reset() { used_bytes_ = 0; }
   // Fresh tiles hold NaN (the default), and reading them raises (strict mode).
-  void set_checks(bool poisons, bool raises_uninitialized) {
-    poisons_ = poisons || raises_uninitialized;
-    raises_uninitialized_ = raises_uninitialized;
-  }
+  void set_checks(bool poisons, bool raises_uninitialized) { bytes_.set_checks(poisons, raises_uninitialized); }
   // Starts on a bank. Returns the offset.
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t bank_bytes() const { return bank_bytes_; }
@@ -31,8 +28,7 @@ class Psum {
 
  private:
   std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;
-  bool poisons_ = true, raises_uninitialized_ = false;
-  std::unique_ptr<std::byte[]> bytes_;
+  TrackedBytes bytes_;
 };
 
 }  // namespace trn::emu

@@ -1,7 +1,6 @@
 // SBUF's allocation and addressing.
 #include "emu/sbuf.h"
 
-#include <cstring>
 #include <string>
 
 #include "emu/limits.h"
@@ -11,7 +10,7 @@ namespace trn::emu {
 Sbuf::Sbuf(const target::Core& core)
     : num_partitions_(core.num_partitions),
       bytes_per_partition_(core.sbuf_bytes_per_partition),
-      bytes_(new std::byte[static_cast<std::size_t>(num_partitions_ * bytes_per_partition_)]) {}
+      bytes_(num_partitions_ * bytes_per_partition_) {}
 
 std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view name) {
   const std::int64_t bytes = pitch(bytes_per_partition);
@@ -22,10 +21,7 @@ std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view n
   }
   const std::int64_t offset = used_bytes_;
   used_bytes_ += bytes;
-  if (poisons_) {
-    // All ones is NaN in every floating type.
-    std::memset(bytes_.get() + offset * num_partitions_, 0xFF, static_cast<std::size_t>(bytes * num_partitions_));
-  }
+  bytes_.refresh(offset * num_partitions_, bytes * num_partitions_);
   return offset;
 }
 
@@ -33,14 +29,14 @@ View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
                 const Extents& free, std::string_view name, std::int64_t start_partition) const {
   require_partitions_within("sbuf", start_partition, partitions, num_partitions_);
   require_within("sbuf", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
-  View view{.data = bytes_.get() + offset * num_partitions_ + address * target::itemsize(dtype),
+  View view{.data = bytes_.at(offset * num_partitions_) + address * target::itemsize(dtype),
             .memory = Memory::sbuf,
             .dtype = dtype,
             .partitions = partitions,
             .partition_bytes = pitch(elements * target::itemsize(dtype)),
             .free = free,
             .start_partition = start_partition,
-            .raises_uninitialized = raises_uninitialized_};
+            .written_offset = bytes_.written_offset()};
   view.data += start_partition * view.partition_bytes;
   return view;
 }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string_view>
 
+#include "emu/tracked_bytes.h"
 #include "emu/view.h"
 #include "target/target.h"
 
@@ -16,10 +16,7 @@ class Sbuf {
 
   void reset() { used_bytes_ = 0; }
   // Fresh tiles hold NaN (the default), and reading them raises (strict mode).
-  void set_checks(bool poisons, bool raises_uninitialized) {
-    poisons_ = poisons || raises_uninitialized;
-    raises_uninitialized_ = raises_uninitialized;
-  }
+  void set_checks(bool poisons, bool raises_uninitialized) { bytes_.set_checks(poisons, raises_uninitialized); }
   // The same bytes of every partition; returns their offset. `name` is for the error.
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t free_bytes() const { return bytes_per_partition_ - used_bytes_; }
@@ -33,8 +30,7 @@ class Sbuf {
 
  private:
   std::int64_t num_partitions_, bytes_per_partition_, used_bytes_ = 0;
-  bool poisons_ = true, raises_uninitialized_ = false;
-  std::unique_ptr<std::byte[]> bytes_;
+  TrackedBytes bytes_;
 };
 
 }  // namespace trn::emu

@@ -24,8 +24,10 @@ void require_semaphore(std::string_view where, std::int64_t semaphore) {
 
 }  // namespace
 
-std::int32_t& SyncEngine::at(std::int64_t index) {
-  return const_cast<std::int32_t&>(static_cast<const SyncEngine*>(this)->at(index));
+void SyncEngine::set(std::int64_t index, std::int64_t value) {
+  at(index);
+  registers_[static_cast<std::size_t>(index)] = static_cast<std::int32_t>(value);
+  is_written_.set(static_cast<std::size_t>(index));
 }
 
 const std::int32_t& SyncEngine::at(std::int64_t index) const {
@@ -37,7 +39,7 @@ void SyncEngine::register_move(std::int64_t index, std::int64_t value) {
   if (value != static_cast<std::int32_t>(value)) {
     refuse("register_move", "a register holds 32 bits", std::to_string(value), "Use a smaller number.");
   }
-  at(index) = static_cast<std::int32_t>(value);
+  set(index, value);
 }
 
 void SyncEngine::register_load(std::int64_t index, const View& src) {
@@ -45,11 +47,16 @@ void SyncEngine::register_load(std::int64_t index, const View& src) {
   require_initialized("register_load", src);
   std::int64_t value = 0;
   load(src.dtype, src.data, 0, &value, 1);
-  at(index) = static_cast<std::int32_t>(value);
+  set(index, value);
 }
 
 void SyncEngine::register_store(const View& dst, std::int64_t index) const {
   require_element("register_store", dst);
+  at(index);
+  if (raises_uninitialized_ && !is_written_[static_cast<std::size_t>(index)]) {
+    refuse("register_store", "registers are written before they are read (strict mode)",
+           "fresh register " + std::to_string(index), "Load or move a value into it first.");
+  }
   const std::int64_t value = at(index);
   store(dst.dtype, dst.data, target::itemsize(dst.dtype), &value, 1);
 }

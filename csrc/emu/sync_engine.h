@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <vector>
 
@@ -13,6 +14,9 @@ class SyncEngine {
  public:
   static constexpr std::int64_t kNumRegisters = 64;      // 32-bit, per engine (nki.isa.register_alloc)
   static constexpr std::int64_t kNumSemaphores = 65536;  // ours: no document gives a number
+
+  // Reading a register that nothing wrote raises (strict mode).
+  void set_checks(bool raises_uninitialized) { raises_uninitialized_ = raises_uninitialized; }
 
   // One element of HBM or SBUF, at most 32 bits.
   void register_load(std::int64_t index, const View& src);
@@ -27,10 +31,12 @@ class SyncEngine {
   std::int64_t semaphore_value(std::int64_t semaphore) const;
 
  private:
-  std::int32_t& at(std::int64_t index);
+  void set(std::int64_t index, std::int64_t value);
   const std::int32_t& at(std::int64_t index) const;
 
   std::array<std::int32_t, kNumRegisters> registers_ = {};
+  std::bitset<kNumRegisters> is_written_;
+  bool raises_uninitialized_ = false;
   std::vector<std::int64_t> semaphores_;
 };
 

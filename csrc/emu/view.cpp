@@ -78,7 +78,56 @@ bool is_hazard(const View& dst, const View& src) {
   return true;
 }
 
-bool has_uninitialized(const View& view) {
+void mark_written(const View& view) {
+  if (view.written_offset == 0) {
+    return;
+  }
+  const auto size = static_cast<std::size_t>(target::itemsize(view.dtype));
+  Walk walk(view);
+  walk.take(view.elements(), [&](std::byte* at, std::int64_t stride, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::memset(at + i * stride + view.written_offset, 1, size);
+    }
+  });
+}
+
+void mark_written(const View& view, const View& predicate, bool reverse) {
+  if (view.written_offset == 0) {
+    return;
+  }
+  const std::int64_t columns = view.free_elements();
+  Lanes lanes;
+  for (std::int64_t p = 0; p < view.partitions; ++p) {
+    std::int64_t* chosen = lanes.integer_row(0, columns);
+    lanes.read_row(predicate, p, chosen);
+    View element = view.only(p);
+    element.free = {};
+    Walk walk(view.only(p));
+    for (std::int64_t i = 0; i < columns; ++i, walk.advance(1)) {
+      if ((chosen[i] != 0) != reverse) {
+        element.data = walk.at();
+        mark_written(element);
+      }
+    }
+  }
+}
+
+bool has_unwritten(const View& view) {
+  if (view.written_offset == 0) {
+    return false;
+  }
+  const auto size = static_cast<std::size_t>(target::itemsize(view.dtype));
+  bool found = false;
+  Walk walk(view);
+  walk.take(view.elements(), [&](const std::byte* at, std::int64_t stride, std::int64_t n) {
+    for (std::int64_t i = 0; i < n && !found; ++i) {
+      found = std::memchr(at + i * stride + view.written_offset, 0, size) != nullptr;
+    }
+  });
+  return found;
+}
+
+bool looks_fresh(const View& view) {
   if (is_integer(view.dtype)) {
     return false;  // all ones is a value
   }

@@ -69,7 +69,7 @@ struct View {
   Extents free;
   std::int64_t bank_offset_bytes = 0;  // PSUM: place of `data` in its bank
   std::int64_t start_partition = 0;    // on the chip: the partition that `data` lies in
-  bool raises_uninitialized = false;   // as a source
+  std::int64_t written_offset = 0;     // strict mode: from each byte to the mark that it was written; 0: none kept
 
   std::int64_t free_elements() const {
     std::int64_t product = 1;
@@ -103,7 +103,12 @@ struct View {
 // element.
 bool is_hazard(const View& dst, const View& src);
 
-// Whether a floating element still holds what fresh memory holds.
-bool has_uninitialized(const View& view);
+// Where marks are kept: sets them, of all elements or of those whose predicate is not 0 (`reverse`: is 0).
+void mark_written(const View& view);
+void mark_written(const View& view, const View& predicate, bool reverse);
+bool has_unwritten(const View& view);
+
+// Whether a floating element holds what fresh memory holds: for memory without marks, which others write too.
+bool looks_fresh(const View& view);
 
 }  // namespace trn::emu

@@ -265,7 +265,7 @@ class SortKernel {
   void choose_signs(std::int64_t bit) {
     const Tile places = on_chip_tile(bit_, num_partitions_, 1), signs = on_chip_tile(sign_, num_partitions_, 1);
     builder_.emit({.opcode = Opcode::iota, .dst = places, .src = {hbm_tile(-1, num_partitions_, 1, {{1, 1}})}});
-    builder_.tensor_scalar(places, places, Alu::shift_right, static_cast<float>(bit), Alu::bitwise_and, 1);
+    builder_.tensor_scalar(places, places, Alu::right_shift, static_cast<float>(bit), Alu::bitwise_and, 1);
     builder_.tensor_scalar(signs, places, Alu::multiply, -2, Alu::add, 1);
   }
 

@@ -21,7 +21,7 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
   std::vector<Access> result;
   for (const Tile& tile : instruction.src) {
     if (tile.buffer >= 0) {
-      result.push_back({tile.buffer, footprint(program, tile, indices), Touch::read});
+      result.push_back({program.owner(tile.buffer), footprint(program, tile, indices), Touch::read});
     }
   }
   const std::size_t num_reads = result.size();
@@ -32,7 +32,7 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
     if (tile->buffer < 0) {
       continue;
     }
-    Access written{tile->buffer, footprint(program, *tile, indices), touch};
+    Access written{program.owner(tile->buffer), footprint(program, *tile, indices), touch};
     for (std::size_t i = 0; i < num_reads; ++i) {
       if (touch == Touch::write && result[i].buffer == written.buffer &&
           overlaps(result[i].footprint, written.footprint)) {

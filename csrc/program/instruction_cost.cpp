@@ -144,7 +144,7 @@ std::int64_t vector_cycles(const Program& program, const Instruction& instructio
     case CycleRule::activation:
       return speed_up(n, operands.low_precision ? core.scalar_bf16_speedup : 1);
     case CycleRule::copy:
-      return copy_cycles(n, operands, core);
+      return is_any(Alu::reciprocal, {alu, instruction.alu1}) ? 8 * n : copy_cycles(n, operands, core);
     case CycleRule::tensor_tensor:
       return tensor_tensor_cycles(n, alu, operands, core);
     case CycleRule::scalar_tensor: {
@@ -258,7 +258,9 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
     return core.gpsimd_fixed_cycles + local_gather_cycles(program, instruction);
   }
   if (rule == CycleRule::gpsimd || instruction.engine == Engine::gpsimd) {
-    return core.gpsimd_fixed_cycles + streamed(program, instruction);
+    // A quarter of ScalarE's rate, at the same clock (NKI's page of engines for operators on several).
+    const bool is_rsqrt = is_any(Alu::rsqrt, {instruction.alu0, instruction.alu1});
+    return core.gpsimd_fixed_cycles + streamed(program, instruction) * (is_rsqrt ? 4 : 1);
   }
   if (instruction.engine == Engine::scalar && rule == CycleRule::copy) {
     const bool low_precision = Operands(program, instruction).low_precision;

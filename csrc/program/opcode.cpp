@@ -12,9 +12,9 @@ constexpr OpcodeTraits kTraits[] = {
     {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none, "dst, src, [axes], [queue]",
      "axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
     {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode], [queue]",
-     "src in HBM, index 32-bit or int64 in SBUF; out of bounds: error or skip"},
+     "src in HBM, index 32-bit in SBUF; out of bounds: error or skip"},
     {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode], [queue]",
-     "dst in HBM, index 32-bit or int64 in SBUF; indices need not be unique with add"},
+     "dst in HBM, index 32-bit in SBUF; indices need not be unique with add"},
     {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul,
      "dst, stationary, moving, [accumulate], [perf_mode], "
      "[tile_position], [tile_size]",
@@ -29,16 +29,17 @@ constexpr OpcodeTraits kTraits[] = {
      "scale fp32, bias fp32, fp16 or bf16, scalars or [P, 1]; reduce_op is add"},
     {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::plus_reduce,
      "dst, op, data, reduce_op, reduce_res, [bias], [scale]", "as activation; reduce_res [P, 1]"},
-    {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor, "dst, data1, data2, op",
-     "not both inputs in PSUM; power on GpSimdE in SBUF; bitwise operations take integers"},
+    {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor, "dst, data1, data2, op, [engine]",
+     "not both inputs in PSUM; power on GpSimdE, which takes SBUF only; bitwise operations take integers"},
     {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy,
      "dst, data, op0, operand0, [reverse0], [op1], [operand1], [reverse1], [engine]",
-     "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE: multiply, add, multiply and add"},
+     "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE: multiply, add, multiply and add; "
+     "reciprocal in 8 N; rsqrt in 4 N on GpSimdE, which takes SBUF only"},
     {Opcode::scalar_tensor_tensor, Engine::vector, 2, CycleRule::scalar_tensor,
      "dst, data, op0, operand0, op1, operand1, [reverse0], [reverse1]",
      "not both inputs in PSUM; no bitwise operations"},
     {Opcode::tensor_copy, Engine::vector, 1, CycleRule::copy, "dst, src, [engine]",
-     "bits kept where the dtype is; GpSimdE not in PSUM"},
+     "bits kept where the dtype is; GpSimdE not in PSUM; ScalarE from v3"},
     {Opcode::tensor_copy_predicated, Engine::vector, 1, CycleRule::predicated, "dst, src, predicate, [reverse_pred]",
      "predicate unsigned, one dtype, not both inputs in PSUM"},
     {Opcode::select, Engine::vector, 2, CycleRule::full, "dst, predicate, on_true, on_false", "", 2, true},
@@ -155,7 +156,7 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::plus_reduce:
       return "max(64, N) + 64";
     case CycleRule::copy:
-      return "max(64, N / performance mode)";
+      return "max(64, N / performance mode); GpSimdE 150 + N";
     case CycleRule::full:
       return "max(64, N)";
     case CycleRule::tensor_tensor:

@@ -63,6 +63,7 @@ struct Buffer {
   bool is_output = false;
   bool is_temporary = false;
   std::int64_t run_elements = 0;  // 0: dense
+  std::int16_t shares_with = -1;  // the buffer whose bytes these are too, as another dtype; -1: its own
 };
 
 inline constexpr std::int16_t kOverwrite = -1;
@@ -118,6 +119,12 @@ struct Program {
   std::string name;
   std::vector<Buffer> buffers;
   std::vector<Nest> nests;
+
+  // The buffer that stands for all those of the same bytes.
+  std::int16_t owner(std::int16_t buffer) const {
+    const std::int16_t shared = buffers[static_cast<std::size_t>(buffer)].shares_with;
+    return shared < 0 ? buffer : shared;
+  }
 };
 
 }  // namespace trn::program

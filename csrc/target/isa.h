@@ -82,9 +82,9 @@ enum class Alu : std::uint8_t {
   bitwise_and,
   bitwise_or,
   bitwise_xor,
-  bitwise_not,
-  shift_left,
-  shift_right,
+  invert,
+  left_shift,
+  right_shift,
   logical_and,
   logical_or,
   logical_xor,
@@ -94,7 +94,14 @@ enum class Alu : std::uint8_t {
   less_equal,
   greater,
   greater_equal,
+  abs,  // these three of one operand
+  reciprocal,
+  rsqrt,  // on GpSimdE
 };
+
+constexpr bool is_unary(Alu alu) {
+  return alu == Alu::invert || alu >= Alu::abs;
+}
 
 // The comparison with its operands changed over; other operations as they are.
 constexpr Alu mirrored(Alu alu) {
@@ -127,16 +134,19 @@ enum class Activation : std::uint8_t {
   sigmoid,
   erf,
   gelu,
-  gelu_tanh,
+  gelu_apprx_tanh,
+  gelu_apprx_sigmoid,
   silu,
   softplus,
   mish,
   relu,
   abs,
   sign,
-  gelu_grad,
-  silu_grad,
-  tanh_grad,
+  gelu_dx,
+  gelu_apprx_sigmoid_dx,
+  silu_dx,
+  tanh_dx,
+  erf_dx,
 };
 
 template <class Enum>
@@ -225,9 +235,9 @@ inline constexpr Named<Alu> kAlus[] = {
     {Alu::bitwise_and, "bitwise_and"},
     {Alu::bitwise_or, "bitwise_or"},
     {Alu::bitwise_xor, "bitwise_xor"},
-    {Alu::bitwise_not, "bitwise_not"},
-    {Alu::shift_left, "shift_left"},
-    {Alu::shift_right, "shift_right"},
+    {Alu::invert, "invert"},
+    {Alu::left_shift, "left_shift"},
+    {Alu::right_shift, "right_shift"},
     {Alu::logical_and, "logical_and"},
     {Alu::logical_or, "logical_or"},
     {Alu::logical_xor, "logical_xor"},
@@ -237,6 +247,9 @@ inline constexpr Named<Alu> kAlus[] = {
     {Alu::less_equal, "less_equal"},
     {Alu::greater, "greater"},
     {Alu::greater_equal, "greater_equal"},
+    {Alu::abs, "abs"},
+    {Alu::reciprocal, "reciprocal"},
+    {Alu::rsqrt, "rsqrt"},
 };
 
 inline constexpr Named<Activation> kActivations[] = {
@@ -253,16 +266,19 @@ inline constexpr Named<Activation> kActivations[] = {
     {Activation::sigmoid, "sigmoid"},
     {Activation::erf, "erf"},
     {Activation::gelu, "gelu"},
-    {Activation::gelu_tanh, "gelu_tanh"},
+    {Activation::gelu_apprx_tanh, "gelu_apprx_tanh"},
+    {Activation::gelu_apprx_sigmoid, "gelu_apprx_sigmoid"},
     {Activation::silu, "silu"},
     {Activation::softplus, "softplus"},
     {Activation::mish, "mish"},
     {Activation::relu, "relu"},
     {Activation::abs, "abs"},
     {Activation::sign, "sign"},
-    {Activation::gelu_grad, "gelu_grad"},
-    {Activation::silu_grad, "silu_grad"},
-    {Activation::tanh_grad, "tanh_grad"},
+    {Activation::gelu_dx, "gelu_dx"},
+    {Activation::gelu_apprx_sigmoid_dx, "gelu_apprx_sigmoid_dx"},
+    {Activation::silu_dx, "silu_dx"},
+    {Activation::tanh_dx, "tanh_dx"},
+    {Activation::erf_dx, "erf_dx"},
 };
 
 // The table of an enumeration, reached by type.
@@ -295,8 +311,8 @@ constexpr bool is_in_order(const Enum last) {
 static_assert(is_in_order(Engine::dma) && std::size(kEngines) == kNumEngines);
 static_assert(is_in_order(Memory::host));
 static_assert(is_in_order(Opcode::semaphore_wait));
-static_assert(is_in_order(Alu::greater_equal));
-static_assert(is_in_order(Activation::tanh_grad));
+static_assert(is_in_order(Alu::rsqrt));
+static_assert(is_in_order(Activation::erf_dx));
 
 template <class Enum>
   requires requires { names(Enum{}); }

@@ -166,7 +166,8 @@ def test_dma_transposes(core: Any) -> None:
 
 
 @pytest.mark.parametrize("index_dtype", ["int32", "int64", "uint32"])
-def test_rows_by_index(core: Any, index_dtype: str) -> None:
+def test_rows_by_index(index_dtype: str) -> None:
+    core = new_core(native_int64=index_dtype == "int64")
     table, index = uniform(50, 12), np.random.default_rng(0).integers(0, 50, (40, 3))
     picks = tile(core, index, index_dtype)
     got = result(core, (40, 36), lambda d: core.dma_gather(d, core.hbm(table), picks))

@@ -280,9 +280,9 @@ def test_words_that_name_nothing() -> None:
     core = new_core()
     x = tile(core, np.ones((32, 8)))
     for words, call in [
-        (r"\[op\] .*; got no_such\. Use one of .*add, ", lambda: core.tensor_tensor(x, x, x, "no_such")),
-        (r"\[op\] .*; got no_such\. Use one of .*exp", lambda: core.activation(x, "no_such", x)),
-        (r"\[engine\] .*; got no_such\. Use one of tensor, ", lambda: core.tensor_copy(x, x, engine="no_such")),
+        (r"\[tensor_tensor\] .*; got no_such\. Use one of .*add, ", lambda: core.tensor_tensor(x, x, x, "no_such")),
+        (r"\[activation\] .*; got no_such\. Use one of .*exp", lambda: core.activation(x, "no_such", x)),
+        (r"\[tensor_copy\] .*; got no_such\. Use one of tensor, ", lambda: core.tensor_copy(x, x, engine="no_such")),
         (r"\[nc_matmul\] none or double_row; got no_such\.", lambda: core.nc_matmul(x, x, x, perf_mode="no_such")),
     ]:
         with pytest.raises(ValueError, match=words):

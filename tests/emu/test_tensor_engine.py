@@ -83,7 +83,7 @@ def test_rules() -> None:
         return lambda: core.nc_matmul(psum, core.sbuf(a, k, m), core.sbuf(b, k, n), **options)
 
     rejects(
-        r"float8_e4m3fn exists from NeuronCore-v4 on; got NeuronCore-v3\. Use float8_e4m3\.",
+        r"float8_e4m3fn exists from NeuronCore-v4 on; got NeuronCore-v3\. Use float8_e4m3",
         matmul(trn2, "float8_e4m3fn", "bfloat16"),
     )
     rejects(

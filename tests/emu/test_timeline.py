@@ -302,3 +302,23 @@ def test_counts_of_what_ran() -> None:
     counts = machine.counts()
     assert counts["hbm_read_bytes"] == counts["hbm_write_bytes"] == x.nbytes
     assert counts["instructions"]["scalar"] == 1 and counts["busy_cycles"]["scalar"] == 512
+
+
+def test_views_of_one_array_race() -> None:
+    """Whatever their dtypes: an array's bytes are one place."""
+    core = NeuronCore("trn2", synchronization="semaphores")
+    array = np.zeros((4, 8), np.int32)
+    halves, tile = core.hbm(array.view(np.int16), "int16"), core.sbuf("int32", 4, 8)
+    other = core.sbuf("int16", 4, 16)
+    core.dma_copy(tile, core.hbm(array, "int32"), queue=0)
+    core.dma_copy(other, halves, queue=1)  # two reads
+
+    def write(queue: int) -> None:
+        core.dma_copy(halves, core.hbm(np.ones((4, 16), np.int16), "int16"), queue=queue)
+
+    with pytest.raises(RuntimeError, match=r"dma queue 2 writing .*may still be reading"):
+        write(2)
+    for queue in range(2):
+        core.semaphore_increment(queue, engine="dma", queue=queue)
+        core.semaphore_wait(queue, 1, engine="dma", queue=2)
+    write(2)

@@ -41,7 +41,7 @@ def test_bits(core: Any) -> None:
             "int32",
         )
         np.testing.assert_array_equal(got, expected)
-    got = result(core, a.shape, lambda d: core.tensor_scalar(d, tile(core, a, "int32"), "shift_right", 3.0), "int32")
+    got = result(core, a.shape, lambda d: core.tensor_scalar(d, tile(core, a, "int32"), "right_shift", 3.0), "int32")
     np.testing.assert_array_equal(got, a >> 3)
 
 

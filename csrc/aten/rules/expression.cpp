@@ -11,7 +11,7 @@ namespace {
 
 bool is_commutative(Alu alu) {
   return alu != Alu::subtract && alu != Alu::divide && alu != Alu::power && alu != Alu::modulo &&
-         alu != Alu::shift_left && alu != Alu::shift_right;
+         alu != Alu::left_shift && alu != Alu::right_shift;
 }
 
 // Whether an argument that is read lies on the device: a tensor, or a member of a list.

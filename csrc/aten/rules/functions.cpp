@@ -56,7 +56,7 @@ bool is_tanh(const Expression& e) {
 void gelu(Expression& e) {
   const Value x = e.input(0);
   if (is_tanh(e)) {
-    e.output(0, e.activation(Activation::gelu_tanh, x));
+    e.output(0, e.activation(Activation::gelu_apprx_tanh, x));
     return;
   }
   const ErrorFunction at = error_function(e, x, kSqrtHalf);
@@ -106,7 +106,7 @@ void tanh_backward(Expression& e) {
 }
 
 void silu_backward(Expression& e) {
-  e.output(0, e.multiply(e.activation(Activation::silu_grad, e.input(1)), e.input(0)));
+  e.output(0, e.multiply(e.activation(Activation::silu_dx, e.input(1)), e.input(0)));
 }
 
 void threshold(Expression& e) {

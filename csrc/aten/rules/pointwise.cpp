@@ -42,7 +42,7 @@ std::vector<Step> for_complex(std::vector<Step> steps, std::string_view function
 
 // An operand that is no device tensor rides in the instruction: the first tensor_tensor becomes tensor_scalar.
 void use_scalar_operand(const LaunchArguments& args, std::vector<Step>& steps) {
-  constexpr Alu kOrdered[] = {Alu::modulo, Alu::power, Alu::shift_left, Alu::shift_right};
+  constexpr Alu kOrdered[] = {Alu::modulo, Alu::power, Alu::left_shift, Alu::right_shift};
   const bool scalar_self = !is_device(args.tensor("self"));
   const bool scalar_other = !is_device(args.tensor("other"));
   const auto first = std::ranges::find(steps, Opcode::tensor_tensor, &Step::opcode);
