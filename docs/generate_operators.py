@@ -11,7 +11,8 @@ HEAD = """# Operators
 Generated from the operator table by `docs/generate_operators.py`. Overloads are those of ATen's that the row serves.
 "program": whether hardware numerics execute it ([numerics.md](numerics.md)), for most arguments at least; "no" has the
 number of a reason at the end of the page. All are counted and timed. The last three columns say where AWS's TorchNeuron
-runs them: on its device, on the host on purpose, or on the host because it registers nothing.
+runs them: on its device, on the host on purpose, or on the host because it registers nothing. Operators of other
+libraries (`quantized::`, `mkldnn::`, your own of `torch.library`) are of the family generic, counted by their bytes.
 """
 
 

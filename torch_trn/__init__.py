@@ -35,6 +35,7 @@ from torch_trn import device as _device_module
 from torch_trn import strict as _strict
 from torch_trn.dry_run import NoValueError, Read, dry_run, is_dry_run
 from torch_trn.dry_run import apply_environment as _apply_dry_run_environment
+from torch_trn.libraries import LIBRARIES
 from torch_trn.numerics import NarrowingWarning, narrowed_operators, reference_operators, set_numerics
 from torch_trn.rank_placement import placement, set_placement
 from torch_trn.strict import strict
@@ -136,9 +137,7 @@ def _register() -> None:
     dynamo.install()
     flex_attention.install()
     flop_formulas.install()
-    _C.set_library_folders(
-        [os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, __file__, os.__file__)]
-    )
+    _C.set_library_folders(list(LIBRARIES))
     _C.set_owner_tagger(_device_module.memory._tag_owners)
     _strict.apply_environment()
     _apply_dry_run_environment()

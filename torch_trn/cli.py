@@ -205,6 +205,8 @@ def ops(
     ]
     columns = ("operator", "family", "engines", "TorchNeuron", "in hardware numerics")
     report.show(report.rich_table(report.Table(f"{len(rows)} operators", columns, body, left=5)))
+    if family in (None, "generic") and status is None:
+        typer.echo("\nOperators of other libraries (quantized::, mkldnn::, your own) are generic: counted by bytes.")
 
 
 def _statuses(row: dict[str, Any]) -> list[str]:

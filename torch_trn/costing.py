@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_trn.ledger import Ledger
+from torch_trn.ledger import CATEGORIES, Ledger
 
 MODES = ("eager", "compiled")
 ENGINES = ("tensor", "vector", "scalar", "gpsimd", "sync", "dma")
@@ -27,7 +27,10 @@ Cost = Mapping[str, Any]
 
 @dataclass
 class Row:
-    """Sums over the launches of one group: an operator, a module, a phase, a line, or everything."""
+    """Sums over one group: the launches and host transfers of an operator, a module, a phase, a line, or everything.
+
+    `memory_by_category` is no sum: the device's tensors, in bytes, at that launch of the group where they were most.
+    """
 
     name: str
     launches: int = 0
@@ -45,6 +48,16 @@ class Row:
     busy_seconds: dict[str, float] = field(default_factory=dict)
     instructions: dict[str, int] = field(default_factory=dict)
     bound_seconds: dict[str, float] = field(default_factory=dict)
+    host_syncs: int = 0
+    to_host_bytes: int = 0
+    to_device_bytes: int = 0
+    fallback_launches: int = 0  # of operators that TorchNeuron would send to the host
+    narrowed_launches: int = 0  # with 64-bit operands, which the engines hold in 32 bits
+    memory_by_category: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        return sum(self.memory_by_category.values())
 
     @property
     def hardware_flops(self) -> int:
@@ -53,6 +66,10 @@ class Row:
     @property
     def hbm_bytes(self) -> int:
         return self.hbm_read_bytes + self.hbm_write_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        return self.to_host_bytes + self.to_device_bytes
 
     @property
     def dma_average_bytes(self) -> float:
@@ -70,11 +87,13 @@ class Row:
             into = getattr(self, name)
             for key, value in getattr(other, name).items():
                 into[key] = into.get(key, 0) + value
+        self.memory_by_category = max(self.memory_by_category, other.memory_by_category, key=lambda m: sum(m.values()))
 
     def to_dict(self) -> dict[str, Any]:
         out = {name: getattr(self, name) for name in ("name", *_SUMS)}
         out.update({name: dict(getattr(self, name)) for name in _MAPS})
         out.update(hardware_flops=self.hardware_flops, dma_average_bytes=self.dma_average_bytes, bound_by=self.bound_by)
+        out.update(peak_memory_bytes=self.peak_memory_bytes, memory_by_category=dict(self.memory_by_category))
         return out
 
 
@@ -88,6 +107,11 @@ _SUMS = (
     "hbm_write_bytes",
     "dma_transfers",
     "dma_descriptors",
+    "host_syncs",
+    "to_host_bytes",
+    "to_device_bytes",
+    "fallback_launches",
+    "narrowed_launches",
 )
 _MAPS = (
     "flops_by_dtype",
@@ -100,14 +124,21 @@ _MAPS = (
 
 
 @dataclass(frozen=True)
-class Launch:
-    """One ledger entry with its price: `row` sums its launches, `seconds` is one of them."""
+class Part:
+    """One line of a ledger and what it adds to a group."""
 
     entry: Mapping[str, Any]
-    cost: Cost
     row: Row
+
+
+@dataclass(frozen=True)
+class Launch(Part):
+    """A distinct launch with its price: `row` sums its launches, `seconds` is one of them."""
+
+    cost: Cost
     seconds: float
     bound_by: str
+    narrowed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -123,14 +154,49 @@ def spec_costs(ledger: Ledger, cost: Callable[[Spec], Cost]) -> list[Cost]:
     return [cost(spec) for spec in ledger.specs]
 
 
-def cost_ledger(ledger: Ledger, costs: list[Cost], target: Mapping[str, Any], mode: str) -> list[Launch]:
-    """Prices every entry of the ledger on the target."""
+def cost_ledger(
+    ledger: Ledger,
+    costs: list[Cost],
+    target: Mapping[str, Any],
+    mode: str,
+    falls_back: Callable[[str], bool] = lambda op: False,
+) -> list[Launch]:
+    """Prices every entry of the ledger on the target; `falls_back`: has TorchNeuron no kernel of an operator?"""
     if mode not in MODES:
         raise ValueError(f"[costing] mode must be one of {', '.join(MODES)}; got {mode!r}. Leave it out for eager.")
-    return [_cost_entry(entry, costs[entry["spec"]], target["device"], mode) for entry in ledger.entries()]
+    narrowed = [frozenset(narrowed_dtypes(spec)) for spec in ledger.specs]
+    fallbacks = {op for op in ledger.data["ops"] if falls_back(op)}
+    launches = []
+    for entry in ledger.entries():
+        launch = _cost_entry(entry, costs[entry["spec"]], target["device"], mode, narrowed[entry["spec"]])
+        launch.row.fallback_launches = entry["launches"] if entry["op"] in fallbacks else 0
+        launches.append(launch)
+    return launches
 
 
-def _cost_entry(entry: Mapping[str, Any], cost: Cost, device: Mapping[str, Any], mode: str) -> Launch:
+def transfers(ledger: Ledger) -> list[Part]:
+    """What moved between host and device."""
+    return [Part(sync, _transfer_row(sync)) for sync in ledger.host_syncs()]
+
+
+def is_host_sync(transfer: Mapping[str, Any]) -> bool:
+    """Whether the host waited for a value of the device."""
+    return bool(transfer["direction"] == "to_host" and transfer.get("blocking", True))
+
+
+def _transfer_row(sync: Mapping[str, Any]) -> Row:
+    to_host = sync["direction"] == "to_host"
+    return Row(
+        name=sync["op"],
+        host_syncs=sync["count"] if is_host_sync(sync) else 0,
+        to_host_bytes=sync["bytes"] if to_host else 0,
+        to_device_bytes=0 if to_host else sync["bytes"],
+    )
+
+
+def _cost_entry(
+    entry: Mapping[str, Any], cost: Cost, device: Mapping[str, Any], mode: str, narrowed: frozenset[str]
+) -> Launch:
     counts, launches = cost["counts"], entry["launches"]
     read, write = launches * counts["hbm_read_bytes"], launches * counts["hbm_write_bytes"]
     transfers = launches * counts["dma_transfers"]
@@ -179,25 +245,27 @@ def _cost_entry(entry: Mapping[str, Any], cost: Cost, device: Mapping[str, Any],
         busy_seconds={engine: launches * value for engine, value in busy.items() if value},
         instructions={engine: launches * n for engine, n in counts["instructions"].items() if n},
         bound_seconds={bound: total} if total else {},
+        narrowed_launches=launches if narrowed else 0,
+        memory_by_category=dict(zip(CATEGORIES, entry.get("peak_memory", ()))),
     )
-    return Launch(entry, cost, row, seconds, bound)
+    return Launch(entry, row, cost, seconds, bound, narrowed)
 
 
-def group(launches: Iterable[Launch], key: Callable[[Mapping[str, Any]], str]) -> list[Row]:
+def group(parts: Iterable[Part], key: Callable[[Mapping[str, Any]], str]) -> list[Row]:
     """Rows summed by key, the slowest first; equal times keep the ledger's order."""
     rows: dict[str, Row] = {}
-    for launch in launches:
-        if not launch.row.launches:
+    for part in parts:
+        if not (part.row.launches or part.row.host_bytes):
             continue
-        name = key(launch.entry)
-        rows.setdefault(name, Row(name)).add(launch.row)
+        name = key(part.entry)
+        rows.setdefault(name, Row(name)).add(part.row)
     return sorted(rows.values(), key=lambda row: -row.seconds)
 
 
-def total(launches: Iterable[Launch]) -> Row:
+def total(parts: Iterable[Part]) -> Row:
     row = Row("total")
-    for launch in launches:
-        row.add(launch.row)
+    for part in parts:
+        row.add(part.row)
     return row
 
 

@@ -14,6 +14,7 @@ import torch
 
 from torch_trn import _C
 from torch_trn import strict as _strict
+from torch_trn.libraries import LIBRARIES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -167,17 +168,12 @@ def _tail(line: str) -> str:
     return line.rpartition("/")[2]
 
 
-_LIBRARIES = tuple(
-    os.path.dirname(os.path.abspath(str(path))) + os.sep for path in (torch.__file__, __file__, os.__file__)
-)
-
-
 def source_line() -> str:
     """The line of the user's that runs now: the innermost frame outside of torch, this package and Python's library."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(_LIBRARIES) and not path.startswith("<frozen"):
+        if not path.startswith(LIBRARIES) and not path.startswith("<frozen"):
             return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -117,7 +117,8 @@ class Ledger:
             yield self._named(entry)
 
     def host_syncs(self) -> list[dict[str, Any]]:
-        return [self._named(sync) for sync in self.data["host_syncs"]]
+        # Written before transfers had a phase.
+        return [{"phase": "forward", **self._named(sync)} for sync in self.data["host_syncs"]]
 
     def _named(self, item: Mapping[str, Any]) -> dict[str, Any]:
         named = dict(item)
@@ -157,6 +158,8 @@ class Ledger:
                     into = out["entries"][entries[key]]
                     for field in _ENTRY_SUMS:
                         into[field] += moved[field]
+                    if sum(moved.get("peak_memory", ())) > sum(into.get("peak_memory", ())):
+                        into["peak_memory"] = moved["peak_memory"]
                 renumber.append(entries[key])
             for sync in source["host_syncs"]:
                 moved = _moved(sync, remap)

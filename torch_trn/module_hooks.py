@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torch_trn import native
+from torch_trn.graph_places import GraphPlaces
+from torch_trn.libraries import LIBRARIES
 from torch_trn.module_paths import ModulePaths
 from torch_trn.this_rank import current_rank
 
@@ -151,6 +153,7 @@ class ModuleCalls:
         self._hooks = hooks
         known = KnownModules()
         self._known = known
+        c.set_graph_source(GraphPlaces(known, LIBRARIES))
         # The first model of each simulated rank has bare paths.
         self._paths = defaultdict[int | None, ModulePaths](lambda: ModulePaths(c.profiler_intern_module, known))
         self._active = True
@@ -179,6 +182,7 @@ class ModuleCalls:
     def remove(self) -> None:
         self._active = False
         self._known.clear()
+        native.extension().set_graph_source(None)
         # Who patched over it (torch.fx while it traces) will put back what it found: a call that passes through.
         if nn.Module.__call__ is self._call:
             nn.Module.__call__ = self._original  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_trn import costing, native
-from torch_trn.costing import Launch, Money, Row
+from torch_trn.costing import Launch, Money, Part, Row
 from torch_trn.ledger import PHASES, Ledger
 from torch_trn.native import Target
 from torch_trn.recorded_collectives import ModelFunction, RecordedCollectives
@@ -105,11 +105,18 @@ class Recording(RecordedCollectives):
     @cached_property
     def costed(self) -> list[Launch]:
         """Every distinct launch with its price."""
-        return costing.cost_ledger(self.ledger, self._costs, self.target.record, self.mode)
+        return costing.cost_ledger(self.ledger, self._costs, self.target.record, self.mode, self._falls_back)
+
+    def _falls_back(self, op: str) -> bool:
+        return self._op_status(op) != "native"
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        return [*self.costed, *costing.transfers(self.ledger)]
 
     @cached_property
     def total(self) -> Row:
-        return costing.total(self.costed)
+        return costing.total(self._parts)
 
     # Counts.
 
@@ -264,8 +271,8 @@ class Recording(RecordedCollectives):
 
     @property
     def host_syncs(self) -> list[dict[str, Any]]:
-        """Where the host waited for a value of the device: op, line, module, count, bytes, direction."""
-        return [sync for sync in self.host_transfers if sync["direction"] == "to_host" and sync.get("blocking", True)]
+        """Where the host waited for a value of the device: op, line, module, phase, count, bytes, direction."""
+        return [sync for sync in self.host_transfers if costing.is_host_sync(sync)]
 
     @property
     def host_transfers(self) -> list[dict[str, Any]]:
@@ -275,51 +282,48 @@ class Recording(RecordedCollectives):
     @property
     def host_sync_seconds(self) -> float:
         """An estimate of what the host loses to its syncs; it is not part of `device_seconds`."""
-        each = float(self.target.record["device"]["host_sync_seconds"])
-        return each * sum(int(sync["count"]) for sync in self.host_syncs)
+        return float(self.target.record["device"]["host_sync_seconds"]) * self.total.host_syncs
 
     @property
     def to_host_bytes(self) -> int:
-        return sum(sync["bytes"] for sync in self.host_transfers if sync["direction"] == "to_host")
+        return self.total.to_host_bytes
 
     @property
     def to_device_bytes(self) -> int:
-        return sum(sync["bytes"] for sync in self.host_transfers if sync["direction"] == "to_device")
+        return self.total.to_device_bytes
 
     @cached_property
     def fallbacks(self) -> list[dict[str, Any]]:
         """Operators that TorchNeuron would send to the host: op, status (`host` or `absent`), launches, lines."""
-        status = {op: self._op_status(op) for op in self.ledger.data["ops"]}
-        slow = [launch for launch in self.costed if status[launch.entry["op"]] != "native"]
-        return [{**item, "status": status[item["op"]]} for item in _by_op(slow)]
+        slow = [launch for launch in self.costed if launch.row.fallback_launches]
+        return [{**item, "status": self._op_status(item["op"])} for item in _by_op(slow)]
 
     @cached_property
     def narrowing(self) -> list[dict[str, Any]]:
         """Operators with float64 or int64 operands, which the engines hold in 32 bits: op, dtypes, launches, lines."""
-        dtypes = [costing.narrowed_dtypes(spec) for spec in self.ledger.specs]
-        narrow = [launch for launch in self.costed if dtypes[launch.entry["spec"]]]
+        narrow = [launch for launch in self.costed if launch.row.narrowed_launches]
         found: dict[str, set[str]] = {}
         for launch in narrow:
-            found.setdefault(launch.entry["op"], set()).update(dtypes[launch.entry["spec"]])
+            found.setdefault(launch.entry["op"], set()).update(launch.narrowed)
         return [{**item, "dtypes": sorted(found[item["op"]])} for item in _by_op(narrow)]
 
-    # Groups.
+    # Groups: rows with all counters of their launches and host transfers.
 
     def by_operator(self) -> list[Row]:
-        return costing.group(self.costed, lambda entry: entry["op"])
+        return costing.group(self._parts, lambda entry: entry["op"])
 
     def by_module(self, collapse: bool = False) -> list[Row]:
         """Rows by module path, launches of the module itself; `collapse` takes blocks.0, blocks.1, ... as blocks.*."""
         if not collapse:
-            return costing.group(self.costed, lambda entry: entry["module"])
-        labels = _collapsed({launch.entry["module"] for launch in self.costed})
-        return costing.group(self.costed, lambda entry: labels[entry["module"]])
+            return costing.group(self._parts, lambda entry: entry["module"])
+        labels = _collapsed({part.entry["module"] for part in self._parts})
+        return costing.group(self._parts, lambda entry: labels[entry["module"]])
 
     def by_phase(self) -> list[Row]:
-        return sorted(costing.group(self.costed, lambda entry: entry["phase"]), key=lambda row: PHASES.index(row.name))
+        return sorted(costing.group(self._parts, lambda entry: entry["phase"]), key=lambda row: PHASES.index(row.name))
 
     def by_line(self) -> list[Row]:
-        return costing.group(self.costed, lambda entry: entry["line"])
+        return costing.group(self._parts, lambda entry: entry["line"])
 
     def row_mfu(self, row: Row) -> float:
         """MFU of a group over its own time."""

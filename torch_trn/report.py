@@ -140,7 +140,7 @@ def _summary(recording: Recording) -> list[tuple[str, str]]:
             f"{memory(recording.peak_memory_bytes)} of {memory(capacity)}{fits}" + (f": {held}" if held else ""),
         )
     )
-    syncs = sum(sync["count"] for sync in recording.host_syncs)
+    syncs = recording.total.host_syncs
     lines.append(
         (
             "host",
@@ -249,6 +249,7 @@ def _cost_table(
     recording: Recording, title: str, column: str, rows: list[Row], label: Callable[[str], str] = str
 ) -> Table:
     everything = recording.total.seconds or 1.0
+    rows = [row for row in rows if row.launches]
     body = [
         [
             label(row.name),

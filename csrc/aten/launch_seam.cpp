@@ -180,9 +180,7 @@ void host_copy(std::string_view op_name, int device, runtime::Direction directio
   sync.direction = direction;
   sync.blocking = blocking;
   if (machine.recorder().active()) {
-    const runtime::Site site = current_site();
-    sync.module = site.module;
-    sync.line = site.line;
+    sync.site = current_site();
     sync.op = machine.launches().intern_op(op_name);
   }
   machine.host_copy(sync, device, current_stream(device), bytes);

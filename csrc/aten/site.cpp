@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <string_view>
+#include <typeinfo>
 #include <vector>
 
 namespace trn::aten {
@@ -19,7 +21,7 @@ using runtime::MemoryCategory;
 using runtime::Phase;
 using runtime::Site;
 
-std::function<std::uint32_t()> line_source;
+std::function<Place()> place_source;
 thread_local std::vector<std::uint32_t> module_stack;
 thread_local std::optional<Phase> phase_override;
 // The backward pass, by its graph task, that each running repetition of a checkpointed forward pass began in.
@@ -28,8 +30,13 @@ thread_local std::vector<int> recomputing_tasks;
 std::uint32_t top_module() {
   return module_stack.empty() ? 0 : module_stack.back();
 }
-std::uint32_t current_line() {
-  return line_source ? line_source() : 0;
+// A line, and a module in any case.
+Place current_place() {
+  Place place = place_source ? place_source() : Place{};
+  if (!place.module) {
+    place.module = top_module();
+  }
+  return place;
 }
 
 // Each thread numbers its autograd nodes in the order of the forward pass; this remembers where each number came from.
@@ -74,12 +81,18 @@ thread_local NodesOfThread nodes;
 
 void give_nodes_to_this_module() {
   if (nodes.any()) {
-    nodes.give(top_module(), current_line());
+    const Place place = current_place();
+    nodes.give(*place.module, place.line);
   }
 }
 
 bool in_backward() noexcept {
   return torch::autograd::get_current_graph_task_id() >= 0;
+}
+
+// Of torch.autograd.Function, as which the backward pass of a compiled graph runs. Its class is libtorch_python's.
+bool runs_python(const torch::autograd::Node& node) {
+  return std::string_view(typeid(node).name()) == "N5torch8autograd6PyNodeE";
 }
 
 // A pass that the repeated function itself runs repeats work too, and has a later number than the one that repeats it.
@@ -93,7 +106,8 @@ Site current_site() {
   const int task = torch::autograd::get_current_graph_task_id();
   const bool recomputes = is_recomputing(task);
   if (task < 0 || (recomputes && task == recomputing_tasks.back())) {
-    Site site{top_module(), current_line(), recomputes ? Phase::recompute : phase_override.value_or(Phase::forward)};
+    const Place place = current_place();
+    Site site{*place.module, place.line, recomputes ? Phase::recompute : phase_override.value_or(Phase::forward)};
     if (nodes.any()) {
       nodes.give(site.module, site.line);
     }
@@ -107,6 +121,11 @@ Site current_site() {
     const bool is_known = origin.sequence == sequence && origin.thread == node->thread_id();
     if (is_known || sequence != UINT64_MAX) {
       site = {is_known ? origin.module : 0, is_known ? origin.line : 0, Phase::backward};
+    }
+    if (place_source && runs_python(*node)) {
+      if (const Place place = place_source(); place.in_graph) {
+        site = {place.module.value_or(site.module), place.line, Phase::backward};
+      }
     }
   }
   site.phase = recomputes ? Phase::recompute : Phase::backward;
@@ -154,8 +173,8 @@ bool is_phase_set() {
   return phase_override.has_value();
 }
 
-void set_line_source(std::function<std::uint32_t()> source) {
-  line_source = std::move(source);
+void set_place_source(std::function<Place()> source) {
+  place_source = std::move(source);
 }
 
 }  // namespace trn::aten

@@ -23,7 +23,13 @@ bool is_phase_set();
 // Around a forward pass that activation checkpointing runs again, in the backward pass of the calling thread.
 void begin_recompute();
 void end_recompute();
-// Finds the user's source line of the running thread; 0 when unknown. Empty turns lines off.
-void set_line_source(std::function<std::uint32_t()> source);
+// Where the running thread is in the user's source.
+struct Place {
+  std::uint32_t line = 0;  // 0: unknown
+  bool in_graph = false;   // of a compiled graph, which knows where its calls came from, and may know the module
+  std::optional<std::uint32_t> module = {};
+};
+// Empty turns lines off.
+void set_place_source(std::function<Place()> source);
 
 }  // namespace trn::aten

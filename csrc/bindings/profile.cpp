@@ -3,10 +3,14 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "aten/allocator.h"
 #include "aten/site.h"
@@ -21,6 +25,8 @@ namespace trn::bindings {
 
 namespace {
 
+using runtime::HostSync;
+using runtime::HostSyncTotal;
 using runtime::Ledger;
 using runtime::MemoryCategory;
 using runtime::Phase;
@@ -231,13 +237,22 @@ py::dict ledger_to_dict(const Ledger& ledger, const runtime::CollectiveRecord& c
     row["fused_read_bytes"] = entry.fused_read_bytes;
     row["fused_write_bytes"] = entry.fused_write_bytes;
     row["graphs"] = entry.graphs;
+    row["peak_memory"] = entry.peak.by_category;
     entries.append(row);
   }
-  for (const auto& [sync, total] : ledger.host_syncs) {
+  // By names: the order of their numbers is that of the process's whole life.
+  std::vector<std::pair<HostSync, HostSyncTotal>> transfers(ledger.host_syncs.begin(), ledger.host_syncs.end());
+  std::ranges::sort(transfers, {}, [&](const auto& item) {
+    const HostSync& sync = item.first;
+    return std::make_tuple(launches.op_name(sync.op), all_lines.at(sync.site.line), all_modules.at(sync.site.module),
+                           sync.site.phase, sync.direction, sync.blocking, sync.device);
+  });
+  for (const auto& [sync, total] : transfers) {
     py::dict row;
     row["op"] = op(sync.op, [&] { return launches.op_name(sync.op); });
-    row["module"] = module_index(sync.module);
-    row["line"] = line_index(sync.line);
+    row["phase"] = name(sync.site.phase);
+    row["module"] = module_index(sync.site.module);
+    row["line"] = line_index(sync.site.line);
     row["count"] = total.count;
     row["bytes"] = total.bytes;
     row["device"] = sync.device;
@@ -315,7 +330,8 @@ int start(bool timeline, bool lines, bool clock) {
   auto& journal = aten::system().journal();
   running_profiles[profile] = {lines, clock ? std::make_optional(journal.open()) : std::nullopt, clocks()};
   lines_wanted += lines;
-  aten::set_line_source(lines_wanted ? std::function<std::uint32_t()>(&source_line) : nullptr);
+  forget_graphs();
+  aten::set_place_source(lines_wanted ? std::function<aten::Place()>(&source_place) : nullptr);
   return profile;
 }
 
@@ -330,7 +346,7 @@ std::pair<Ledger, std::optional<runtime::ClockRecord>> close_profile(int profile
   }
   lines_wanted -= was.lines;
   if (!lines_wanted) {
-    aten::set_line_source(nullptr);
+    aten::set_place_source(nullptr);
   }
   return {std::move(ledger), std::move(clock)};
 }
@@ -390,6 +406,7 @@ void bind_profile(py::module_& module) {
     aten::set_phase(phase ? std::optional<Phase>(phase_from(*phase)) : std::nullopt);
   });
   module.def("set_library_folders", &set_library_folders);
+  module.def("set_graph_source", &set_graph_source);
   module.def("memory_tag_gradient",
              [](const at::Tensor& parameter) { tag(parameter.grad(), MemoryCategory::gradients); });
   module.def(

@@ -1,6 +1,7 @@
 #include "runtime/ledger.h"
 
 #include <functional>
+#include <iterator>
 
 #include "target/error.h"
 
@@ -32,6 +33,26 @@ std::size_t Recorder::EntryHash::operator()(const EntryKey& key) const {
   return h ^ (h >> 29);
 }
 
+namespace {
+
+void keep_larger(std::vector<Entry>& entries, const std::vector<Entry>& others) {
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    if (others[i].peak.bytes > entries[i].peak.bytes) {
+      entries[i].peak = others[i].peak;
+    }
+  }
+}
+
+// A tensor's owner may be known only after the peak that it was part of.
+void change_owner(PeakMemory& peak, const Block& block, MemoryCategory from, MemoryCategory to) {
+  if (block.sequence <= peak.sequence) {
+    peak.by_category[static_cast<std::size_t>(from)] -= static_cast<std::int64_t>(block.size);
+    peak.by_category[static_cast<std::size_t>(to)] += static_cast<std::int64_t>(block.size);
+  }
+}
+
+}  // namespace
+
 int Recorder::open(bool timeline) {
   std::lock_guard lock(mutex_);
   const int profile = next_profile_++;
@@ -39,6 +60,9 @@ int Recorder::open(bool timeline) {
   open_[profile] = {entries_, host_syncs_, timeline_.size(), timeline, {}, num_steps_, num_launches_};
   num_open_ = static_cast<int>(open_.size());
   lowest_peak_.clear();
+  for (auto& entry : entries_) {
+    entry.peak = {};
+  }
   return profile;
 }
 
@@ -58,6 +82,10 @@ Ledger Recorder::close(int profile) {
     ledger.entries[i].fused_write_bytes -= begin.entries[i].fused_write_bytes;
     ledger.entries[i].graphs -= begin.entries[i].graphs;
   }
+  for (auto later = std::next(it); later != open_.end(); ++later) {
+    keep_larger(ledger.entries, later->second.entries);
+  }
+  keep_larger(std::next(it) == open_.end() ? entries_ : std::next(it)->second.entries, begin.entries);
   for (const auto& [sync, total] : host_syncs_) {
     HostSyncTotal rest = total;
     if (auto old = begin.host_syncs.find(sync); old != begin.host_syncs.end()) {
@@ -85,6 +113,7 @@ Ledger Recorder::close(int profile) {
     host_syncs_.clear();
     timeline_.clear();
     timeline_.shrink_to_fit();
+    newest_peak_.clear();
     open_groups_.clear();
     ++epoch_;
   }
@@ -150,13 +179,10 @@ std::uint32_t Recorder::launch(const LaunchVariant& variant, const Site& site, i
   if (in_use > lowest_peak) {
     lowest_peak = in_use;
     for (auto& [profile, open] : open_) {
-      auto& peak = open.peak_memory[device];
-      if (in_use > peak.bytes) {
-        peak.bytes = in_use;
-        memory.categories(peak.by_category, peak.sequence);
-      }
+      reach_peak(open.peak_memory[device], device, in_use, memory);
     }
   }
+  reach_peak(entry.peak, device, in_use, memory);
   if (num_timelines_) {
     timeline_.push_back({it->second, interval.start, interval.end, in_use});
   }
@@ -186,12 +212,31 @@ void Recorder::freed(Block* block) {
 
 void Recorder::tagged(Block* block, MemoryCategory from, MemoryCategory to) {
   std::lock_guard lock(mutex_);
-  for (auto& [profile, open] : open_) {
-    auto it = open.peak_memory.find(block->device);
-    if (it != open.peak_memory.end() && block->sequence <= it->second.sequence) {
-      it->second.by_category[static_cast<int>(from)] -= static_cast<std::int64_t>(block->size);
-      it->second.by_category[static_cast<int>(to)] += static_cast<std::int64_t>(block->size);
+  const auto newest = newest_peak_.find(block->device);
+  if (newest == newest_peak_.end() || block->sequence > newest->second) {
+    return;
+  }
+  auto change = [&](std::vector<Entry>& entries) {
+    for (auto& entry : entries) {
+      if (entry.device == block->device) {
+        change_owner(entry.peak, *block, from, to);
+      }
     }
+  };
+  change(entries_);
+  for (auto& [profile, open] : open_) {
+    change(open.entries);
+    if (auto peak = open.peak_memory.find(block->device); peak != open.peak_memory.end()) {
+      change_owner(peak->second, *block, from, to);
+    }
+  }
+}
+
+void Recorder::reach_peak(PeakMemory& peak, int device, std::int64_t in_use, const Memory& memory) {
+  if (in_use > peak.bytes) {
+    peak.bytes = in_use;
+    memory.categories(peak.by_category, peak.sequence);
+    newest_peak_[device] = peak.sequence;
   }
 }
 

@@ -29,6 +29,12 @@ struct Site {
   auto operator<=>(const Site&) const = default;
 };
 
+struct PeakMemory {
+  std::int64_t bytes = 0;
+  std::uint64_t sequence = 0;
+  std::array<std::int64_t, kNumMemoryCategories> by_category{};
+};
+
 struct Entry {
   const LaunchVariant* variant = nullptr;
   Site site;
@@ -38,12 +44,13 @@ struct Entry {
   std::int64_t fused_read_bytes = 0;   // produced earlier in the same fusion group: still in SBUF
   std::int64_t fused_write_bytes = 0;  // never read outside its fusion group
   std::int64_t graphs = 0;             // launches that begin a graph of mode "compiled"
+  PeakMemory peak;                     // the device's allocated memory at one of these launches, where it was most
 };
 
 enum class Direction : std::uint8_t { to_host, to_device };
 struct HostSync {
   std::uint32_t op = 0;
-  std::uint32_t module = 0, line = 0;
+  Site site;
   Direction direction = Direction::to_host;
   bool blocking = true;
   std::uint8_t device = 0;
@@ -57,12 +64,6 @@ struct TimelineEvent {
   std::uint32_t entry = 0;
   Picoseconds start = 0, end = 0;
   std::int64_t hbm_bytes = 0;
-};
-
-struct PeakMemory {
-  std::int64_t bytes = 0;
-  std::uint64_t sequence = 0;
-  std::array<std::int64_t, kNumMemoryCategories> by_category{};
 };
 
 // What one profile saw: the difference of two states of the recorder.
@@ -118,7 +119,7 @@ class Recorder {
     std::unordered_map<std::string, std::uint32_t> index_{{"", 0}};
   };
   struct Open {
-    std::vector<Entry> entries;  // as they were when the profile opened
+    std::vector<Entry> entries;  // as they were when the profile opened; their peaks: since the opening before it
     std::map<HostSync, HostSyncTotal> host_syncs;
     std::size_t timeline_begin = 0;
     bool timeline = false;
@@ -140,7 +141,8 @@ class Recorder {
   std::atomic<int> num_open_{0};
   int next_profile_ = 1;
   std::map<int, Open> open_;
-  std::map<int, std::int64_t> lowest_peak_;  // by device, of the open profiles
+  std::map<int, std::int64_t> lowest_peak_;   // by device, of the open profiles
+  std::map<int, std::uint64_t> newest_peak_;  // by device, the latest allocation that any peak has seen
   std::vector<Entry> entries_;
   std::unordered_map<EntryKey, std::uint32_t, EntryHash> index_;
   std::map<HostSync, HostSyncTotal> host_syncs_;
@@ -154,6 +156,7 @@ class Recorder {
     bool graph_open = false;
   };
   void close_group(OpenGroup& group);
+  void reach_peak(PeakMemory& peak, int device, std::int64_t in_use, const Memory& memory);
   std::map<int, OpenGroup> open_groups_;
   std::uint64_t last_group_ = 0;
   std::int64_t num_launches_ = 0;
