@@ -14,9 +14,9 @@ of one shape. Tiles of more than 64 partitions start at partition 0, of more tha
 partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
 instruction. On the clock a cycle of TensorE lasts 1 / `tensor_efficiency` of a documented one (docs/targets.md: 0.95 on
 trn2 and trn3, 0.725 on trn1). A `tensor_tensor` of 16-bit operands in SBUF takes half of its column's cycles from
-NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. Of nki.isa's list three
-are not here: `core_barrier` and `sendrecv`, between the two cores of a logical one, and `register_alloc`, as registers
-have numbers.
+NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. Of nki.isa's list two
+are not here: `core_barrier` and `sendrecv`, between the two cores of a logical one. `register_alloc` gives a register's
+number and costs what moves or loads its value.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -40,6 +41,7 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
     """For as long as `stack` is open."""
     sleep, join, condition_wait = time.sleep, threading.Thread.join, threading.Condition.wait
     start, set_handler = threading.Thread.start, signal.signal
+    get_cached = functools.cached_property.__get__
     starting = _Starting()
 
     def sleep_in_turn(seconds: float) -> None:
@@ -107,6 +109,15 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
         finally:
             starting.now = False
 
+    def cached_property_of_rank(self: functools.cached_property[Any], instance: Any, owner: Any = None) -> Any:
+        # Before Python 3.12 one lock of the class's is held while the value is made, though it may take a collective.
+        values = getattr(instance, "__dict__", None)
+        if current_rank() is None or not isinstance(values, dict) or self.attrname is None:
+            return get_cached(self, instance, owner)
+        if self.attrname not in values:
+            values[self.attrname] = self.func(instance)
+        return values[self.attrname]
+
     def signal_of_rank(number: int, handler: Any) -> Any:
         # Handlers belong to the main thread; a rank's are not called.
         return signal.getsignal(number) if current_rank() is not None else set_handler(number, handler)
@@ -117,5 +128,6 @@ def install(stack: ExitStack, turns: Any, num_ranks: int) -> None:
         (threading.Condition, "wait", condition_wait_in_turn),
         (threading.Thread, "start", start_of_rank),
         (signal, "signal", signal_of_rank),
+        (functools.cached_property, "__get__", cached_property_of_rank),
     ):
         stack.enter_context(patch.object(owner, name, new))

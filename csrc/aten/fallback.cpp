@@ -52,12 +52,14 @@ class Call {
     for (const auto& value : arguments) {
       if (value.isTensor() && value.toTensor().defined() && value.toTensor().device().is_privateuseone()) {
         device_ = value.toTensor().device().index();
+        has_device_tensor_ = true;
         return;
       }
       if (value.isTensorList()) {
         for (const at::Tensor& tensor : value.toTensorList()) {
           if (tensor.defined() && tensor.device().is_privateuseone()) {
             device_ = tensor.device().index();
+            has_device_tensor_ = true;
             return;
           }
         }
@@ -253,6 +255,8 @@ class Call {
     const bool scalar =
         tensor.dim() == 0 && device.is_cpu() && !plan_.is_index[position] && !plan_.is_written[position];
     if (!scalar && !(plan_.may_be_on_host[position] && device.is_cpu())) {
+      TORCH_CHECK(has_device_tensor_ || plan_.generator_argument < 0, "Expected a '", device.type(),
+                  "' device type for generator but found '", c10::get_privateuse1_backend(), "'");
       throw_mixed_devices(plan_, aten::device(device_), device);
     }
     host_tensors_.push_back(tensor);
@@ -289,6 +293,7 @@ class Call {
 
   const OperatorPlan& plan_;
   int device_ = 0;
+  bool has_device_tensor_ = false;
   KeyWords key_;
   AliasPool& pool_ = LaunchingThread::current().aliases;
   c10::SmallVector<Pair, 4> pairs_;

@@ -1,7 +1,10 @@
 // Instructions that reduce, search, gather, convert formats or synchronise, with the operand names of nki.isa.
 #include <array>
 #include <limits>
+#include <optional>
 #include <string_view>
+#include <variant>
+#include <vector>
 
 #include "bindings/neuron_core.h"
 #include "bindings/tile.h"
@@ -303,6 +306,20 @@ Also at(std::string_view where, const std::string& engine, std::optional<int> qu
 
 void bind_sync(Class& core) {
   core.def(
+          "register_alloc",
+          [](RecordedCore& core, const std::optional<std::variant<std::int64_t, Tile>>& x) {
+            const std::int64_t number = core.sync.register_alloc();
+            if (const auto* tile = x ? std::get_if<Tile>(&*x) : nullptr) {
+              issue(core, Opcode::register_load, nullptr, {tile}, {},
+                    [&] { core.sync.register_load(number, tile->view); });
+            } else if (x) {
+              issue(core, Opcode::register_move, nullptr, {}, {},
+                    [&] { core.sync.register_move(number, std::get<std::int64_t>(*x)); });
+            }
+            return number;
+          },
+          py::arg("x") = py::none(), "The number of a register that was not given out before, which holds x.")
+      .def(
           "register_load",
           [](RecordedCore& core, std::int64_t dst, const Tile& src) {
             issue(core, Opcode::register_load, nullptr, {&src}, {}, [&] { core.sync.register_load(dst, src.view); });

@@ -35,6 +35,12 @@ const std::int32_t& SyncEngine::at(std::int64_t index) const {
   return registers_[static_cast<std::size_t>(index)];
 }
 
+std::int64_t SyncEngine::register_alloc() {
+  require_at_most("register_alloc", "an engine has few registers", num_allocated_ + 1, kNumRegisters,
+                  "Use one of them again.");
+  return num_allocated_++;
+}
+
 void SyncEngine::register_move(std::int64_t index, std::int64_t value) {
   if (value != static_cast<std::int32_t>(value)) {
     refuse("register_move", "a register holds 32 bits", std::to_string(value), "Use a smaller number.");

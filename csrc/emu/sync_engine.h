@@ -18,6 +18,8 @@ class SyncEngine {
   // Reading a register that nothing wrote raises (strict mode).
   void set_checks(bool raises_uninitialized) { raises_uninitialized_ = raises_uninitialized; }
 
+  // The next register that has not been given out; who names registers by number sees to it that they differ.
+  std::int64_t register_alloc();
   // One element of HBM or SBUF, at most 32 bits.
   void register_load(std::int64_t index, const View& src);
   void register_store(const View& dst, std::int64_t index) const;
@@ -36,6 +38,7 @@ class SyncEngine {
 
   std::array<std::int32_t, kNumRegisters> registers_ = {};
   std::bitset<kNumRegisters> is_written_;
+  std::int64_t num_allocated_ = 0;
   bool raises_uninitialized_ = false;
   std::vector<std::int64_t> semaphores_;
 };

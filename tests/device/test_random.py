@@ -233,7 +233,7 @@ def test_offset():
 def test_generators_of_the_wrong_device_raise():
     with pytest.raises(RuntimeError, match="'trn' device type for generator but found 'cpu'"):
         torch.rand(3, device="trn", generator=torch.Generator())
-    with pytest.raises(RuntimeError, match="device"):
+    with pytest.raises(RuntimeError, match="'cpu' device type for generator but found 'trn'"):
         torch.rand(3, generator=torch.Generator("trn"))
     with pytest.raises(RuntimeError, match="99"):
         torch.Generator("trn:99")

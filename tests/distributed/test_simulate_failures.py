@@ -1,5 +1,6 @@
 """Simulated ranks that fail, wait for each other for ever, or are ended: each has its error, nothing is left behind."""
 
+import functools
 import gc
 import os
 import signal
@@ -308,3 +309,22 @@ print("done")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip().endswith("done"), done.stderr
+
+
+class Lazy:
+    @functools.cached_property
+    def group(self):
+        """Made by the second rank first, which then waits for the first."""
+        dist.init_process_group()
+        dist.barrier()
+        return dist.get_rank()
+
+
+def asks_for_a_cached_group():
+    if torch_trn.this_rank.current_rank() == 0:
+        time.sleep(0.2)
+    return Lazy().group
+
+
+def test_a_cached_property_may_wait_for_the_other_ranks():
+    assert run(asks_for_a_cached_group, 3).results == [0, 1, 2]

@@ -108,6 +108,14 @@ def test_registers() -> None:
     core.register_store(x, 3)
     core.register_load(4, x)
     assert core.register_value(4) == 7
+    x.write(np.array([[9]]))
+    numbers = [core.register_alloc(), core.register_alloc(5), core.register_alloc(x)]
+    assert numbers == [0, 1, 2] and core.register_value(1) == 5 and core.register_value(2) == 9
+    refuses(lambda: core.register_store(x, 0), "register 0")
+    for _ in range(61):
+        core.register_alloc()
+    with pytest.raises(RuntimeError, match=r"\[register_alloc\] an engine has few registers; got 65, limit 64"):
+        core.register_alloc()
     loose = new_core()
     loose.register_store(loose.sbuf("int32", 1, 1), 3)
 
