@@ -166,12 +166,12 @@ def cost_ledger(
         raise ValueError(f"[costing] mode must be one of {', '.join(MODES)}; got {mode!r}. Leave it out for eager.")
     narrowed = [frozenset(narrowed_dtypes(spec)) for spec in ledger.specs]
     fallbacks = {op for op in ledger.data["ops"] if falls_back(op)}
-    launches = []
-    for entry in ledger.entries():
-        launch = _cost_entry(entry, costs[entry["spec"]], target["device"], mode, narrowed[entry["spec"]])
-        launch.row.fallback_launches = entry["launches"] if entry["op"] in fallbacks else 0
-        launches.append(launch)
-    return launches
+    return [
+        _cost_entry(
+            entry, costs[entry["spec"]], target["device"], mode, narrowed[entry["spec"]], entry["op"] in fallbacks
+        )
+        for entry in ledger.entries()
+    ]
 
 
 def transfers(ledger: Ledger) -> list[Part]:
@@ -195,7 +195,12 @@ def _transfer_row(sync: Mapping[str, Any]) -> Row:
 
 
 def _cost_entry(
-    entry: Mapping[str, Any], cost: Cost, device: Mapping[str, Any], mode: str, narrowed: frozenset[str]
+    entry: Mapping[str, Any],
+    cost: Cost,
+    device: Mapping[str, Any],
+    mode: str,
+    narrowed: frozenset[str],
+    falls_back: bool,
 ) -> Launch:
     counts, launches = cost["counts"], entry["launches"]
     read, write = launches * counts["hbm_read_bytes"], launches * counts["hbm_write_bytes"]
@@ -245,6 +250,7 @@ def _cost_entry(
         busy_seconds={engine: launches * value for engine, value in busy.items() if value},
         instructions={engine: launches * n for engine, n in counts["instructions"].items() if n},
         bound_seconds={bound: total} if total else {},
+        fallback_launches=launches if falls_back else 0,
         narrowed_launches=launches if narrowed else 0,
         memory_by_category=dict(zip(CATEGORIES, entry.get("peak_memory", ()))),
     )

@@ -53,17 +53,18 @@ bool is_add(const std::string& where, const std::optional<std::string>& op) {
   return op.has_value();
 }
 
-// The engine that was asked for, or the first that has the operation: power of two tiles and rsqrt are GpSimdE's.
-Engine engine_for(std::string_view where, const std::optional<std::string>& asked, Alu function,
+// The engine that was asked for, or the first of those that have the instruction. `gpsimds` is an operation that only
+// GpSimdE has, or none.
+Engine engine_for(std::string_view where, const std::optional<std::string>& asked, Alu gpsimds,
                   std::initializer_list<Engine> engines) {
-  const bool is_gpsimds = function == Alu::rsqrt || (function == Alu::power && where == "tensor_tensor");
+  const bool is_gpsimds = gpsimds != Alu::none;
   if (!asked) {
     return is_gpsimds ? Engine::gpsimd : *engines.begin();
   }
   const Engine engine = engine_of(where, *asked);
   if (std::ranges::find(engines, engine) == engines.end() || (is_gpsimds && engine != Engine::gpsimd)) {
     emu::refuse(where,
-                is_gpsimds ? std::string(target::name(function)) + " runs on GpSimdE" : "an engine has the instruction",
+                is_gpsimds ? std::string(target::name(gpsimds)) + " runs on GpSimdE" : "an engine has the instruction",
                 *asked, "Leave out the engine, or use another one.");
   }
   return engine;
@@ -248,7 +249,8 @@ void bind_elementwise(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op,
              const std::optional<std::string>& engine) {
             const Alu function = alu("tensor_tensor", op);
-            const Engine on = engine_for("tensor_tensor", engine, function, {Engine::vector, Engine::gpsimd});
+            const Alu gpsimds = function == Alu::power || function == Alu::rsqrt ? function : Alu::none;
+            const Engine on = engine_for("tensor_tensor", engine, gpsimds, {Engine::vector, Engine::gpsimd});
             issue(core, Opcode::tensor_tensor, &dst, {&data1, &data2}, {.engine = on, .alu0 = function}, [&] {
               require_reached("tensor_tensor", on, {&dst, &data1, &data2});
               core.vector.tensor_tensor(dst.view, data1.view, data2.view, function);  // GpSimdE's arithmetic too
@@ -262,8 +264,8 @@ void bind_elementwise(Class& core) {
              const std::optional<Operand>& operand1, bool reverse1, const std::optional<std::string>& engine) {
             constexpr std::string_view where = "tensor_scalar";
             const Alu first = alu(where, op0), second = alu(where, op1);
-            const Alu slowest = first == Alu::rsqrt ? first : second;
-            const Engine on = engine_for(where, engine, slowest, {Engine::vector, Engine::scalar, Engine::gpsimd});
+            const Alu gpsimds = first == Alu::rsqrt || second == Alu::rsqrt ? Alu::rsqrt : Alu::none;
+            const Engine on = engine_for(where, engine, gpsimds, {Engine::vector, Engine::scalar, Engine::gpsimd});
             issue(core, Opcode::tensor_scalar, &dst, {&data, tile_of(operand0), tile_of(operand1)},
                   {.engine = on, .alu0 = first, .alu1 = second}, [&] {
                     require_reached(where, on, {&dst, &data, tile_of(operand0), tile_of(operand1)});
@@ -299,8 +301,7 @@ void bind_elementwise(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
             issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of("tensor_copy", engine)}, [&] {
               if (engine == "gpsimd") {
-                emu::require_sbuf("tensor_copy", dst.view);
-                emu::require_sbuf("tensor_copy", src.view);
+                require_reached("tensor_copy", Engine::gpsimd, {&dst, &src});
                 core.vector.tensor_copy(dst.view, src.view);  // the same arithmetic
               } else if (chooses("tensor_copy", engine, "scalar", "vector")) {
                 emu::require_generation("tensor_copy on ScalarE", core.core, 3);

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "emu/lanes.h"
+#include "emu/microscaling.h"
 #include "emu/view.h"
 #include "target/error.h"
 #include "target/target.h"
@@ -83,6 +84,12 @@ inline void require_generation(std::string_view where, const target::Core& core,
   }
 }
 
+inline void require_generation_of(std::string_view where, const target::Core& core, Dtype dtype, std::string_view fix) {
+  if ((is_block_scaled(dtype) || dtype == Dtype::float8_e4m3fn) && generation(core) < 4) {
+    refuse(where, std::string(target::name(dtype)) + " exists from NeuronCore-v4 on", core.generation, fix);
+  }
+}
+
 // Of tiles on the chip: the engines hold 32 bits, but for int64 where the compiler is told to keep it.
 inline void require_chip_dtype(std::string_view where, const target::Core& core, const Numerics& numerics,
                                Dtype dtype) {
@@ -90,12 +97,7 @@ inline void require_chip_dtype(std::string_view where, const target::Core& core,
   if ((target::is_narrowed(dtype) || target::is_complex(dtype)) && !is_native) {
     refuse(where, "an element on the chip has at most 32 bits", target::name(dtype), "Let the DMA narrow it.");
   }
-  const bool is_mx =
-      dtype == Dtype::float8_e5m2_x4 || dtype == Dtype::float8_e4m3fn_x4 || dtype == Dtype::float4_e2m1fn_x4;
-  if ((is_mx || dtype == Dtype::float8_e4m3fn) && generation(core) < 4) {
-    refuse(where, std::string(target::name(dtype)) + " exists from NeuronCore-v4 on", core.generation,
-           "Use float8_e4m3 or float8_e5m2, or a newer target.");
-  }
+  require_generation_of(where, core, dtype, "Use float8_e4m3 or float8_e5m2, or a newer target.");
 }
 
 // Where 64 and more partitions start: 0; more than 32: 0 or 64; fewer: 0, 32, 64 or 96 (NKI architecture guide).

@@ -117,9 +117,7 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
     if (!is_wide(*operand) && !target::is_small_float(dtype) && !is_exact) {
       refuse(where, "TensorE multiplies floating types", target::name(dtype), "Cast to float32 first.");
     }
-    if (dtype == Dtype::float8_e4m3fn && generation(core_) < 4) {
-      refuse(where, "float8_e4m3fn exists from NeuronCore-v4 on", core_.generation, "Use float8_e4m3.");
-    }
+    require_generation_of(where, core_, dtype, "Use float8_e4m3.");
   }
   auto pairs = [&](Dtype a, Dtype b) {
     return (stationary.dtype == a && moving.dtype == b) || (stationary.dtype == b && moving.dtype == a);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "emu/microscaling.h"
 #include "program/opcode.h"
 
 namespace trn::program {
@@ -11,10 +12,6 @@ namespace {
 
 const Buffer& buffer_of(const Program& program, const Tile& tile) {
   return program.buffers[static_cast<std::size_t>(tile.buffer)];
-}
-
-bool is_block_scaled(Dtype dtype) {
-  return dtype >= Dtype::float8_e5m2_x4 && dtype <= Dtype::float4_e2m1fn_x4;
 }
 
 // Elements of the longest contiguous run of a tile's free dimensions; broadcast dimensions hold one element.
@@ -72,7 +69,7 @@ double passes(const Program& program, const Instruction& instruction, const targ
   for (std::size_t s = 0; s < 2; ++s) {  // scales come after the two tiles
     const Dtype dtype = buffer_of(program, instruction.src[s]).dtype;
     // A block-scaled tile holds four K-tiles of values.
-    const double of_dtype = is_block_scaled(dtype)         ? 4 * core.mx_passes
+    const double of_dtype = emu::is_block_scaled(dtype)    ? 4 * core.mx_passes
                             : dtype == Dtype::tfloat32     ? core.bf16_passes
                             : target::itemsize(dtype) >= 4 ? core.fp32_passes
                             : target::itemsize(dtype) == 2 ? core.bf16_passes
