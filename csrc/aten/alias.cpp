@@ -7,6 +7,8 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/TensorImpl.h>
 
+#include <utility>
+
 #include "aten/allocator.h"
 #include "aten/system.h"
 
@@ -32,24 +34,22 @@ struct Access : TensorImpl {
     impl->*(&Access::storage_) = std::move(storage);
     impl->*(&Access::data_type_) = dtype;
   }
-  static void set_device(TensorImpl* impl, c10::Device device) { impl->*(&Access::device_opt_) = device; }
   // Sizes, strides and what follows from them, which set_sizes_and_strides would compute anew.
-  static void copy_layout(TensorImpl* to_impl, const TensorImpl* from_impl) {
-    if (C10_UNLIKELY(from_impl->has_symbolic_sizes_strides())) {
-      to_impl->set_sizes_and_strides(from_impl->sym_sizes(), from_impl->sym_strides(), from_impl->sym_storage_offset());
-      return;
+  static void copy_layout(TensorImpl* to, const TensorImpl* from) {
+    if (C10_UNLIKELY(from->has_symbolic_sizes_strides())) {
+      copy_symbolic_layout(to, from);
+    } else {
+      copy_layout(static_cast<Access&>(*to), static_cast<const Access&>(*from));
     }
-    auto* to = static_cast<Access*>(to_impl);
-    const auto* from = static_cast<const Access*>(from_impl);
-    to->sizes_and_strides_ = from->sizes_and_strides_;
-    to->storage_offset_ = from->storage_offset_;
-    to->numel_ = from->numel_;
-    to->is_contiguous_ = from->is_contiguous_;
-    to->is_channels_last_ = from->is_channels_last_;
-    to->is_channels_last_contiguous_ = from->is_channels_last_contiguous_;
-    to->is_channels_last_3d_ = from->is_channels_last_3d_;
-    to->is_channels_last_3d_contiguous_ = from->is_channels_last_3d_contiguous_;
-    to->is_non_overlapping_and_dense_ = from->is_non_overlapping_and_dense_;
+  }
+  // _change_backend_component_keys, between two backends that are known.
+  static void change_device(TensorImpl* impl, c10::Device device) {
+    constexpr DispatchKeySet kCpuAutocast(DispatchKey::AutocastCPU);
+    constexpr DispatchKeySet kDevice =
+        DispatchKeySet(c10::BackendComponent::PrivateUse1Bit) | DispatchKeySet(DispatchKey::AutocastPrivateUse1);
+    auto* access = static_cast<Access*>(impl);
+    access->key_set_ = (access->key_set_ - kCpuAutocast).remove_backend(c10::BackendComponent::CPUBit) | kDevice;
+    access->device_opt_ = device;
   }
   // True only of plain tensors that are neither conjugated nor negated. A false "no" costs a comparison in full.
   static bool is_same_plain_layout(const TensorImpl* one_impl, const TensorImpl* other_impl) {
@@ -57,6 +57,28 @@ struct Access : TensorImpl {
     const auto* other = static_cast<const Access*>(other_impl);
     return !(one->key_set_ | other->key_set_).has_any(kNotPlain | kCarried) &&
            one->sizes_and_strides_ == other->sizes_and_strides_ && one->storage_offset_ == other->storage_offset_;
+  }
+
+ private:
+  [[gnu::noinline, gnu::cold]] static void copy_symbolic_layout(TensorImpl* to, const TensorImpl* from) {
+    to->set_sizes_and_strides(from->sym_sizes(), from->sym_strides(), from->sym_storage_offset());
+  }
+  static void copy_layout(Access& to, const Access& from) {
+    to.sizes_and_strides_ = from.sizes_and_strides_;
+    to.storage_offset_ = from.storage_offset_;
+    to.numel_ = from.numel_;
+    copy_flags(to, from);
+  }
+  // All the bits of one byte, in their order: the compiler copies the byte, knowing that it is another.
+  static void copy_flags(Access& __restrict to, const Access& __restrict from) {
+    to.is_contiguous_ = from.is_contiguous_;
+    to.storage_access_should_throw_ = from.storage_access_should_throw_;
+    to.is_channels_last_ = from.is_channels_last_;
+    to.is_channels_last_contiguous_ = from.is_channels_last_contiguous_;
+    to.is_channels_last_3d_ = from.is_channels_last_3d_;
+    to.is_channels_last_3d_contiguous_ = from.is_channels_last_3d_contiguous_;
+    to.is_non_overlapping_and_dense_ = from.is_non_overlapping_and_dense_;
+    to.is_wrapped_number_ = from.is_wrapped_number_;
   }
 };
 
@@ -111,11 +133,6 @@ at::Tensor sparse_alias(const at::Tensor& tensor, Alias alias) {
   return made;
 }
 
-void change_device(TensorImpl* impl, int index) {
-  impl->_change_backend_component_keys(device(index));
-  Access::set_device(impl, device(index));
-}
-
 // A sparse result of the CPU becomes one of the device, of the members that `give` makes of its own.
 template <class Give>
 void adopt_sparse(const at::Tensor& result, int index, Give give) {
@@ -123,7 +140,7 @@ void adopt_sparse(const at::Tensor& result, int index, Give give) {
   if (SparseTensorImpl* coo = as_coo(result)) {
     const bool coalesced = coo->coalesced();
     const at::Tensor indices = give(coo->indices()), values = give(coo->values());
-    change_device(coo, index);
+    Access::change_device(coo, device(index));
     coo->set_indices_and_values_unsafe(indices, values);
     coo->set_coalesced(coalesced);
     return;
@@ -132,7 +149,7 @@ void adopt_sparse(const at::Tensor& result, int index, Give give) {
   const at::Tensor outer = give(compressed->compressed_indices()), inner = give(compressed->plain_indices()),
                    values = give(compressed->values());
   const std::vector<std::int64_t> sizes = compressed->sizes().vec();
-  change_device(compressed, index);
+  Access::change_device(compressed, device(index));
   compressed->set_member_tensors(outer, inner, values, sizes);
 }
 
@@ -166,15 +183,12 @@ at::Tensor cpu_alias(const at::Tensor& tensor) {
   auto alias = c10::make_intrusive<TensorImpl>(cpu_twin(impl->unsafe_storage()),
                                                DispatchKeySet(DispatchKey::CPU) | carried, impl->dtype());
   Access::copy_layout(alias.get(), impl);
-  if (C10_UNLIKELY(impl->is_wrapped_number())) {
-    alias->set_wrapped_number(true);
-  }
   return at::Tensor(std::move(alias));
 }
 
 at::Tensor AliasPool::borrow(const at::Tensor& tensor) {
   TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  if (idle_.empty() || impl->key_set().has_any(kNotPlain | kCarried) || impl->is_wrapped_number()) {
+  if (idle_.empty() || impl->key_set().has_any(kNotPlain | kCarried)) {
     return cpu_alias(tensor);
   }
   at::Tensor alias = std::move(idle_.back());
@@ -189,12 +203,37 @@ void AliasPool::give_back(at::Tensor& alias) {
   constexpr std::size_t kMostIdle = 1024;
   TensorImpl* impl = alias.unsafeGetTensorImpl();
   const bool is_ours_alone = alias.use_count() == 1 && !impl->autograd_meta() && !impl->pyobj_slot()->load_pyobj() &&
-                             !impl->key_set().has_any(kNotPlain | kCarried) && !impl->is_wrapped_number();
+                             !impl->key_set().has_any(kNotPlain | kCarried);
   if (is_ours_alone && idle_.size() < kMostIdle) {
     Access::set_storage(impl, c10::Storage(), impl->dtype());  // the block's twin has no other owner again
     idle_.push_back(std::move(alias));
   } else {
     alias.reset();  // an argument that was passed twice comes back with its last owner
+  }
+}
+
+OptionalTensors AliasPool::borrow_list(c10::ArrayRef<at::Tensor> aliases) {
+  if (!idle_list_ || idle_list_->size() != aliases.size()) {
+    OptionalTensors made;
+    made.reserve(aliases.size());
+    for (const at::Tensor& alias : aliases) {
+      made.push_back(alias);
+    }
+    return made;
+  }
+  OptionalTensors list = *std::exchange(idle_list_, std::nullopt);
+  for (std::size_t i = 0; i < aliases.size(); ++i) {
+    list.set(i, aliases[i]);
+  }
+  return list;
+}
+
+void AliasPool::give_back(OptionalTensors& list) {
+  if (list.use_count() == 1) {  // else a kernel kept it
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      list.set(i, std::nullopt);
+    }
+    idle_list_ = std::move(list);
   }
 }
 
@@ -221,7 +260,7 @@ void adopt(const at::Tensor& result, int index) {
   } else {
     adopt(*storage, index);
   }
-  change_device(impl, index);
+  Access::change_device(impl, device(index));
 }
 
 at::Tensor device_view(const at::Tensor& result, const c10::Storage& storage) {

@@ -1,8 +1,10 @@
 // CPU tensors over a device tensor's memory, and the way back: nothing is copied in either direction.
 #pragma once
 
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 namespace trn::aten {
@@ -10,14 +12,18 @@ namespace trn::aten {
 // A CPU tensor over the same bytes: sizes, strides, offset, conj, neg and wrapped-number bits are those of `tensor`.
 // Of any layout: sparse tensors alias their members, quantized ones keep their quantizer.
 at::Tensor cpu_alias(const at::Tensor& tensor);
-// The same for one call's length: a plain tensor's alias costs no allocation.
+using OptionalTensors = c10::List<std::optional<at::Tensor>>;  // an operator's indices
+// The same for one call's length: a plain tensor's alias, and a list as long as the last one, cost no allocation.
 class AliasPool {
  public:
   at::Tensor borrow(const at::Tensor& tensor);
   void give_back(at::Tensor& alias);
+  OptionalTensors borrow_list(c10::ArrayRef<at::Tensor> aliases);
+  void give_back(OptionalTensors& list);
 
  private:
   std::vector<at::Tensor> idle_;
+  std::optional<OptionalTensors> idle_list_;
 };
 // A fresh result of a CPU kernel, of any layout, becomes a device tensor, in place.
 void adopt(const at::Tensor& result, int device);

@@ -18,6 +18,7 @@ namespace {
 
 using runtime::Block;
 using runtime::kNumPools;
+using runtime::MemoryCategory;
 using runtime::MemoryStats;
 
 std::mutex twin_mutex;
@@ -48,6 +49,10 @@ void begin(const Block& block, runtime::Device& device) {
 // Deleter of a device storage's memory: its context is the block, so that no address is looked up.
 void release_block(void* context) {
   auto* block = static_cast<Block*>(context);
+  runtime::System* machine = running_system();
+  if (C10_UNLIKELY(!machine)) {
+    return;  // a forked process has a copy of the tensor, and not the device
+  }
   if (c10::StorageImpl* twin = twin_of(block)) {
     if (c10::raw::intrusive_ptr::use_count(twin) > 1) {
       // A kernel kept a CPU alias: the memory lives as long as that alias does.
@@ -58,12 +63,12 @@ void release_block(void* context) {
       return;
     }
   }
-  if (system().recorder().active()) {
-    system().recorder().freed(block);
+  if (machine->recorder().active()) {
+    machine->recorder().freed(block);
   }
   const auto size = static_cast<std::int64_t>(block->size);
   const bool is_tensor = block->is_tensor;
-  runtime::Device& device = system().device(block->device);
+  runtime::Device& device = machine->device(block->device);
   if (C10_UNLIKELY(is_tensor && records_memory())) {
     remember_free(device.index, block->ptr, size);  // before the address has a new owner
   }
@@ -76,12 +81,14 @@ void release_block(void* context) {
 
 // Deleter of what a CPU kernel allocated: its context is the address, as raw allocation asks of CPU allocators.
 void release_address(void* ptr) {
-  release_block(system().device_of(ptr)->memory->find(ptr));
+  if (runtime::System* machine = running_system()) {
+    release_block(machine->device_of(ptr)->memory->find(ptr));
+  }
 }
 
-Block* allocate_block(int device, std::size_t bytes, bool is_tensor) {
+Block* allocate_block(int device, std::size_t bytes, bool is_tensor, MemoryCategory category) {
   auto& dev = system().device(device);
-  Block* block = dev.memory->allocate(bytes, current_category(), is_tensor);
+  Block* block = dev.memory->allocate(bytes, category, is_tensor);
   if (C10_UNLIKELY(!block) && is_tensor) {
     throw_out_of_memory(device, bytes);
   }
@@ -106,7 +113,8 @@ void copy_bytes(Block* to, const Block* from, void* dest, const void* src, std::
 }
 
 Block* block_at(const void* ptr) {
-  runtime::Device* device = ptr && is_started() ? system().device_of(ptr) : nullptr;
+  runtime::System* machine = running_system();
+  runtime::Device* device = ptr && machine ? machine->device_of(ptr) : nullptr;
   return device ? device->memory->find(ptr) : nullptr;
 }
 
@@ -134,7 +142,7 @@ class DeviceAllocator final : public c10::DeviceAllocator {
       system();
       return {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
     }
-    Block* block = allocate_block(index, bytes, true);
+    Block* block = allocate_block(index, bytes, true, current_category());
     return {block->ptr, block, &release_block, device(index)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -190,7 +198,7 @@ class CpuAllocator final : public c10::Allocator {
   explicit CpuAllocator(c10::Allocator* base) : base_(base) {}
   c10::DataPtr allocate(std::size_t bytes) override {
     if (const int device = DeviceScope::current(); device >= 0 && bytes != 0) {
-      if (Block* block = allocate_block(device, bytes, false)) {
+      if (Block* block = allocate_block(device, bytes, false, DeviceScope::category())) {
         return {block->ptr, block->ptr, &release_address, c10::Device(c10::kCPU)};
       }
     }
@@ -201,7 +209,7 @@ class CpuAllocator final : public c10::Allocator {
 
  private:
   static void release_any(void* ptr) {
-    if (is_started() && system().device_of(ptr)) {
+    if (runtime::System* machine = running_system(); machine && machine->device_of(ptr)) {
       release_address(ptr);
     } else {
       c10::GetDefaultCPUAllocator()->raw_deallocate(ptr);
@@ -226,9 +234,14 @@ void install_cpu_allocator() {
   c10::SetCPUAllocator(cpu_allocator(), 1);
 }
 
-int& DeviceScope::of_this_thread() noexcept {
-  thread_local int device = -1;
-  return device;
+thread_local constinit DeviceScope::Place DeviceScope::of_this_thread;
+
+MemoryCategory DeviceScope::category() noexcept {
+  Place& place = of_this_thread;
+  if (!place.category) {
+    place.category = current_category();
+  }
+  return *place.category;
 }
 
 Block* block_of(const c10::StorageImpl& storage) {
@@ -291,7 +304,7 @@ bool is_twin(const c10::StorageImpl& storage) {
 }
 
 c10::Storage device_copy(const c10::StorageImpl& storage, int index) {
-  Block* block = allocate_block(index, storage.nbytes(), true);
+  Block* block = allocate_block(index, storage.nbytes(), true, current_category());
   std::memcpy(block->ptr, storage.data(), storage.nbytes());
   return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), storage.sym_nbytes(),
@@ -314,7 +327,7 @@ void adopt(c10::StorageImpl& storage, int index) {
     data = {nullptr, nullptr, &c10::detail::deleteNothing, device(index)};
   } else {
     // Made outside the device's memory (a worker thread, or HBM was full).
-    Block* fresh = allocate_block(index, storage.nbytes(), true);
+    Block* fresh = allocate_block(index, storage.nbytes(), true, current_category());
     std::memcpy(fresh->ptr, data.get(), storage.nbytes());
     data = {fresh->ptr, fresh, &release_block, device(index)};
   }

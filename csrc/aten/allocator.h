@@ -6,6 +6,7 @@
 #include <c10/core/StorageImpl.h>
 
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "runtime/memory.h"
@@ -19,16 +20,22 @@ void install_cpu_allocator();
 // While alive, CPU allocations of this thread come from the device's HBM: a kernel's results are born in place.
 class DeviceScope {
  public:
-  explicit DeviceScope(int device) : place_(of_this_thread()), previous_(std::exchange(place_, device)) {}
+  explicit DeviceScope(int device) : place_(of_this_thread), previous_(std::exchange(place_, Place{device, {}})) {}
   ~DeviceScope() { place_ = previous_; }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
-  static int current() noexcept { return of_this_thread(); }  // or -1
+  static int current() noexcept { return of_this_thread.device; }  // or -1
+  // What this scope's memory is for. Asked once: an operator does not change it on its way.
+  static runtime::MemoryCategory category() noexcept;
 
  private:
-  static int& of_this_thread() noexcept;
-  int& place_;
-  int previous_;
+  struct Place {
+    int device = -1;
+    std::optional<runtime::MemoryCategory> category;
+  };
+  static thread_local constinit Place of_this_thread;
+  Place& place_;
+  Place previous_;
 };
 
 // The block that begins at the storage's data pointer, or nullptr for memory that is not the device's.

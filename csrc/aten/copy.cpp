@@ -111,8 +111,10 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
       operands.write(dst);
     }
   }
-  const bool same_sizes = self.sizes() == dst.sizes();
-  launch(copy_plan(), *copy_variant(same_sizes ? self : self.expand_as(dst), dst), index, operands);
+  // Another reference to a tensor that Python holds would take Python's lock.
+  const runtime::LaunchVariant* variant =
+      self.sizes() == dst.sizes() ? copy_variant(self, dst) : copy_variant(self.expand_as(dst), dst);
+  launch(copy_plan(), *variant, index, operands);
   if (from_device != to_device) {
     const bool pinned = is_pinned(from_device ? dst.storage().data() : self.storage().data());
     host_copy("copy_", index, to_device ? runtime::Direction::to_device : runtime::Direction::to_host,

@@ -30,8 +30,6 @@
 
 namespace trn::aten {
 
-using OptionalTensors = c10::List<std::optional<at::Tensor>>;
-
 template <class T>
 inline constexpr bool is_tensor_list = std::is_same_v<std::remove_cvref_t<T>, at::TensorList> ||
                                        std::is_same_v<std::remove_cvref_t<T>, at::ITensorListRef> ||
@@ -45,6 +43,11 @@ class DirectCall {
     key_.push_back(key_of(plan) | 1);
   }
   ~DirectCall() {
+    if constexpr (has_lists) {
+      if (index_list_) {
+        pool_.give_back(*index_list_);
+      }
+    }
     auto give_back = [&](at::Tensor& alias) {
       if (alias.defined()) {
         pool_.give_back(alias);
@@ -213,12 +216,7 @@ class DirectCall {
   decltype(auto) pass(std::size_t slot, T& value) {
     using Plain = std::remove_cvref_t<T>;
     if constexpr (std::is_same_v<Plain, OptionalTensors>) {
-      OptionalTensors aliases;
-      aliases.reserve(alias_lists_[slot].size());
-      for (const at::Tensor& alias : alias_lists_[slot]) {
-        aliases.push_back(alias);
-      }
-      return aliases;
+      return static_cast<const OptionalTensors&>(index_list_.emplace(pool_.borrow_list(alias_lists_[slot])));
     } else if constexpr (is_tensor_list<Plain>) {
       return Plain(at::TensorList(alias_lists_[slot]));
     } else if constexpr (std::is_same_v<Plain, std::optional<at::Generator>>) {
@@ -327,6 +325,7 @@ class DirectCall {
   std::array<at::TensorList, kNumLists> lists_{};
   std::array<c10::SmallVector<at::Tensor, 4>, kNumLists> alias_lists_;
   c10::SmallVector<at::Tensor, has_lists ? 4 : 0> indices_;
+  std::optional<OptionalTensors> index_list_;
 };
 
 template <class Signature>

@@ -38,7 +38,8 @@ class Hooks final : public at::PrivateUse1HooksInterface {
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return host_allocator(); }
   at::Device getDeviceFromPtr(void* data) const override {
-    const runtime::Device* owner = is_started() ? system().device_of(data) : nullptr;
+    runtime::System* machine = running_system();
+    const runtime::Device* owner = machine ? machine->device_of(data) : nullptr;
     TORCH_CHECK(owner,
                 "[from_blob] the pointer must lie in a trn device's HBM; got an address outside of all devices.");
     return device(owner->index);

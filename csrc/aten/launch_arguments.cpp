@@ -5,6 +5,7 @@
 #include <ATen/SparseTensorImpl.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -108,6 +109,10 @@ std::optional<double> host_number(const at::Tensor& tensor) {
 }
 
 ScalarClass scalar_class(double value) {
+  constexpr std::uint64_t kLowMantissa = (std::uint64_t{1} << 51) - 1;  // of no special value is any of these bits set
+  if ((std::bit_cast<std::uint64_t>(value) & kLowMantissa) != 0) {
+    return ScalarClass::other;
+  }
   if (value == 1) {
     return ScalarClass::one;
   }

@@ -14,37 +14,46 @@ namespace {
 
 std::shared_ptr<const target::Target> the_target;
 int configured_devices = 0;
-std::atomic<runtime::System*> machine{nullptr};  // leaked: tensors may outlive static destruction
 std::mutex start_mutex;
 std::atomic<bool> bad_fork{false};
 thread_local int tls_device = 0;
 thread_local std::array<std::int16_t, runtime::System::kMaxDevices> tls_streams{};
+
+}  // namespace
+
+namespace detail {
+
+std::atomic<runtime::System*> running{nullptr};  // leaked: tensors may outlive static destruction
 
 runtime::System& start() {
   TORCH_CHECK(!bad_fork,
               "Cannot re-initialize the trn device in a forked subprocess. To use it with multiprocessing, "
               "use the 'spawn' start method.");
   std::lock_guard lock(start_mutex);
-  if (auto* running = machine.load()) {
-    return *running;
+  if (auto* started = running_system()) {
+    return *started;
   }
   TORCH_CHECK(the_target, "[torch_trn] no target is configured. Import torch_trn first.");
   try {
-    machine = new runtime::System(the_target, configured_devices, &delete_attachment);
+    running = new runtime::System(the_target, configured_devices, &delete_attachment);
   } catch (const trn::Error& error) {
     rethrow(error);
   }
-  pthread_atfork(nullptr, nullptr, [] { bad_fork = true; });
-  return *machine;
+  // A lock may have been held at the fork, so the child leaves the machine alone.
+  pthread_atfork(nullptr, nullptr, [] {
+    bad_fork = true;
+    running = nullptr;
+  });
+  return *running;
 }
 
-}  // namespace
+}  // namespace detail
 
 void configure(std::shared_ptr<const target::Target> target, int num_devices) {
   std::lock_guard lock(start_mutex);
   the_target = target;
   configured_devices = num_devices;
-  if (auto* running = machine.load()) {
+  if (auto* running = running_system()) {
     try {
       running->set_target(std::move(target));
     } catch (const trn::Error& error) {
@@ -59,7 +68,7 @@ void set_num_devices(int num_devices) {
                     "[devices] the number of devices must be positive; got ", num_devices, ", limit ",
                     runtime::System::kMaxDevices, ".");
   configured_devices = num_devices;
-  if (auto* running = machine.load()) {
+  if (auto* running = running_system()) {
     try {
       running->set_num_devices(num_devices);
     } catch (const trn::Error& error) {
@@ -74,23 +83,15 @@ std::shared_ptr<const target::Target> configured_target() {
   return the_target;
 }
 
-runtime::System& system() {
-  auto* running = machine.load(std::memory_order_acquire);
-  if (C10_LIKELY(running != nullptr && !bad_fork.load(std::memory_order_relaxed))) {
-    return *running;
-  }
-  return start();
-}
-
 bool is_started() noexcept {
-  return machine.load() != nullptr;
+  return running_system() || bad_fork;
 }
 bool is_in_bad_fork() noexcept {
   return bad_fork;
 }
 
 int device_count() noexcept {
-  auto* running = machine.load();
+  auto* running = running_system();
   return running ? running->num_devices() : configured_devices;
 }
 

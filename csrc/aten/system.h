@@ -2,7 +2,9 @@
 #pragma once
 
 #include <c10/core/Device.h>
+#include <c10/macros/Macros.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -16,8 +18,19 @@ void configure(std::shared_ptr<const target::Target> target, int num_devices);
 // Also of a machine that runs: more devices than there were are added, fewer hide the rest.
 void set_num_devices(int num_devices);
 std::shared_ptr<const target::Target> configured_target();  // raises when there is none
+namespace detail {
+extern std::atomic<runtime::System*> running;
+runtime::System& start();
+}  // namespace detail
+// Null before the start, and in a process forked after it.
+inline runtime::System* running_system() noexcept {
+  return detail::running.load(std::memory_order_acquire);
+}
 // Starts the machine on first use. Raises in a process forked after the start.
-runtime::System& system();
+inline runtime::System& system() {
+  runtime::System* running = running_system();
+  return C10_LIKELY(running) ? *running : detail::start();
+}
 bool is_started() noexcept;
 bool is_in_bad_fork() noexcept;
 

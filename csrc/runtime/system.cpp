@@ -61,13 +61,10 @@ void System::add_devices(int count) {
   num_ranges_.store(range + 1, std::memory_order_release);
 }
 
-Device& System::device(int index) {
-  if (index < 0 || index >= num_made_.load(std::memory_order_acquire)) {
-    throw Error(Category::invalid_argument, "[device] no such device; got index " + std::to_string(index) + ", limit " +
-                                                std::to_string(num_devices() - 1) +
-                                                ". TORCH_TRN_NUM_DEVICES sets how many there are.");
-  }
-  return *devices_[static_cast<std::size_t>(index)];
+void System::throw_no_device(int index) const {
+  throw Error(Category::invalid_argument, "[device] no such device; got index " + std::to_string(index) + ", limit " +
+                                              std::to_string(num_devices() - 1) +
+                                              ". TORCH_TRN_NUM_DEVICES sets how many there are.");
 }
 
 Device* System::device_of(const void* ptr) {

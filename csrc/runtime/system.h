@@ -33,7 +33,12 @@ class System {
   int num_devices() const { return num_devices_.load(std::memory_order_relaxed); }
   // Devices past the number are there no more for who asks; their memory stays valid for tensors that outlive them.
   void set_num_devices(int num_devices);
-  Device& device(int index);
+  Device& device(int index) {
+    if (index < 0 || index >= num_made_.load(std::memory_order_acquire)) [[unlikely]] {
+      throw_no_device(index);
+    }
+    return *devices_[static_cast<std::size_t>(index)];
+  }
   // The device whose HBM holds `ptr`, or nullptr.
   Device* device_of(const void* ptr);
 
@@ -59,6 +64,7 @@ class System {
     int first = 0, count = 0;
   };
   void add_devices(int count);
+  [[noreturn]] void throw_no_device(int index) const;
 
   std::atomic<int> num_devices_{0}, num_made_{0};
   std::array<Range, kMaxDevices> ranges_;

@@ -216,7 +216,8 @@ def test_copy_between_devices():
 def test_forked_child_refuses_the_device():
     code = """
 import os, torch
-x = torch.ones(2, device="trn")
+x, dropped = torch.ones(2, device="trn"), torch.ones(3, device="trn")
+cuttings = [dropped.cpu(), dropped[1:]]
 pid = os.fork()
 if pid == 0:
     code = 3
@@ -224,6 +225,7 @@ if pid == 0:
         assert torch.trn._is_in_bad_fork()
         torch.manual_seed(0)
         torch.ones(2).sum()
+        del dropped, cuttings  # the child's copy of a tensor, and not the device's memory
         torch.trn.set_device(0)
         torch.ones(2, device="trn")
     except RuntimeError as error:
