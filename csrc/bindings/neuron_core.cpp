@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
@@ -15,6 +16,8 @@
 #include "bindings/recorded_core.h"
 #include "bindings/tile.h"
 #include "bindings/timeline.h"
+#include "emu/alu.h"
+#include "emu/convert.h"
 #include "emu/limits.h"
 #include "program/opcode.h"
 #include "target/error.h"
@@ -24,6 +27,8 @@ namespace py = pybind11;
 
 namespace trn::bindings {
 namespace {
+
+constexpr std::string_view kAnyEngine = "unknown";  // nki.isa.engine.unknown: the best one
 
 using target::Activation;
 using target::Alu;
@@ -35,6 +40,9 @@ template <class Enum>
 Enum named(std::string_view where, const std::string& got) {
   std::string all;
   for (const auto& row : names(Enum{})) {
+    if (row.name == "none") {  // of instructions that leave out an operation
+      continue;
+    }
     if (row.name == got) {
       return row.value;
     }
@@ -46,19 +54,12 @@ Enum named(std::string_view where, const std::string& got) {
                                               all + ".");
 }
 
-bool is_add(const std::string& where, const std::optional<std::string>& op) {
-  if (op && *op != "add") {
-    throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
-  }
-  return op.has_value();
-}
-
 // The engine that was asked for, or the first of those that have the instruction. `gpsimds` is an operation that only
 // GpSimdE has, or none.
 Engine engine_for(std::string_view where, const std::optional<std::string>& asked, Alu gpsimds,
                   std::initializer_list<Engine> engines) {
   const bool is_gpsimds = gpsimds != Alu::none;
-  if (!asked) {
+  if (!asked || *asked == kAnyEngine) {
     return is_gpsimds ? Engine::gpsimd : *engines.begin();
   }
   const Engine engine = engine_of(where, *asked);
@@ -79,169 +80,30 @@ void require_reached(std::string_view where, Engine engine, std::initializer_lis
   }
 }
 
-emu::ScalarOperand operand_of(std::string_view where, Alu function, const std::optional<Operand>& operand) {
-  if (!operand && function != Alu::none && !target::is_unary(function)) {
-    emu::refuse(where, "an operation of two has an operand", "none for " + std::string(target::name(function)),
-                "Pass a number or a tile.");
+void require_bias(std::string_view where, const RecordedCore& core, const std::optional<Operand>& bias) {
+  if (bias && tile_of(bias) == nullptr && emu::generation(core.core) < 3) {
+    emu::refuse(where, "before NeuronCore-v3 a bias is a tile [P, 1]", "a number", "Set a tile to it.");
   }
-  return operand ? scalar(*operand) : emu::ScalarOperand(0.0);
 }
 
-std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
-  std::vector<const Tile*> result;
-  for (const Tile& tile : tiles) {
-    result.push_back(&tile);
+void require_probability(const Tile& data, const Operand& prob) {
+  constexpr std::string_view where = "dropout";
+  if (const auto* number = std::get_if<double>(&prob); number != nullptr && !(*number >= 0 && *number <= 1)) {
+    emu::refuse(where, "a probability is 0 to 1", std::to_string(*number), "Check it.");
   }
-  return result;
+  if (const Tile* tile = tile_of(prob)) {
+    const bool is_exact = tile->view.dtype == target::Dtype::float32;
+    emu::require_dtype(where, "probabilities are float32 for integers, else any floating type", tile->view,
+                       emu::is_integer(data.view.dtype) ? is_exact : !emu::is_integer(tile->view.dtype), "Cast them.");
+  }
+}
+
+bool is_int32_in_sbuf(const Tile* tile) {
+  const target::Dtype dtype = tile->view.dtype;
+  return (dtype == target::Dtype::int32 || dtype == target::Dtype::uint32) && tile->view.memory == target::Memory::sbuf;
 }
 
 using Class = py::class_<RecordedCore, Core>;
-
-void bind_memory(Class& core) {
-  for (const auto memory : {target::Memory::sbuf, target::Memory::psum}) {
-    core.def(
-        std::string(target::name(memory)).c_str(),
-        [memory](const Core& core, const std::string& dtype, std::int64_t partitions, std::int64_t elements,
-                 const std::string& name, std::int64_t start_partition) {
-          return Tile::allocate(core, memory, dtype, partitions, elements, name, start_partition);
-        },
-        py::arg("dtype"), py::arg("partitions"), py::arg("elements"), py::arg("name") = "tile",
-        py::arg("start_partition") = 0, "A tile, NaN until written; in PSUM from the start of a bank.");
-  }
-  core.def("hbm", &Tile::in_hbm, py::arg("array"), py::arg("dtype") = "float32",
-           "An array as a tensor in HBM: its rows are partitions. Not copied.")
-      .def("hbm", &Tile::fresh_hbm, py::arg("shape"), py::arg("dtype") = "float32",
-           "A new tensor in HBM, NaN until written; `array` holds its bytes.")
-      .def(
-          "load",
-          [](RecordedCore& core, const Tile& tile, const py::array& array) {
-            const Tile src = Tile::rows("load", array, tile);
-            issue(core, Opcode::dma_copy, &tile, {&src}, {}, [&] { core.dma.copy(tile.view, src.view); });
-          },
-          py::arg("tile"), py::arg("array"),
-          "DMA from a dense array of the tile's dtype and elements, its partitions as rows.")
-      .def(
-          "store",
-          [](RecordedCore& core, const py::array& array, const Tile& tile) {
-            const Tile dst = Tile::rows("store", array, tile);
-            issue(core, Opcode::dma_copy, &dst, {&tile}, {}, [&] { core.dma.copy(dst.view, tile.view); });
-          },
-          py::arg("array").noconvert(), py::arg("tile"),
-          "DMA to a dense array of the tile's dtype and elements, its partitions as rows.");
-}
-
-void bind_dma(Class& core) {
-  core.def(
-          "dma_copy",
-          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::optional<std::string>& dst_rmw_op,
-             std::optional<int> queue) {
-            issue(core, Opcode::dma_copy, &dst, {&src}, {.queue = queue}, [&] {
-              is_add("dma_copy", dst_rmw_op) ? core.dma.accumulate(dst.view, src.view)
-                                             : core.dma.copy(dst.view, src.view);
-            });
-          },
-          py::arg("dst"), py::arg("src"), py::arg("dst_rmw_op") = py::none(), py::arg("queue") = py::none())
-      .def(
-          "dma_compute",
-          [](RecordedCore& core, const Tile& dst, const std::vector<Tile>& srcs, const std::vector<float>& scales,
-             const std::string& reduce_op, std::optional<int> queue) {
-            issue(core, Opcode::dma_compute, &dst, pointers(srcs), {.queue = queue}, [&] {
-              is_add("dma_compute", reduce_op);
-              std::vector<emu::View> views;
-              for (const Tile& src : srcs) {
-                views.push_back(src.view);
-              }
-              emu::require_equal("dma_compute", "every source has a scale", std::ssize(scales), std::ssize(srcs),
-                                 "Pass one for each.");
-              for (const float scale : scales) {
-                if (scale != 1) {
-                  throw Error(Category::hardware_constraint,
-                              "[dma_compute] scales are 1; got " + std::to_string(scale) + ". Scale on an engine.");
-                }
-              }
-              core.dma.compute(dst.view, views);
-            });
-          },
-          py::arg("dst"), py::arg("srcs"), py::arg("scales"), py::arg("reduce_op"), py::arg("queue") = py::none())
-      .def(
-          "dma_transpose",
-          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::optional<std::vector<int>>& axes,
-             std::optional<int> queue) {
-            issue(core, Opcode::dma_transpose, &dst, {&src}, {.queue = queue}, [&] {
-              static const std::vector<int> kDefaults[] = {{}, {}, {1, 0}, {2, 1, 0}, {3, 1, 2, 0}};
-              const std::size_t rank = std::min<std::size_t>(src.view.free.size() + 1, 4);
-              core.dma.transpose(dst.view, src.view, axes ? *axes : kDefaults[rank]);
-            });
-          },
-          py::arg("dst"), py::arg("src"), py::arg("axes") = py::none(), py::arg("queue") = py::none())
-      .def(
-          "dma_gather",
-          [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index, const std::string& oob_mode,
-             std::optional<int> queue) {
-            issue(core, Opcode::dma_gather, &dst, {&src, &index}, {.writes_in_part = true, .queue = queue}, [&] {
-              core.dma.gather(dst.view, src.view, index.view, chooses("dma_gather", oob_mode, "skip", "error"));
-            });
-          },
-          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("oob_mode") = "error",
-          py::arg("queue") = py::none())
-      .def(
-          "dma_scatter",
-          [](RecordedCore& core, const Tile& dst, const Tile& src, const Tile& index,
-             const std::optional<std::string>& dst_rmw_op, const std::string& oob_mode, std::optional<int> queue) {
-            issue(core, Opcode::dma_scatter, &dst, {&src, &index},
-                  {.alu0 = dst_rmw_op ? Alu::add : Alu::none, .queue = queue}, [&] {
-                    core.dma.scatter(dst.view, src.view, index.view, is_add("dma_scatter", dst_rmw_op),
-                                     chooses("dma_scatter", oob_mode, "skip", "error"));
-                  });
-          },
-          py::arg("dst"), py::arg("src"), py::arg("index"), py::arg("dst_rmw_op") = py::none(),
-          py::arg("oob_mode") = "error", py::arg("queue") = py::none());
-}
-
-void bind_tensor(Class& core) {
-  using Pair = std::pair<std::int64_t, std::int64_t>;
-  core.def(
-          "nc_matmul",
-          [](RecordedCore& core, const Tile& dst, const Tile& stationary, const Tile& moving, bool accumulate,
-             const std::string& perf_mode, Pair tile_position, Pair tile_size) {
-            issue(core, Opcode::nc_matmul, &dst, {&stationary, &moving}, {.accumulate = accumulate}, [&] {
-              if (chooses("nc_matmul", perf_mode, "double_row", "none")) {
-                if (tile_position != Pair{0, 0} || tile_size != Pair{0, 0}) {
-                  emu::refuse("nc_matmul", "double_row uses the whole array", "a tile_position or tile_size",
-                              "Leave them out.");
-                }
-                core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, accumulate);
-              } else {
-                core.tensor.nc_matmul(dst.view, stationary.view, moving.view, accumulate,
-                                      {tile_position.first, tile_position.second, tile_size.first, tile_size.second});
-              }
-            });
-          },
-          py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("accumulate") = false,
-          py::arg("perf_mode") = "none", py::arg("tile_position") = Pair{0, 0}, py::arg("tile_size") = Pair{0, 0},
-          "dst[M, N] (+)= stationary[K, M]^T @ moving[K, N], in PSUM.")
-      .def(
-          "nc_matmul_mx",
-          [](RecordedCore& core, const Tile& dst, const Tile& stationary, const Tile& moving,
-             const Tile& stationary_scale, const Tile& moving_scale, bool accumulate) {
-            issue(core, Opcode::nc_matmul_mx, &dst, {&stationary, &moving, &stationary_scale, &moving_scale},
-                  {.accumulate = accumulate}, [&] {
-                    core.tensor.nc_matmul_mx(dst.view, stationary.view, moving.view, stationary_scale.view,
-                                             moving_scale.view, accumulate);
-                  });
-          },
-          py::arg("dst"), py::arg("stationary"), py::arg("moving"), py::arg("stationary_scale"),
-          py::arg("moving_scale"), py::arg("accumulate") = false)
-      .def(
-          "nc_transpose",
-          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& engine) {
-            issue(core, Opcode::nc_transpose, &dst, {&data}, {.engine = engine_of("nc_transpose", engine)}, [&] {
-              chooses("nc_transpose", engine, "vector", "tensor") ? core.vector.nc_transpose(dst.view, data.view)
-                                                                  : core.tensor.nc_transpose(dst.view, data.view);
-            });
-          },
-          py::arg("dst"), py::arg("data"), py::arg("engine") = "tensor", "dst[F, P] = data[P, F]^T");
-}
 
 void bind_elementwise(Class& core) {
   core.def(
@@ -249,11 +111,18 @@ void bind_elementwise(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& data1, const Tile& data2, const std::string& op,
              const std::optional<std::string>& engine) {
             const Alu function = alu("tensor_tensor", op);
-            const Alu gpsimds = function == Alu::power || function == Alu::rsqrt ? function : Alu::none;
-            const Engine on = engine_for("tensor_tensor", engine, gpsimds, {Engine::vector, Engine::gpsimd});
+            constexpr std::string_view where = "tensor_tensor";
+            if (target::is_unary(function)) {
+              emu::refuse(where, "the operation takes two operands", op, "Use tensor_scalar.");
+            }
+            const bool is_native = std::ranges::all_of(std::array{&dst, &data1, &data2}, is_int32_in_sbuf);
+            const bool prefers_gpsimd = is_native && !emu::is_bitwise(function);
+            const Engine on = engine_for(where, engine, function == Alu::power ? function : Alu::none,
+                                         prefers_gpsimd ? std::initializer_list{Engine::gpsimd, Engine::vector}
+                                                        : std::initializer_list{Engine::vector, Engine::gpsimd});
             issue(core, Opcode::tensor_tensor, &dst, {&data1, &data2}, {.engine = on, .alu0 = function}, [&] {
-              require_reached("tensor_tensor", on, {&dst, &data1, &data2});
-              core.vector.tensor_tensor(dst.view, data1.view, data2.view, function);  // GpSimdE's arithmetic too
+              require_reached(where, on, {&dst, &data1, &data2});
+              core.vector.tensor_tensor(dst.view, data1.view, data2.view, function, on == Engine::gpsimd);
             });
           },
           py::arg("dst"), py::arg("data1"), py::arg("data2"), py::arg("op"), py::arg("engine") = py::none())
@@ -298,31 +167,30 @@ void bind_elementwise(Class& core) {
           py::arg("reverse0") = false, py::arg("reverse1") = false, "op1(op0(data, operand0), operand1)")
       .def(
           "tensor_copy",
-          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& engine) {
-            issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = engine_of("tensor_copy", engine)}, [&] {
-              if (engine == "gpsimd") {
-                require_reached("tensor_copy", Engine::gpsimd, {&dst, &src});
-                core.vector.tensor_copy(dst.view, src.view);  // the same arithmetic
-              } else if (chooses("tensor_copy", engine, "scalar", "vector")) {
+          [](RecordedCore& core, const Tile& dst, const Tile& src, const std::optional<std::string>& engine) {
+            constexpr std::string_view where = "tensor_copy";
+            const Engine on = engine_of(where, engine, {Engine::vector, Engine::scalar, Engine::gpsimd});
+            issue(core, Opcode::tensor_copy, &dst, {&src}, {.engine = on}, [&] {
+              require_reached(where, on, {&dst, &src});
+              if (on == Engine::scalar) {
                 emu::require_generation("tensor_copy on ScalarE", core.core, 3);
                 core.scalar.tensor_copy(dst.view, src.view);
               } else {
-                core.vector.tensor_copy(dst.view, src.view);
+                core.vector.tensor_copy(dst.view, src.view);  // GpSimdE's too
               }
             });
           },
-          py::arg("dst"), py::arg("src"), py::arg("engine") = "vector", "A copy with the cast to dst's dtype.")
+          py::arg("dst"), py::arg("src"), py::arg("engine") = py::none(), "A copy with the cast to dst's dtype.")
       .def(
           "tensor_copy_predicated",
           [](RecordedCore& core, const Tile& dst, const Operand& src, const Tile& predicate, bool reverse_pred) {
-            issue(core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {.writes_in_part = true},
-                  [&] {
-                    const auto* tile = std::get_if<Tile>(&src);
-                    core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
-                                                       tile ? 0.0F : static_cast<float>(std::get<double>(src)),
-                                                       predicate.view, reverse_pred);
-                    emu::mark_written(dst.view, predicate.view, reverse_pred);
-                  });
+            issue(
+                core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {.writes_in_part = true}, [&] {
+                  const auto* tile = std::get_if<Tile>(&src);
+                  core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
+                                                     tile ? 0.0 : std::get<double>(src), predicate.view, reverse_pred);
+                  emu::mark_written(dst.view, predicate.view, reverse_pred);
+                });
           },
           py::arg("dst"), py::arg("src"), py::arg("predicate"), py::arg("reverse_pred") = false)
       .def(
@@ -346,15 +214,21 @@ void bind_elementwise(Class& core) {
           py::arg("dst"), py::arg("data"))
       .def(
           "memset",
-          [](RecordedCore& core, const Tile& dst, float value) {
-            issue(core, Opcode::memset, &dst, {}, {.scalar0 = value}, [&] { core.vector.memset(dst.view, value); });
+          [](RecordedCore& core, const Tile& dst, double value, const std::optional<std::string>& engine) {
+            const Engine on = engine_of("memset", engine, {Engine::vector, Engine::gpsimd});
+            issue(core, Opcode::memset, &dst, {}, {.engine = on, .scalar0 = static_cast<float>(value)}, [&] {
+              require_reached("memset", on, {&dst});
+              core.vector.memset(dst.view, value);
+            });
           },
-          py::arg("dst"), py::arg("value"))
+          py::arg("dst"), py::arg("value"), py::arg("engine") = py::none())
       .def(
           "dropout",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const Operand& prob) {
-            issue(core, Opcode::dropout, &dst, {&data, tile_of(prob)}, {},
-                  [&] { core.vector.dropout(dst.view, data.view, scalar(prob)); });
+            issue(core, Opcode::dropout, &dst, {&data, tile_of(prob)}, {}, [&] {
+              require_probability(data, prob);
+              core.vector.dropout(dst.view, data.view, scalar(prob));
+            });
           },
           py::arg("dst"), py::arg("data"), py::arg("prob"))
       .def(
@@ -367,6 +241,7 @@ void bind_elementwise(Class& core) {
             issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
                   {.function = function, .res = tile_of(reduce_res)}, [&] {
                     is_add("activation", reduce_op);
+                    require_bias("activation", core, bias);
                     core.scalar.activation(dst.view, data.view, function, scalar(scale),
                                            bias ? scalar(*bias) : emu::ScalarOperand(0.0F), command,
                                            view_of(reduce_res));
@@ -383,6 +258,7 @@ void bind_elementwise(Class& core) {
             issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
                   {.function = function, .res = &reduce_res}, [&] {
                     is_add("activation_reduce", reduce_op);
+                    require_bias("activation_reduce", core, bias);
                     core.scalar.activation_reduce(dst.view, data.view, function, scalar(scale),
                                                   bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
                   });
@@ -401,8 +277,35 @@ bool chooses(const std::string& where, const std::string& got, const std::string
   return got == yes;
 }
 
+bool is_add(const std::string& where, const std::optional<std::string>& op) {
+  if (op && *op != "add") {
+    throw Error(Category::hardware_constraint, "[" + where + "] the operation is add; got " + *op + ". Use add.");
+  }
+  return op.has_value();
+}
+
+emu::ScalarOperand operand_of(std::string_view where, Alu function, const std::optional<Operand>& operand) {
+  if (operand && function == Alu::none) {
+    emu::refuse(where, "an operand goes with an operation", "operand1 without op1", "Leave it out.");
+  }
+  if (const auto* number = operand ? std::get_if<double>(&*operand) : nullptr;
+      number != nullptr && emu::is_bitwise(function) && std::trunc(*number) != *number) {
+    emu::refuse(where, "bitwise operations take integers", std::to_string(*number), "Pass an integer.");
+  }
+  if (!operand && function != Alu::none && !target::is_unary(function)) {
+    emu::refuse(where, "an operation of two has an operand", "none for " + std::string(target::name(function)),
+                "Pass a number or a tile.");
+  }
+  return operand ? scalar(*operand) : emu::ScalarOperand(0.0);
+}
+
 Engine engine_of(std::string_view where, const std::string& name) {
   return named<Engine>(where, name);
+}
+
+Engine engine_of(std::string_view where, const std::optional<std::string>& name,
+                 std::initializer_list<Engine> engines) {
+  return engine_for(where, name, Alu::none, engines);
 }
 
 Alu alu(std::string_view where, const std::string& name) {
@@ -441,11 +344,9 @@ void bind_neuron_core(py::module_& module) {
            }),
            py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
            py::arg("synchronization") = "automatic");
-  bind_memory(core);
-  bind_dma(core);
-  bind_tensor(core);
+  bind_tiles(core);
   bind_elementwise(core);
-  bind_reductions(core);
+  bind_reductions(module, core);
   core.def(
       "_timeline",
       [](const RecordedCore& core) {

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,11 +15,20 @@
 namespace trn::bindings {
 
 void bind_neuron_core(pybind11::module_& module);
+// Memories, DMA and TensorE: neuron_core_tiles.cpp.
+void bind_tiles(pybind11::class_<RecordedCore, Core>& core);
 // Reductions, searches, gathers, formats and synchronisation: neuron_core_reductions.cpp.
-void bind_reductions(pybind11::class_<RecordedCore, Core>& core);
+void bind_reductions(pybind11::module_& module, pybind11::class_<RecordedCore, Core>& core);
 // `where` is the instruction, for errors.
 emu::ReduceCmd reduce_cmd(std::string_view where, const std::string& name);
 target::Engine engine_of(std::string_view where, const std::string& name);
+// One of those that have the instruction, the first where none or "unknown" is asked for.
+target::Engine engine_of(std::string_view where, const std::optional<std::string>& name,
+                         std::initializer_list<target::Engine> engines);
+// Whether there is a reduction, of which only add exists.
+bool is_add(const std::string& where, const std::optional<std::string>& op);
+// The operand of an operation that may take none.
+emu::ScalarOperand operand_of(std::string_view where, target::Alu function, const std::optional<Operand>& operand);
 // Which of two words `got` is; another is an error.
 bool chooses(const std::string& where, const std::string& got, const std::string& yes, const std::string& no);
 target::Alu alu(std::string_view where, const std::string& name);

@@ -1,4 +1,5 @@
 // Instructions that reduce, search, gather, convert formats or synchronise, with the operand names of nki.isa.
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include "bindings/neuron_core.h"
 #include "bindings/tile.h"
+#include "emu/limits.h"
 #include "target/error.h"
 #include "target/isa.h"
 
@@ -17,6 +19,7 @@ namespace trn::bindings {
 namespace {
 
 using target::Alu;
+using target::Engine;
 using target::Opcode;
 
 using Class = py::class_<RecordedCore, Core>;
@@ -30,8 +33,9 @@ void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std
   for (std::size_t d = 0; d + axes.size() < free.size(); ++d) {
     kept *= free[d].size;
   }
-  for (const int a : axes) {
-    if (a < 1 || static_cast<std::size_t>(a) > free.size() ||
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const int a = axes[i];
+    if (std::count(axes.begin(), axes.end(), a) > 1 || a < 1 || static_cast<std::size_t>(a) > free.size() ||
         static_cast<std::size_t>(a) + axes.size() <= free.size()) {
       throw Error(Category::hardware_constraint, "[tensor_reduce] reduced axes are the innermost free ones; got axis " +
                                                      std::to_string(a) + ". Transpose first.");
@@ -44,12 +48,49 @@ void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std
   }
 }
 
+// nki.language's operators that are marked as legal for reductions.
+void require_foldable(std::string_view where, Alu function) {
+  constexpr std::array kFoldable = {Alu::add,         Alu::subtract,    Alu::multiply,    Alu::maximum,
+                                    Alu::minimum,     Alu::abs_max,     Alu::bitwise_and, Alu::bitwise_or,
+                                    Alu::bitwise_xor, Alu::logical_and, Alu::logical_or,  Alu::logical_xor};
+  if (std::ranges::find(kFoldable, function) == kFoldable.end()) {
+    emu::refuse(where, "the operation reduces", target::name(function), "Use add, maximum, bitwise_or, ...");
+  }
+}
+
+void require_maximum(std::string_view where, const std::string& reduce_op) {
+  if (alu(where, reduce_op) != Alu::maximum) {
+    emu::refuse(where, "reduce_op is maximum", reduce_op, "Use tensor_reduce.");
+  }
+}
+
+// A value to load goes with load_reduce, and load_reduce with a value.
+void require_loaded(std::string_view where, emu::ReduceCmd cmd, const std::string& name,
+                    const std::optional<Operand>& value) {
+  if ((cmd == emu::ReduceCmd::load_reduce) != value.has_value()) {
+    emu::refuse(where, name + " goes with load_reduce", value ? "another reduce_cmd" : "load_reduce alone",
+                value ? "Leave it out." : "Pass it.");
+  }
+}
+
+emu::IndexPattern index_pattern(std::string_view where, const Pattern& pattern, std::int64_t offset,
+                                std::int64_t channel_multiplier) {
+  emu::require_at_most(where, "a pattern has few dimensions", std::ssize(pattern), 4, "Merge dimensions.");
+  emu::require_int32(where, "offset", offset);
+  emu::require_int32(where, "channel_multiplier", channel_multiplier);
+  for (const auto& [step, size] : pattern) {
+    emu::require_int32(where, "a step", step);
+  }
+  return {offset, channel_multiplier, extents(pattern)};
+}
+
 void bind_vector(Class& core) {
   core.def(
           "tensor_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::variant<int, std::vector<int>>& axis, bool negate, bool) {
             const Alu function = alu("tensor_reduce", op);
+            require_foldable("tensor_reduce", function);
             issue(core, Opcode::tensor_reduce, &dst, {&data}, {.alu0 = function}, [&] {
               require_axes(dst, data, axis);
               core.vector.tensor_reduce(dst.view, function, data.view, negate);
@@ -59,18 +100,24 @@ void bind_vector(Class& core) {
           py::arg("keepdims") = false)
       .def(
           "tensor_scalar_reduce",
-          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0, const Operand& operand0,
-             const std::string& reduce_op, const Tile& reduce_res) {
+          [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0,
+             const std::optional<Operand>& operand0, const std::string& reduce_op, const Tile& reduce_res,
+             bool reverse0, const std::string& cmd, const std::optional<Operand>& reduce_init) {
             constexpr std::string_view where = "tensor_scalar_reduce";
             const Alu function = alu(where, op0), reduction = alu(where, reduce_op);
-            issue(core, Opcode::tensor_scalar_reduce, &dst, {&data, tile_of(operand0)},
+            const emu::ReduceCmd command = reduce_cmd(where, cmd);
+            issue(core, Opcode::tensor_scalar_reduce, &dst, {&data, tile_of(operand0), tile_of(reduce_init)},
                   {.alu0 = function, .res = &reduce_res}, [&] {
-                    core.vector.tensor_scalar_reduce(dst.view, data.view, function, scalar(operand0), reduction,
-                                                     reduce_res.view);
+                    require_loaded(where, command, "reduce_init", reduce_init);
+                    core.vector.tensor_scalar_reduce(
+                        dst.view, data.view, function, operand_of(where, function, operand0), reduction,
+                        reduce_res.view, command, reduce_init ? scalar(*reduce_init) : emu::ScalarOperand(0.0),
+                        reverse0 && !target::is_unary(function));
                   });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reduce_op"),
-          py::arg("reduce_res"))
+          py::arg("reduce_res"), py::arg("reverse0") = false, py::arg("reduce_cmd") = "reset_reduce",
+          py::arg("reduce_init") = py::none())
       .def(
           "tensor_scalar_cumulative",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
@@ -80,6 +127,10 @@ void bind_vector(Class& core) {
             const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::tensor_scalar_cumulative, &dst, {&src, tile_of(imm0), tile_of(imm1)},
                   {.alu0 = first, .alu1 = second}, [&] {
+                    if (!emu::reduces(command)) {
+                      emu::refuse(where, "reduce_cmd is reset_reduce, reduce or load_reduce", cmd, "Use one of them.");
+                    }
+                    require_loaded(where, command, "imm1", imm1);
                     core.vector.tensor_scalar_cumulative(dst.view, src.view, first, second, scalar(imm0),
                                                          imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F), command);
                   });
@@ -114,32 +165,38 @@ void bind_vector(Class& core) {
       .def(
           "select_reduce",
           [](RecordedCore& core, const Tile& dst, const Tile& predicate, const Tile& on_true, const Operand& on_false,
-             const std::optional<Tile>& reduce_res, const std::string& cmd, bool reverse_pred) {
+             const std::optional<Tile>& reduce_res, const std::string& cmd, const std::string& reduce_op,
+             bool reverse_pred) {
             issue(core, Opcode::select_reduce, &dst, {&predicate, &on_true, tile_of(on_false)},
                   {.res = tile_of(reduce_res)}, [&] {
+                    require_maximum("select_reduce", reduce_op);
                     core.vector.select_reduce(dst.view, predicate.view, on_true.view, scalar(on_false),
                                               view_of(reduce_res), reduce_cmd("select_reduce", cmd), reverse_pred);
                   });
           },
           py::arg("dst"), py::arg("predicate"), py::arg("on_true"), py::arg("on_false"),
-          py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle", py::arg("reverse_pred") = false)
+          py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle", py::arg("reduce_op") = "maximum",
+          py::arg("reverse_pred") = false)
       .def(
           "range_select",
           [](RecordedCore& core, const Tile& dst, const Tile& on_true_tile, const std::string& comp_op0,
              const std::string& comp_op1, const Tile& bound0, const Tile& bound1, const std::string& cmd,
-             const std::optional<Tile>& reduce_res, float range_start, float on_false_value) {
+             const std::optional<Tile>& reduce_res, const std::string& reduce_op, float range_start,
+             float on_false_value) {
             constexpr std::string_view where = "range_select";
             const Alu first = alu(where, comp_op0), second = alu(where, comp_op1);
             const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::range_select, &dst, {&on_true_tile, &bound0, &bound1},
                   {.alu0 = first, .alu1 = second, .res = tile_of(reduce_res)}, [&] {
+                    require_maximum(where, reduce_op);
                     core.vector.range_select(dst.view, on_true_tile.view, first, second, bound0.view, bound1.view,
                                              view_of(reduce_res), command, range_start, on_false_value);
                   });
           },
           py::arg("dst"), py::arg("on_true_tile"), py::arg("comp_op0"), py::arg("comp_op1"), py::arg("bound0"),
-          py::arg("bound1"), py::arg("reduce_cmd") = "idle", py::arg("reduce_res") = py::none(),
-          py::arg("range_start") = 0.0F, py::arg("on_false_value") = std::numeric_limits<float>::lowest())
+          py::arg("bound1"), py::arg("reduce_cmd") = "reset_reduce", py::arg("reduce_res") = py::none(),
+          py::arg("reduce_op") = "maximum", py::arg("range_start") = 0.0F,
+          py::arg("on_false_value") = std::numeric_limits<float>::lowest())
       .def(
           "exponential",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const Operand& max_value,
@@ -196,30 +253,29 @@ void bind_gpsimd(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
              std::int64_t channel_multiplier) {
             issue(core, Opcode::iota, &dst, {}, {},
-                  [&] { core.gpsimd.iota(dst.view, {offset, channel_multiplier, extents(pattern)}, 0); });
+                  [&] { core.gpsimd.iota(dst.view, index_pattern("iota", pattern, offset, channel_multiplier), 0); });
           },
-          py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier") = 0)
+          py::arg("dst"), py::arg("pattern"), py::arg("offset") = 0, py::arg("channel_multiplier") = 0)
       .def(
           "affine_select",
-          [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t offset,
-             std::int64_t channel_multiplier, const Tile& on_true_tile, float on_false_value,
-             const std::string& cmp_op) {
+          [](RecordedCore& core, const Tile& dst, const Pattern& pattern, std::int64_t channel_multiplier,
+             const Tile& on_true_tile, float on_false_value, const std::string& cmp_op, std::int64_t offset) {
             const Alu comparison = alu("affine_select", cmp_op);
             issue(core, Opcode::affine_select, &dst, {&on_true_tile}, {.alu0 = comparison}, [&] {
-              core.gpsimd.affine_select(dst.view, {offset, channel_multiplier, extents(pattern)}, on_true_tile.view,
-                                        on_false_value, comparison);
+              core.gpsimd.affine_select(dst.view, index_pattern("affine_select", pattern, offset, channel_multiplier),
+                                        on_true_tile.view, on_false_value, comparison);
             });
           },
-          py::arg("dst"), py::arg("pattern"), py::arg("offset"), py::arg("channel_multiplier"), py::arg("on_true_tile"),
-          py::arg("on_false_value"), py::arg("cmp_op") = "equal")
+          py::arg("dst"), py::arg("pattern"), py::arg("channel_multiplier"), py::arg("on_true_tile"),
+          py::arg("on_false_value"), py::arg("cmp_op") = "equal", py::arg("offset") = 0)
       .def(
           "rng",
-          [](RecordedCore& core, const Tile& dst, const std::string& engine) {
-            issue(core, Opcode::rng, &dst, {}, {.engine = engine_of("rng", engine)}, [&] {
-              chooses("rng", engine, "gpsimd", "vector") ? core.gpsimd.rng(dst.view) : core.vector.rng(dst.view);
-            });
+          [](RecordedCore& core, const Tile& dst, const std::optional<std::string>& engine) {
+            const Engine on = engine_of("rng", engine, {Engine::vector, Engine::gpsimd});
+            issue(core, Opcode::rng, &dst, {}, {.engine = on},
+                  [&] { on == Engine::gpsimd ? core.gpsimd.rng(dst.view) : core.vector.rng(dst.view); });
           },
-          py::arg("dst"), py::arg("engine") = "vector")
+          py::arg("dst"), py::arg("engine") = py::none())
       .def(
           "rand2",
           [](RecordedCore& core, const Tile& dst, const Operand& min, const Operand& max) {
@@ -229,23 +285,23 @@ void bind_gpsimd(Class& core) {
           py::arg("dst"), py::arg("min"), py::arg("max"))
       .def(
           "rand_set_state",
-          [](RecordedCore& core, const Tile& src_seeds, const std::string& engine) {
-            issue(core, Opcode::rand_set_state, nullptr, {&src_seeds}, {.engine = engine_of("rand_set_state", engine)},
-                  [&] {
-                    chooses("rand_set_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_set_state(src_seeds.view)
-                                                                          : core.vector.rand_set_state(src_seeds.view);
-                  });
-          },
-          py::arg("src_seeds"), py::arg("engine") = "gpsimd")
-      .def(
-          "rand_get_state",
-          [](RecordedCore& core, const Tile& dst, const std::string& engine) {
-            issue(core, Opcode::rand_get_state, &dst, {}, {.engine = engine_of("rand_get_state", engine)}, [&] {
-              chooses("rand_get_state", engine, "gpsimd", "vector") ? core.gpsimd.rand_get_state(dst.view)
-                                                                    : core.vector.rand_get_state(dst.view);
+          [](RecordedCore& core, const Tile& src_seeds, const std::optional<std::string>& engine) {
+            const Engine on = engine_of("rand_set_state", engine, {Engine::gpsimd, Engine::vector});
+            issue(core, Opcode::rand_set_state, nullptr, {&src_seeds}, {.engine = on}, [&] {
+              on == Engine::gpsimd ? core.gpsimd.rand_set_state(src_seeds.view)
+                                   : core.vector.rand_set_state(src_seeds.view);
             });
           },
-          py::arg("dst"), py::arg("engine") = "gpsimd")
+          py::arg("src_seeds"), py::arg("engine") = py::none())
+      .def(
+          "rand_get_state",
+          [](RecordedCore& core, const Tile& dst, const std::optional<std::string>& engine) {
+            const Engine on = engine_of("rand_get_state", engine, {Engine::gpsimd, Engine::vector});
+            issue(core, Opcode::rand_get_state, &dst, {}, {.engine = on}, [&] {
+              on == Engine::gpsimd ? core.gpsimd.rand_get_state(dst.view) : core.vector.rand_get_state(dst.view);
+            });
+          },
+          py::arg("dst"), py::arg("engine") = py::none())
       .def(
           "nonzero_with_count",
           [](RecordedCore& core, const Tile& dst, const Tile& src, std::int64_t index_offset,
@@ -265,7 +321,7 @@ void bind_gpsimd(Class& core) {
           "local_gather",
           [](RecordedCore& core, const Tile& dst, const Tile& src_buffer, const Tile& index,
              std::int64_t num_elem_per_idx, const std::optional<std::int64_t>& num_valid_indices) {
-            issue(core, Opcode::local_gather, &dst, {&src_buffer, &index}, {}, [&] {
+            issue(core, Opcode::local_gather, &dst, {&src_buffer, &index}, {.value = num_elem_per_idx}, [&] {
               core.gpsimd.local_gather(dst.view, src_buffer.view, index.view, num_elem_per_idx,
                                        num_valid_indices.value_or(0));
             });
@@ -304,41 +360,80 @@ Also at(std::string_view where, const std::string& engine, std::optional<int> qu
           .value = value};
 }
 
+// A register by what register_alloc gave out, or by its number.
+struct Register {
+  Core core;
+  std::int64_t number = 0;
+  std::int64_t value() const { return core->sync.register_value(number); }
+};
+using AnyRegister = std::variant<Register, std::int64_t>;
+
+std::int64_t number_of(const RecordedCore& core, const AnyRegister& any) {
+  const auto* known = std::get_if<Register>(&any);
+  if (known == nullptr) {
+    return std::get<std::int64_t>(any);
+  }
+  if (known->core.get() != &core) {
+    emu::refuse("register", "a register is of the core that runs the instruction", "another core's",
+                "Allocate it on this one.");
+  }
+  return known->number;
+}
+
+void load_register(RecordedCore& core, const AnyRegister& dst, const Tile& src) {
+  const std::int64_t number = number_of(core, dst);
+  issue(core, Opcode::register_load, nullptr, {&src}, {}, [&] { core.sync.register_load(number, src.view); });
+}
+
+// From another register, or a constant.
+void move_register(RecordedCore& core, const AnyRegister& dst, const AnyRegister& src) {
+  const std::int64_t number = number_of(core, dst);
+  const bool is_constant = std::holds_alternative<std::int64_t>(src);
+  const std::int64_t value = number_of(core, src);
+  issue(core, Opcode::register_move, nullptr, {}, {},
+        [&] { is_constant ? core.sync.register_move(number, value) : core.sync.register_copy(number, value); });
+}
+
+void bind_register(py::module_& module) {
+  py::class_<Register>(module, "Register", "A register of SyncE: its value as a number, or as a condition.")
+      .def_readonly("number", &Register::number, "Which of the engine's registers it is.")
+      .def_property_readonly("value", &Register::value, "The signed 32-bit value that it holds.")
+      .def("__int__", &Register::value)
+      .def("__bool__", [](const Register& self) { return self.value() != 0; })
+      .def("__repr__", [](const Register& self) {
+        return "Register(" + std::to_string(self.number) + ", value=" + std::to_string(self.value()) + ")";
+      });
+}
+
 void bind_sync(Class& core) {
   core.def(
           "register_alloc",
-          [](RecordedCore& core, const std::optional<std::variant<std::int64_t, Tile>>& x) {
-            const std::int64_t number = core.sync.register_alloc();
+          [](const Core& core, const std::optional<std::variant<Register, std::int64_t, Tile>>& x) {
+            const Register made{core, core->sync.register_alloc()};
             if (const auto* tile = x ? std::get_if<Tile>(&*x) : nullptr) {
-              issue(core, Opcode::register_load, nullptr, {tile}, {},
-                    [&] { core.sync.register_load(number, tile->view); });
+              load_register(*core, made, *tile);
+            } else if (const auto* from = x ? std::get_if<Register>(&*x) : nullptr) {
+              move_register(*core, made, *from);
             } else if (x) {
-              issue(core, Opcode::register_move, nullptr, {}, {},
-                    [&] { core.sync.register_move(number, std::get<std::int64_t>(*x)); });
+              move_register(*core, made, std::get<std::int64_t>(*x));
             }
-            return number;
+            return made;
           },
-          py::arg("x") = py::none(), "The number of a register that was not given out before, which holds x.")
-      .def(
-          "register_load",
-          [](RecordedCore& core, std::int64_t dst, const Tile& src) {
-            issue(core, Opcode::register_load, nullptr, {&src}, {}, [&] { core.sync.register_load(dst, src.view); });
-          },
-          py::arg("dst"), py::arg("src"))
+          py::arg("x") = py::none(), "A register that was not given out before, which holds x.")
+      .def("register_load", &load_register, py::arg("dst"), py::arg("src"))
       .def(
           "register_store",
-          [](RecordedCore& core, const Tile& dst, std::int64_t src) {
-            issue(core, Opcode::register_store, &dst, {}, {}, [&] { core.sync.register_store(dst.view, src); });
+          [](RecordedCore& core, const Tile& dst, const AnyRegister& src) {
+            const std::int64_t number = number_of(core, src);
+            issue(core, Opcode::register_store, &dst, {}, {}, [&] { core.sync.register_store(dst.view, number); });
           },
           py::arg("dst"), py::arg("src"))
+      .def("register_move", &move_register, py::arg("dst"), py::arg("src"))
       .def(
-          "register_move",
-          [](RecordedCore& core, std::int64_t dst, std::int64_t src) {
-            issue(core, Opcode::register_move, nullptr, {}, {}, [&] { core.sync.register_move(dst, src); });
+          "register_value",
+          [](const RecordedCore& core, const AnyRegister& index) {
+            return core.sync.register_value(number_of(core, index));
           },
-          py::arg("dst"), py::arg("src"))
-      .def(
-          "register_value", [](RecordedCore& core, std::int64_t index) { return core.sync.register_value(index); },
           py::arg("index"))
       .def(
           "semaphore_increment",
@@ -363,9 +458,10 @@ void bind_sync(Class& core) {
 
 }  // namespace
 
-void bind_reductions(Class& core) {
+void bind_reductions(py::module_& module, Class& core) {
   bind_vector(core);
   bind_gpsimd(core);
+  bind_register(module);
   bind_sync(core);
 }
 

@@ -44,7 +44,9 @@ RecordedCore::RecordedCore(const target::Target& target, std::uint64_t seed, con
                            program::Synchronization synchronization)
     : emu::NeuronCore(target.core, seed, emu::plain_tile_gemm, numerics),
       target(one_core(target)),
-      recorder(synchronization) {}
+      recorder(synchronization) {
+  psum.keep_marks();  // nc_matmul asks what was written where
+}
 
 program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,
                                  const std::vector<const Tile*>& srcs, const Also& also) {
@@ -71,6 +73,7 @@ program::Instruction instruction(const RecordedCore& core, target::Opcode opcode
   result.accumulate_depth = also.accumulate ? program::kAccumulate : program::kOverwrite;
   result.semaphore = also.semaphore;
   result.value = also.value;
+  result.is_single_row = also.is_single_row;
   if (result.engine == target::Engine::dma) {
     require_reached_by_dma(opcode, dst);
     for (const Tile* tile : srcs) {

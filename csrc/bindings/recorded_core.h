@@ -51,6 +51,7 @@ struct Also {
   std::optional<int> queue = {};
   std::int32_t semaphore = 0;
   std::int64_t value = 0;
+  bool is_single_row = false;
 };
 program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,
                                  const std::vector<const Tile*>& srcs, const Also& also);

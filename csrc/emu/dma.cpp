@@ -55,15 +55,13 @@ void Dma::count(const View& dst, const View& src) {
 }
 
 void Dma::copy(const View& dst, const View& src) {
-  require_equal("dma", "both ends have the same partitions", src.partitions, dst.partitions,
-                "Give both tiles one shape.");
-  require_equal("dma", "both ends have the same elements per partition", src.free_elements(), dst.free_elements(),
-                "Give both tiles one shape.");
-  if (dst.memory != Memory::hbm || src.memory != Memory::hbm) {
-    require_at_most("dma", "a tile spans at most every partition", dst.partitions, core_.num_partitions,
-                    "Split the tile.");
+  constexpr std::string_view where = "dma_copy";
+  require_equal(where, "both ends have as many elements", src.elements(), dst.elements(), "Give both tiles one size.");
+  for (const View* end : {&dst, &src}) {
+    require_at_most(where, "a tile on the chip spans at most every partition",
+                    end->memory == Memory::hbm ? 0 : end->partitions, core_.num_partitions, "Split the tile.");
   }
-  require_written("dma", src);
+  require_written(where, src);
   if (src.dtype == dst.dtype) {
     transfer(dst, src);
   } else if (is_integer(src.dtype)) {
@@ -76,12 +74,10 @@ void Dma::copy(const View& dst, const View& src) {
 }
 
 void Dma::accumulate(const View& dst, const View& src) {
-  require_equal("dma", "both ends have the same partitions", src.partitions, dst.partitions,
-                "Give both tiles one shape.");
-  require_equal("dma", "both ends have the same elements per partition", src.free_elements(), dst.free_elements(),
-                "Give both tiles one shape.");
-  require_written("dma", dst);
-  require_written("dma", src);
+  constexpr std::string_view where = "dma_copy";
+  require_equal(where, "both ends have as many elements", src.elements(), dst.elements(), "Give both tiles one size.");
+  require_written(where, dst);
+  require_written(where, src);
   auto add = [](auto in, auto* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); };
   const bool has_64_bits = target::itemsize(src.dtype) == 8;
   if (is_integer(dst.dtype) && is_integer(src.dtype) && numerics_.computes_integers(has_64_bits)) {

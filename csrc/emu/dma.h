@@ -29,7 +29,7 @@ class Dma {
   // Reading what nothing wrote to HBM raises (strict mode).
   void set_checks(bool raises_uninitialized) { raises_uninitialized_ = raises_uninitialized; }
 
-  // Both have the same number of partitions and of elements in each; order within a row is kept.
+  // Both have as many elements; their order is kept.
   void copy(const View& dst, const View& src);
 
   // dst += src, in fp32 or as integers

@@ -2,6 +2,7 @@
 #include "emu/elements.h"
 
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -246,6 +247,20 @@ void copy(std::int64_t size, std::byte* to, std::int64_t to_stride, const std::b
     default:
       return copy_strided<std::array<std::uint64_t, 2>>(to, to_stride, from, from_stride, n);
   }
+}
+
+bool holds(Dtype dtype, double number) {
+  bool result = false;
+  decoder(dtype, [&]<class Type>(Type, auto) {
+    if constexpr (Type::kIsInteger) {
+      using Bits = typename Type::Bits;
+      // One past the largest is a power of two, which a double has.
+      const double end = std::ldexp(1.0, std::numeric_limits<Bits>::digits);
+      const double least = std::is_signed_v<Bits> ? -end : 0;
+      result = number >= least && number < end && std::trunc(number) == number;
+    }
+  });
+  return result && is_integer(dtype);
 }
 
 }  // namespace trn::emu

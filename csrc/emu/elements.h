@@ -20,6 +20,8 @@ void store(Dtype dtype, std::byte* to, std::int64_t stride, const std::int64_t* 
 // Small floats rounded at random, others as `store` does.
 void store_stochastic(Dtype dtype, std::byte* to, std::int64_t stride, const float* values, std::int64_t n,
                       StochasticBits& bits);
+// Whether an integer type has this very number.
+bool holds(Dtype dtype, double number);
 // Elements of `size` bytes as they are.
 void copy(std::int64_t size, std::byte* to, std::int64_t to_stride, const std::byte* from, std::int64_t from_stride,
           std::int64_t n);

@@ -127,11 +127,21 @@ void GpSimdEngine::affine_select(const View& dst, const IndexPattern& pattern, c
   }
   const std::int64_t columns = dst.free_elements();
   float *affine = lanes_.row(0, columns), *out = lanes_.row(2, columns);
+  const bool is_exact = on_true.dtype == dst.dtype && holds(dst.dtype, on_false);  // what is not cast is not rounded
   fill(where, dst, pattern, [&](const std::int64_t* row, std::int64_t n, std::int64_t p) {
     for (std::int64_t i = 0; i < n; ++i) {
       affine[i] = static_cast<float>((row[i] > 0) - (row[i] < 0));
     }
     apply(cmp_op, affine, 0.0F, affine, n);
+    if (is_exact) {
+      std::int64_t* whole = lanes_.integer_row(1, columns);
+      lanes_.read_row(on_true, p, whole);
+      for (std::int64_t i = 0; i < n; ++i) {
+        whole[i] = affine[i] != 0 ? whole[i] : static_cast<std::int64_t>(on_false);
+      }
+      lanes_.write_row(dst, p, whole);
+      return;
+    }
     const float* from = lanes_.dense_row(on_true, p, 1);
     for (std::int64_t i = 0; i < n; ++i) {
       out[i] = affine[i] != 0 ? from[i] : on_false;

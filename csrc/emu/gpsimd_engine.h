@@ -37,8 +37,8 @@ class GpSimdEngine {
   // on_true where cmp_op(pattern's value, 0)
   void affine_select(const View& dst, const IndexPattern& pattern, const View& on_true, float on_false, Alu cmp_op);
 
-  // gpsimd_gather.cpp. Each group of 16 partitions picks runs of `elements_per_index` by its own indices, which lie
-  // partition first: index i of a group is element i / 16 of its partition i % 16. num_valid_indices 0: all.
+  // gpsimd_gather.cpp. Each group of 16 partitions picks runs of `elements_per_index` that begin at its own indices,
+  // which lie partition first: index i of a group is element i / 16 of its partition i % 16. num_valid_indices 0: all.
   void local_gather(const View& dst, const View& src_buffer, const View& index, std::int64_t elements_per_index,
                     std::int64_t num_valid_indices);
   // dst[p, i] = data[p, indices[p, i]]

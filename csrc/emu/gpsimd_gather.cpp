@@ -67,11 +67,11 @@ void GpSimdEngine::local_gather(const View& dst, const View& src_buffer, const V
       }
     }
     for (std::int64_t i = 0; i < valid; ++i) {
-      require_column(where, flat[i] * elements_per_index + elements_per_index - 1, columns);
+      require_column(where, flat[i] + elements_per_index - 1, columns);
       for (std::int64_t p = first; p < first + kCorePartitions; ++p) {
         for (std::int64_t e = 0; e < elements_per_index; ++e) {
-          std::memcpy(element(dst, p, i * elements_per_index + e),
-                      element(src_buffer, p, flat[i] * elements_per_index + e), static_cast<std::size_t>(size));
+          std::memcpy(element(dst, p, i * elements_per_index + e), element(src_buffer, p, flat[i] + e),
+                      static_cast<std::size_t>(size));
         }
       }
     }
@@ -140,8 +140,11 @@ void GpSimdEngine::nonzero_with_count(const View& dst, const View& src, std::int
   require_tile(where, core_, dst);
   require_source(where, core_, src);
   require_partitions(where, src, dst.partitions);
-  require_dtype(where, "places and their number are int32 or uint32", dst,
-                dst.dtype == Dtype::int32 || dst.dtype == Dtype::uint32, "Use an int32 tile.");
+  require_dtype(where, "places and their number are int32", dst, dst.dtype == Dtype::int32, "Use an int32 tile.");
+  require_dtype(where, "the source is float32 or int32", src, src.dtype == Dtype::float32 || src.dtype == Dtype::int32,
+                "Cast with tensor_copy.");
+  require_int32(where, "index_offset", index_offset);
+  require_int32(where, "padding_val", padding_val);
   const std::int64_t n = src.free_elements();
   require_equal(where, "the result has an element more to a partition than the source", dst.free_elements(), n + 1,
                 "Give it the shape [P, N + 1].");

@@ -50,6 +50,14 @@ inline void require_index(std::string_view where, std::string_view rule, std::in
   }
 }
 
+inline void require_int32(std::string_view where, std::string_view name, std::int64_t got) {
+  if (got != static_cast<std::int32_t>(got)) {
+    throw Error(Category::hardware_constraint,
+                "[" + std::string(where) + "] " + std::string(name) + " is an int32; got " + std::to_string(got) +
+                    ", limit " + (got < 0 ? "-2147483648" : "2147483647") + ". Use a smaller number.");
+  }
+}
+
 inline void require_memory(std::string_view where, std::string_view rule, const View& view, bool allowed,
                            std::string_view fix) {
   if (!allowed) {
@@ -117,9 +125,14 @@ inline void require_start_partition(std::string_view where, const View& view) {
 }
 
 inline void require_initialized(std::string_view where, const View& view) {
-  if (has_unwritten(view)) {
+  if (view.raises_unwritten && has_unwritten(view)) {
     refuse_fresh(where, view);
   }
+}
+
+inline void require_elements(std::string_view where, const View& view) {
+  require_dtype(where, "x4 tiles are quantized, copied, multiplied, and set to 0", view, !is_block_scaled(view.dtype),
+                "Use another dtype.");
 }
 
 // On the chip, within the partitions; of any shape.

@@ -40,7 +40,8 @@ View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
             .free = free,
             .bank_offset_bytes = start % bank_bytes_,
             .start_partition = start_partition,
-            .written_offset = bytes_.written_offset()};
+            .written_offset = bytes_.written_offset(),
+            .raises_unwritten = bytes_.raises_unwritten()};
   view.data += start_partition * view.partition_bytes;
   return view;
 }

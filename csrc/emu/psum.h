@@ -17,6 +17,7 @@ class Psum {
   void reset() { used_bytes_ = 0; }
   // Fresh tiles hold NaN (the default), and reading them raises (strict mode).
   void set_checks(bool poisons, bool raises_uninitialized) { bytes_.set_checks(poisons, raises_uninitialized); }
+  void keep_marks() { bytes_.keep_marks(); }  // also outside strict mode
   // Starts on a bank. Returns the offset.
   std::int64_t allocate(std::int64_t bytes_per_partition, std::string_view name);
   std::int64_t bank_bytes() const { return bank_bytes_; }

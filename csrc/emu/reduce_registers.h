@@ -3,8 +3,8 @@
 
 #include <array>
 #include <cstdint>
-#include <string_view>
 
+#include "emu/alu.h"
 #include "emu/lanes.h"
 
 namespace trn::emu {
@@ -12,11 +12,43 @@ namespace trn::emu {
 // nki.isa.reduce_cmd.
 enum class ReduceCmd : std::uint8_t { idle, reset, reduce, reset_reduce, load_reduce };
 
-struct ReduceRegisters {
-  std::array<float, kMostPartitions> at = {};
+constexpr bool resets(ReduceCmd cmd) {
+  return cmd == ReduceCmd::reset || cmd == ReduceCmd::reset_reduce;
+}
+constexpr bool reduces(ReduceCmd cmd) {
+  return cmd == ReduceCmd::reduce || cmd == ReduceCmd::reset_reduce || cmd == ReduceCmd::load_reduce;
+}
 
-  bool resets(ReduceCmd cmd) const { return cmd == ReduceCmd::reset || cmd == ReduceCmd::reset_reduce; }
-  bool reduces(ReduceCmd cmd) const { return cmd == ReduceCmd::reduce || cmd == ReduceCmd::reset_reduce; }
+// An instruction uses the lanes that its tile's partitions lie in.
+class ReduceRegisters {
+ public:
+  float& lane(const View& tile, std::int64_t partition) {
+    return at_[static_cast<std::size_t>(tile.start_partition + partition)];
+  }
+  // What the instruction finds: `identity` after a reset, `loaded` [P] where it loads.
+  void begin(const View& tile, ReduceCmd cmd, float identity, const float* loaded = nullptr) {
+    for (std::int64_t p = 0; p < tile.partitions; ++p) {
+      float& state = lane(tile, p);
+      state = resets(cmd) ? identity : cmd == ReduceCmd::load_reduce ? loaded[p] : state;
+    }
+  }
+  void reduce(const View& tile, std::int64_t partition, Alu alu, float value) {
+    float& state = lane(tile, partition);
+    apply(alu, &state, &value, &state, 1);
+  }
+  // Into `result` [P, 1], which may be null.
+  void store(Lanes& lanes, const View& tile, const View* result) {
+    if (result != nullptr) {
+      std::array<float, kMostPartitions> values = {};
+      for (std::int64_t p = 0; p < tile.partitions; ++p) {
+        values[static_cast<std::size_t>(p)] = lane(tile, p);
+      }
+      lanes.write_all(*result, values.data());
+    }
+  }
+
+ private:
+  std::array<float, kMostPartitions> at_ = {};
 };
 
 }  // namespace trn::emu

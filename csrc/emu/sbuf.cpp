@@ -36,7 +36,8 @@ View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::in
             .partition_bytes = pitch(elements * target::itemsize(dtype)),
             .free = free,
             .start_partition = start_partition,
-            .written_offset = bytes_.written_offset()};
+            .written_offset = bytes_.written_offset(),
+            .raises_unwritten = bytes_.raises_unwritten()};
   view.data += start_partition * view.partition_bytes;
   return view;
 }

@@ -2,11 +2,11 @@
 #include "emu/scalar_engine.h"
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "emu/convert.h"
 #include "emu/limits.h"
+#include "emu/transfer.h"
 
 namespace trn::emu {
 
@@ -22,26 +22,31 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
                        const ScalarOperand& scale, const ScalarOperand& bias, ReduceCmd cmd, const View* reduce_res) {
   require_operand(where, core_, dst, dst);
   require_operand(where, core_, x, dst);
+  require_elements(where, dst);
+  require_elements(where, x);
+  if (cmd == ReduceCmd::load_reduce) {
+    refuse(where, "reduce_cmd is idle, reset, reduce or reset_reduce", "load_reduce", "Add the value afterwards.");
+  }
   require_scalar(where, core_, scale, dst.partitions);
   require_scalar(where, core_, bias, dst.partitions);
   if (scale.vector != nullptr) {
     require_dtype(where, "a vector scale is float32", *scale.vector, scale.vector->dtype == Dtype::float32, "Cast it.");
   }
   if (bias.vector != nullptr) {
-    const Dtype dtype = bias.vector->dtype;
-    require_dtype(where, "a vector bias is float32, float16 or bfloat16", *bias.vector,
-                  dtype == Dtype::float32 || dtype == Dtype::float16 || dtype == Dtype::bfloat16, "Cast it.");
+    require_elements(where, *bias.vector);
+    require_dtype(where, "a vector bias is not tfloat32", *bias.vector, bias.vector->dtype != Dtype::tfloat32,
+                  "Cast it.");
   }
   if (reduce_res != nullptr) {
     require_vector(where, core_, *reduce_res, dst.partitions);
   }
-  const bool reduces = cmd != ReduceCmd::idle || reduce_res != nullptr;
-  if (!reduces && copies_integers(dst, x, function, scale, bias)) {
+  const bool has_registers = cmd != ReduceCmd::idle || reduce_res != nullptr;
+  if (!has_registers && copies_integers(dst, x, function, scale, bias)) {
     lanes_.run<std::int64_t, 1>(dst, {&x},
                                 [&](auto in, std::int64_t* out, std::int64_t n) { std::copy(in[0], in[0] + n, out); });
     return;
   }
-  if (!reduces && scale.vector == nullptr && bias.vector == nullptr) {
+  if (!has_registers && scale.vector == nullptr && bias.vector == nullptr) {
     lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n) {
       evaluate(function, lanes_.numerics(), in[0], static_cast<float>(scale.value), static_cast<float>(bias.value), out,
                n);
@@ -51,19 +56,14 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
   float scales[kMostPartitions], biases[kMostPartitions];
   lanes_.read_scalars(scale, dst.partitions, scales);
   lanes_.read_scalars(bias, dst.partitions, biases);
-  if (registers_.resets(cmd)) {
-    registers_.at.fill(0);
-  }
+  registers_.begin(dst, cmd, 0);
   lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
     evaluate(function, lanes_.numerics(), in[0], scales[p], biases[p], out, n);
-    if (registers_.reduces(cmd)) {
-      registers_.at[static_cast<std::size_t>(p)] += fold(Alu::add, out, n);
+    if (reduces(cmd)) {
+      registers_.reduce(dst, p, Alu::add, fold(Alu::add, out, n));
     }
   });
-  if (reduce_res != nullptr) {
-    std::array<float, kMostPartitions> results = registers_.at;
-    lanes_.write_all(*reduce_res, results.data());
-  }
+  registers_.store(lanes_, dst, reduce_res);
 }
 
 void ScalarEngine::activation(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
@@ -91,6 +91,12 @@ void ScalarEngine::tensor_scalar(const View& dst, const View& x, Alu op0, const 
 }
 
 void ScalarEngine::tensor_copy(const View& dst, const View& src) {
+  if (dst.dtype == src.dtype && generation(core_) >= 3) {
+    require_operand("tensor_copy", core_, dst, dst);
+    require_operand("tensor_copy", core_, src, dst);
+    transfer(dst, src);
+    return;
+  }
   run("tensor_copy", dst, src, Activation::copy, 1.0F, 0.0F, ReduceCmd::idle, nullptr);
 }
 

@@ -27,7 +27,7 @@ class ScalarEngine {
   // multiply, add, or multiply then add (Alu::none: one operation), as ScalarE has them.
   void tensor_scalar(const View& dst, const View& x, Alu op0, const ScalarOperand& operand0, Alu op1,
                      const ScalarOperand& operand1);
-  // Through fp32, also where the dtype is kept.
+  // The cast, through fp32; from NeuronCore-v3 on, bits are kept where the dtype is.
   void tensor_copy(const View& dst, const View& src);
 
   StochasticBits& bits() { return lanes_.bits(); }

@@ -35,6 +35,14 @@ const std::int32_t& SyncEngine::at(std::int64_t index) const {
   return registers_[static_cast<std::size_t>(index)];
 }
 
+void SyncEngine::require_written(std::string_view where, std::int64_t index) const {
+  at(index);
+  if (raises_uninitialized_ && !is_written_[static_cast<std::size_t>(index)]) {
+    refuse(where, "registers are written before they are read (strict mode)", "fresh register " + std::to_string(index),
+           "Load or move a value into it first.");
+  }
+}
+
 std::int64_t SyncEngine::register_alloc() {
   require_at_most("register_alloc", "an engine has few registers", num_allocated_ + 1, kNumRegisters,
                   "Use one of them again.");
@@ -48,6 +56,12 @@ void SyncEngine::register_move(std::int64_t index, std::int64_t value) {
   set(index, value);
 }
 
+void SyncEngine::register_copy(std::int64_t index, std::int64_t from) {
+  at(index);
+  require_written("register_move", from);
+  set(index, at(from));
+}
+
 void SyncEngine::register_load(std::int64_t index, const View& src) {
   require_element("register_load", src);
   require_initialized("register_load", src);
@@ -58,11 +72,7 @@ void SyncEngine::register_load(std::int64_t index, const View& src) {
 
 void SyncEngine::register_store(const View& dst, std::int64_t index) const {
   require_element("register_store", dst);
-  at(index);
-  if (raises_uninitialized_ && !is_written_[static_cast<std::size_t>(index)]) {
-    refuse("register_store", "registers are written before they are read (strict mode)",
-           "fresh register " + std::to_string(index), "Load or move a value into it first.");
-  }
+  require_written("register_store", index);
   const std::int64_t value = at(index);
   store(dst.dtype, dst.data, target::itemsize(dst.dtype), &value, 1);
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <bitset>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "emu/view.h"
@@ -24,6 +25,7 @@ class SyncEngine {
   void register_load(std::int64_t index, const View& src);
   void register_store(const View& dst, std::int64_t index) const;
   void register_move(std::int64_t index, std::int64_t value);
+  void register_copy(std::int64_t index, std::int64_t from);
   std::int64_t register_value(std::int64_t index) const { return at(index); }
 
   // Instructions run in program order, so that what a wait waits for has been counted before it, or never is. On which
@@ -35,6 +37,7 @@ class SyncEngine {
  private:
   void set(std::int64_t index, std::int64_t value);
   const std::int32_t& at(std::int64_t index) const;
+  void require_written(std::string_view where, std::int64_t index) const;
 
   std::array<std::int32_t, kNumRegisters> registers_ = {};
   std::bitset<kNumRegisters> is_written_;

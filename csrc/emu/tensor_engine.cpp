@@ -72,6 +72,32 @@ void TensorEngine::require_operands(std::string_view where, const View& stationa
                 "Give both the same partitions.");
 }
 
+void TensorEngine::require_array_tile(std::string_view where, const ArrayTile& tile, std::int64_t k,
+                                      std::int64_t m) const {
+  const std::int64_t most_columns = tile.num_columns == 0 ? core_.stationary_free_max_elements : tile.num_columns;
+  const std::int64_t most_rows = tile.num_rows == 0 ? core_.num_partitions : tile.num_rows;
+  const std::int64_t least = generation(core_) >= 3 ? 32 : 64;
+  for (const auto& [size, start] : {std::pair{most_rows, tile.start_row}, {most_columns, tile.start_column}}) {
+    if (size != 128 && size != 64 && size != least) {
+      refuse(where, "the array splits into tiles of 32 (from NeuronCore-v3), 64 or 128", std::to_string(size),
+             "Choose one of them.");
+    }
+    require_equal(where, "a tile starts at a multiple of its size", start % size, 0, "Move it.");
+    require_at_least(where, "a tile starts within the array", start, 0, "Move it.");
+    require_at_most(where, "a tile ends within the array", start + size, 128, "Move it.");
+  }
+  require_at_most(where, "the stationary tile has few columns", m, most_columns, "Split M.");
+  require_at_most(where, "K fits the array's rows", k, most_rows, "Split K.");
+}
+
+void TensorEngine::require_row_tile(std::string_view where, const ArrayTile& tile, std::int64_t k,
+                                    std::int64_t m) const {
+  require_array_tile(where, tile, k, m);
+  if (tile.num_columns != 0 && tile.num_columns != core_.stationary_free_max_elements) {
+    refuse(where, "it takes all columns of the array", std::to_string(tile.num_columns), "Split the rows only.");
+  }
+}
+
 TensorEngine::Rows TensorEngine::rows(const View& view, std::size_t which) {
   const std::int64_t columns = view.free_elements();
   if (view.dtype == Dtype::float32 && view.free.size() == 1 && view.free[0].stride == 1) {
@@ -132,20 +158,7 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
     refuse(where, "the two e4m3 formats do not pair", both(), "Cast one of them.");
   }
   const std::int64_t m = stationary.free_elements(), n = moving.free_elements();
-  const std::int64_t most_columns = tile.num_columns == 0 ? core_.stationary_free_max_elements : tile.num_columns;
-  const std::int64_t most_rows = tile.num_rows == 0 ? core_.num_partitions : tile.num_rows;
-  require_at_most(where, "the stationary tile has few columns", m, most_columns, "Split M.");
-  require_at_most(where, "K fits the array's rows", stationary.partitions, most_rows, "Split K.");
-  const std::int64_t least = generation(core_) >= 3 ? 32 : 64;
-  for (const auto& [size, start] : {std::pair{most_rows, tile.start_row}, {most_columns, tile.start_column}}) {
-    if (size != 128 && size != 64 && size != least) {
-      refuse(where, "the array splits into tiles of 32 (from NeuronCore-v3), 64 or 128", std::to_string(size),
-             "Choose one of them.");
-    }
-    require_equal(where, "a tile starts at a multiple of its size", start % size, 0, "Move it.");
-    require_at_least(where, "a tile starts within the array", start, 0, "Move it.");
-    require_at_most(where, "a tile ends within the array", start + size, 128, "Move it.");
-  }
+  require_array_tile(where, tile, stationary.partitions, m);
   const std::int64_t most = generation(core_) >= 4 ? core_.psum_bytes_per_partition / target::itemsize(dst.dtype)
                                                    : core_.moving_free_max_elements;
   require_at_most(where, "the moving tile has few columns", n, most, "Split N.");
@@ -184,7 +197,8 @@ void TensorEngine::multiply_integers(const View& dst, const View& stationary, co
   }
 }
 
-void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate) {
+void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate,
+                                        const ArrayTile& tile) {
   constexpr std::string_view where = "nc_matmul double_row";
   require_generation(where, core_, 3);
   require_operands(where, stationary, moving);
@@ -197,8 +211,7 @@ void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary,
                   operand->free.size() == 2 ? operand->free[0].size : 0, 2, "Give it the shape [K, 2, columns].");
   }
   const Extent row = stationary.free[1], column = moving.free[1];
-  require_at_most(where, "the stationary tile has few columns", row.size, core_.stationary_free_max_elements,
-                  "Split M.");
+  require_row_tile(where, tile, stationary.partitions, row.size);
   require_at_most(where, "the moving tile has few columns", column.size, core_.moving_free_max_elements, "Split N.");
   require_result(where, dst, row.size, column.size, accumulate);
   for (std::int64_t half = 0; half < 2; ++half) {
@@ -232,23 +245,27 @@ void TensorEngine::dequantize(const View& tile, const View& scale, std::size_t w
 }
 
 void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const View& moving,
-                                const View& stationary_scale, const View& moving_scale, bool accumulate) {
+                                const View& stationary_scale, const View& moving_scale, bool accumulate,
+                                const ArrayTile& tile) {
   constexpr std::string_view where = "nc_matmul_mx";
   require_generation(where, core_, 4);
   require_operands(where, stationary, moving);
   const std::int64_t k = stationary.partitions, m = stationary.free_elements(), n = moving.free_elements();
   require_equal(where, "K is a multiple of 32 partitions", k % kQuadrant, 0, "Pad K.");
   require_equal(where, "the stationary tile has an even number of columns", m % 2, 0, "Pad M.");
-  require_at_most(where, "the stationary tile has few columns", m, core_.stationary_free_max_elements, "Split M.");
+  require_row_tile(where, tile, k, m);
   require_at_most(where, "the moving tile has few columns", n, dst.dtype == Dtype::bfloat16 ? 1024 : 512, "Split N.");
-  for (const auto& [tile, scale] : {std::pair{&stationary, &stationary_scale}, {&moving, &moving_scale}}) {
-    require_dtype(where, "tiles are float8_e5m2_x4, float8_e4m3fn_x4 or float4_e2m1fn_x4", *tile,
-                  is_block_scaled(tile->dtype), "Use quantize_mx.");
+  for (const auto& [values, scale] : {std::pair{&stationary, &stationary_scale}, {&moving, &moving_scale}}) {
+    require_dtype(where, "tiles are float8_e5m2_x4, float8_e4m3fn_x4 or float4_e2m1fn_x4", *values,
+                  is_block_scaled(values->dtype), "Use quantize_mx.");
     require_sbuf(where, *scale);
     require_dtype(where, "scales are uint8", *scale, scale->dtype == Dtype::uint8, "Use quantize_mx.");
-    require_equal(where, "scales have 4 partitions for 32, or the tile's", scale->partitions, k == kQuadrant ? 4 : k,
-                  "Give them the documented layout.");
-    require_equal(where, "scales have the tile's columns", scale->free_elements(), tile->free_elements(),
+    require_initialized(where, *scale);
+    if (scale->partitions != k && (k != kQuadrant || scale->partitions != 4)) {
+      refuse(where, "scales have the tile's partitions, or 4 for 32", std::to_string(scale->partitions),
+             "Give them the documented layout.");
+    }
+    require_equal(where, "scales have the tile's columns", scale->free_elements(), values->free_elements(),
                   "Give both one width.");
   }
   require_result(where, dst, m, n, accumulate);
@@ -258,6 +275,27 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
   for (std::int64_t v = 0; v < kPacked; ++v) {
     multiply(dst, {weights + v * k * m, m}, {inputs + v * k * n, n}, k, n, accumulate || v > 0);
   }
+}
+
+void TensorEngine::nc_matmul_transpose(const View& dst, const View& stationary, const View& moving) {
+  constexpr std::string_view where = "nc_matmul is_transpose";
+  if (generation(core_) < 3) {  // says what it is for, and is a product
+    nc_matmul(dst, stationary, moving, false);
+    return;
+  }
+  require_operands(where, stationary, moving);
+  const std::int64_t n = moving.free_elements();
+  require_equal(where, "the moving tile is the identity", n, moving.partitions, "Give it the shape [K, K].");
+  float* row = lanes_.row(0, n);
+  for (std::int64_t p = 0; p < n; ++p) {
+    lanes_.read_row(moving, p, row);
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (row[i] != (i == p ? 1.0F : 0.0F)) {
+        refuse(where, "the moving tile is the identity", std::to_string(row[i]), "Multiply without is_transpose.");
+      }
+    }
+  }
+  nc_transpose(dst, stationary);
 }
 
 void TensorEngine::nc_transpose(const View& dst, const View& src) {

@@ -27,10 +27,13 @@ class TensorEngine {
   void nc_matmul(const View& dst, const View& stationary, const View& moving, bool accumulate,
                  const ArrayTile& tile = {});
   // FP8 stationary [K, 2, M] and moving [K, 2, N]: the contraction is over 2 K.
-  void nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate);
+  void nc_matmul_double_row(const View& dst, const View& stationary, const View& moving, bool accumulate,
+                            const ArrayTile& tile = {});
+  // The transpose of `stationary`, exact from NeuronCore-v3 on; moving: the identity, [K, K].
+  void nc_matmul_transpose(const View& dst, const View& stationary, const View& moving);
   // x4 stationary [K, M] and moving [K, N], with the scales that quantize_mx lays out: the contraction is over 4 K.
   void nc_matmul_mx(const View& dst, const View& stationary, const View& moving, const View& stationary_scale,
-                    const View& moving_scale, bool accumulate);
+                    const View& moving_scale, bool accumulate, const ArrayTile& tile = {});
   // dst: PSUM [F, P] of src's dtype; src: SBUF [P <= 128, F <= 128]. Exact from NeuronCore-v3 on; before, a product
   // with the identity, in which a NaN or an infinity spreads over its row.
   void nc_transpose(const View& dst, const View& src);
@@ -45,6 +48,9 @@ class TensorEngine {
   };
   Rows rows(const View& view, std::size_t which);
   void require_result(std::string_view where, const View& dst, std::int64_t m, std::int64_t n, bool accumulate) const;
+  // A stationary tile [k, m] fits its part of the array; of its rows only, where columns cannot be split.
+  void require_array_tile(std::string_view where, const ArrayTile& tile, std::int64_t k, std::int64_t m) const;
+  void require_row_tile(std::string_view where, const ArrayTile& tile, std::int64_t k, std::int64_t m) const;
   void require_psum(std::string_view where, const View& dst) const;
   void require_operands(std::string_view where, const View& stationary, const View& moving) const;
   // dst (+)= sum over k <= 128

@@ -1,4 +1,5 @@
-// The bytes of an on-chip memory: NaN where nothing was written, and in strict mode a mark for each byte that was.
+// The bytes of an on-chip memory: NaN where nothing was written, and a mark for each byte that was where marks are
+// kept.
 #pragma once
 
 #include <cstddef>
@@ -12,13 +13,19 @@ class TrackedBytes {
  public:
   explicit TrackedBytes(std::int64_t size) : size_(size), bytes_(allocate(size)) {}
 
-  // Before anything is allocated: what was written is forgotten.
+  // Both before anything is allocated: what was written is forgotten.
   void set_checks(bool poisons, bool raises_uninitialized) {
-    if (raises_uninitialized && written_offset_ == 0) {
-      bytes_ = allocate(2 * size_);
-    }
     poisons_ = poisons || raises_uninitialized;
-    written_offset_ = raises_uninitialized ? size_ : 0;
+    raises_unwritten_ = raises_uninitialized;
+    if (raises_uninitialized) {
+      keep_marks();
+    }
+  }
+  void keep_marks() {
+    if (written_offset_ == 0) {
+      bytes_ = allocate(2 * size_);
+      written_offset_ = size_;
+    }
   }
   void refresh(std::int64_t offset, std::int64_t bytes) {
     if (poisons_) {
@@ -31,6 +38,7 @@ class TrackedBytes {
   }
   std::byte* at(std::int64_t offset) const { return bytes_.get() + offset; }
   std::int64_t written_offset() const { return written_offset_; }
+  bool raises_unwritten() const { return raises_unwritten_; }
 
  private:
   static std::unique_ptr<std::byte[]> allocate(std::int64_t size) {
@@ -39,7 +47,7 @@ class TrackedBytes {
 
   std::int64_t size_;
   std::unique_ptr<std::byte[]> bytes_;  // with the marks behind
-  bool poisons_ = true;
+  bool poisons_ = true, raises_unwritten_ = false;
   std::int64_t written_offset_ = 0;
 };
 

@@ -89,7 +89,7 @@ void transfer(const View& dst, const View& src) {
     View dense{.data = staged.data(), .dtype = src.dtype, .partitions = 1, .free = {{src.elements(), 1}}};
     run_by_run(dense, src);
     run_by_run(dst, dense);
-  } else if (!transposed(dst, src)) {
+  } else if (dst.partitions != src.partitions || !transposed(dst, src)) {
     run_by_run(dst, src);
   }
 }

@@ -81,8 +81,10 @@ void require_integers(std::string_view where, std::initializer_list<const View*>
 void VectorEngine::check(std::string_view where, const View& dst, const View* const* sources,
                          std::size_t num_sources) const {
   require_operand(where, core_, dst, dst);
+  require_elements(where, dst);
   for (std::size_t s = 0; s < num_sources; ++s) {
     require_operand(where, core_, *sources[s], dst);
+    require_elements(where, *sources[s]);
   }
 }
 
@@ -105,7 +107,7 @@ void VectorEngine::require_float_alu(std::string_view where, Alu alu) const {
   }
 }
 
-void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, Alu alu) {
+void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, Alu alu, bool is_native) {
   constexpr std::string_view where = "tensor_tensor";
   require_not_both_in_psum(where, a, b);
   if (alu == Alu::power) {  // GpSimdE's, which does not reach PSUM
@@ -117,7 +119,9 @@ void VectorEngine::tensor_tensor(const View& dst, const View& a, const View& b, 
   if (is_bitwise(alu)) {
     require_integers(where, {&dst, &a, &b});
   }
-  if (is_bitwise(alu) || computes_integers({&dst, &a, &b}, {alu})) {
+  const bool is_exact =
+      is_native && has_integer_form(alu) && is_integer(dst.dtype) && is_integer(a.dtype) && is_integer(b.dtype);
+  if (is_bitwise(alu) || is_exact || computes_integers({&dst, &a, &b}, {alu})) {
     run<std::int64_t, 2>(where, dst, {&a, &b}, body);
   } else {
     run<float, 2>(where, dst, {&a, &b}, body);
@@ -224,24 +228,37 @@ void VectorEngine::tensor_copy_predicated(const View& dst, const View& x, const 
   }
 }
 
-void VectorEngine::tensor_copy_predicated(const View& dst, const View* src, float scalar, const View& predicate,
+void VectorEngine::tensor_copy_predicated(const View& dst, const View* src, double scalar, const View& predicate,
                                           bool reverse) {
   constexpr std::string_view where = "tensor_copy_predicated";
   require_dtype(where, "the predicate is an unsigned integer", predicate,
                 predicate.dtype == Dtype::uint8 || predicate.dtype == Dtype::uint16 ||
                     predicate.dtype == Dtype::uint32 || predicate.dtype == Dtype::boolean,
                 "Compare into uint8.");
+  // What is not cast is not rounded.
   if (src == nullptr) {
-    run<float, 2>(where, dst, {&dst, &predicate}, [&](auto in, float* out, std::int64_t n) {
-      reverse ? choose(in[1], in[0], scalar, out, n) : choose(in[1], scalar, in[0], out, n);
-    });
+    auto body = [&]<class T>(const T* const* in, T* out, std::int64_t n) {
+      const T value = static_cast<T>(scalar);
+      reverse ? choose(in[1], in[0], value, out, n) : choose(in[1], value, in[0], out, n);
+    };
+    if (holds(dst.dtype, scalar)) {
+      run<std::int64_t, 2>(where, dst, {&dst, &predicate},
+                           [&](auto in, std::int64_t* out, std::int64_t n) { body(in, out, n); });
+    } else {
+      run<float, 2>(where, dst, {&dst, &predicate}, [&](auto in, float* out, std::int64_t n) { body(in, out, n); });
+    }
     return;
   }
   require_not_both_in_psum(where, *src, predicate);
   require_dtype(where, "source and result have one dtype", *src, src->dtype == dst.dtype, "Cast with tensor_copy.");
-  run<float, 3>(where, dst, {&dst, src, &predicate}, [&](auto in, float* out, std::int64_t n) {
+  auto body = [&](auto in, auto* out, std::int64_t n) {
     choose(in[2], in[reverse ? 0 : 1], in[reverse ? 1 : 0], out, n);
-  });
+  };
+  if (is_integer(dst.dtype)) {
+    run<std::int64_t, 3>(where, dst, {&dst, src, &predicate}, body);
+  } else {
+    run<float, 3>(where, dst, {&dst, src, &predicate}, body);
+  }
 }
 
 void VectorEngine::select(const View& dst, const View& condition, const View& x, const View& y) {
@@ -269,8 +286,23 @@ void VectorEngine::reciprocal(const View& dst, const View& src) {
                 [&](auto in, float* out, std::int64_t n) { apply(Alu::divide, 1.0F, in[0], out, n); });
 }
 
-void VectorEngine::memset(const View& dst, float value) {
-  if (value == std::numeric_limits<float>::infinity() && computes_integers({&dst})) {
+void VectorEngine::memset(const View& dst, double value) {
+  if (is_block_scaled(dst.dtype)) {
+    if (value != 0) {
+      refuse("memset", "an x4 tile is set to 0", std::to_string(value), "Quantize a tile of the value.");
+    }
+    View bits = dst;
+    bits.dtype = target::itemsize(dst.dtype) == 4 ? Dtype::uint32 : Dtype::uint16;
+    memset(bits, 0);
+    return;
+  }
+  if (holds(dst.dtype, value)) {
+    run<std::int64_t, 0>("memset", dst, {}, [&](auto, std::int64_t* out, std::int64_t n) {
+      std::fill(out, out + n, static_cast<std::int64_t>(value));
+    });
+    return;
+  }
+  if (value == std::numeric_limits<double>::infinity() && computes_integers({&dst})) {
     // What a minimum starts from: the largest integer of the tile, whose lowest bits all types share.
     const std::int64_t bits = 8 * target::itemsize(dst.dtype) - 1;
     const auto largest = static_cast<std::int64_t>((std::uint64_t{1} << bits) - 1);
@@ -278,7 +310,8 @@ void VectorEngine::memset(const View& dst, float value) {
                          [&](auto, std::int64_t* out, std::int64_t n) { std::fill(out, out + n, largest); });
     return;
   }
-  run<float, 0>("memset", dst, {}, [&](auto, float* out, std::int64_t n) { std::fill(out, out + n, value); });
+  run<float, 0>("memset", dst, {},
+                [&](auto, float* out, std::int64_t n) { std::fill(out, out + n, static_cast<float>(value)); });
 }
 
 }  // namespace trn::emu

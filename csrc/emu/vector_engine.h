@@ -22,7 +22,8 @@ class VectorEngine {
       : core_(core), lanes_(numerics), random_(seed), generators_(4, seed) {}
 
   // Element by element: vector_engine.cpp.
-  void tensor_tensor(const View& dst, const View& a, const View& b, Alu alu);
+  // `is_native`: integers as such, as GpSimdE computes them.
+  void tensor_tensor(const View& dst, const View& a, const View& b, Alu alu, bool is_native = false);
   // alu1(alu0(x, scalar0), scalar1); reversed: the scalar is the left operand.
   void tensor_scalar(const View& dst, const View& x, Alu alu0, const ScalarOperand& scalar0, Alu alu1,
                      const ScalarOperand& scalar1, bool reverse0 = false, bool reverse1 = false);
@@ -35,18 +36,19 @@ class VectorEngine {
   void tensor_copy_predicated(const View& dst, const View& x, const View& predicate, float scalar);
   // dst keeps its elements where the predicate (reversed: its negation) is false; `src` a tile of dst's dtype, or null
   // for the scalar.
-  void tensor_copy_predicated(const View& dst, const View* src, float scalar, const View& predicate, bool reverse);
+  void tensor_copy_predicated(const View& dst, const View* src, double scalar, const View& predicate, bool reverse);
   void select(const View& dst, const View& condition, const View& x, const View& y);
   void select(const View& dst, const View& condition, const View& x, float y);
   void reciprocal(const View& dst, const View& src);
-  void memset(const View& dst, float value);
+  void memset(const View& dst, double value);
 
   // Along the free axis: vector_reduce.cpp.
   // data: [P, kept * reduced], dst: [P, kept]; the innermost elements are reduced.
   void tensor_reduce(const View& dst, Alu alu, const View& data, bool negate = false);
-  // dst = alu0(data, operand0); reduce_res: [P, 1]
+  // dst = alu0(data, operand0), reduced into the registers; reduce_res: [P, 1]. reduce_init goes with load_reduce.
   void tensor_scalar_reduce(const View& dst, const View& data, Alu alu0, const ScalarOperand& operand0, Alu reduce_op,
-                            const View& reduce_res);
+                            const View& reduce_res, ReduceCmd cmd = ReduceCmd::reset_reduce,
+                            const ScalarOperand& reduce_init = 0.0, bool reverse0 = false);
   // dst[i] = register = op1(op0(src[i], imm0), register)
   void tensor_scalar_cumulative(const View& dst, const View& src, Alu op0, Alu op1, const ScalarOperand& imm0,
                                 const ScalarOperand& imm1, ReduceCmd cmd);
@@ -102,8 +104,7 @@ class VectorEngine {
   // Whether an instruction on these operands computes in integers.
   bool computes_integers(std::initializer_list<const View*> views, std::initializer_list<Alu> alus = {},
                          std::initializer_list<double> constants = {}) const;
-  // The maximum of each row into the registers, and them into `reduce_res`.
-  void reduce_maximum(std::string_view where, const View& dst, const View* reduce_res, ReduceCmd cmd);
+  void require_reduce_res(std::string_view where, const View* reduce_res, std::int64_t partitions) const;
 
   target::Core core_;
   Lanes lanes_;

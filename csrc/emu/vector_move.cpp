@@ -63,6 +63,8 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
   for (const View* view : {&dst, &src, &dst_scale}) {
     require_sbuf(where, *view);
   }
+  require_tile(where, core_, dst);
+  require_tile(where, core_, src);
   require_dtype(where, "the source is float16 or bfloat16", src,
                 src.dtype == Dtype::float16 || src.dtype == Dtype::bfloat16, "Cast with tensor_copy.");
   require_dtype(where, "the result is float8_e5m2_x4 or float8_e4m3fn_x4", dst,
@@ -75,8 +77,10 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
   require_partitions(where, src, dst.partitions);
   require_equal(where, "the result has a packed element per four columns", dst.free_elements(), packed,
                 "Give it a quarter of the columns.");
-  require_equal(where, "scales have 4 partitions for 32, or the source's", dst_scale.partitions,
-                src.partitions == kQuadrant ? 4 : src.partitions, "Give them the documented layout.");
+  if (dst_scale.partitions != src.partitions && (src.partitions != kQuadrant || dst_scale.partitions != 4)) {
+    refuse(where, "scales have the source's partitions, or 4 for 32", std::to_string(dst_scale.partitions),
+           "Give them the documented layout.");
+  }
   require_equal(where, "a scale serves four columns", dst_scale.free_elements(), packed,
                 "Give them a quarter of the columns.");
   require_at_most(where, "scales lie in the first 16 partitions of a quadrant",
@@ -95,8 +99,8 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
       for (std::int64_t i = 0; i < kScaledPartitions * kPacked; ++i) {
         most = std::max(most, std::fabs(group[i / kPacked * columns + f * kPacked + i % kPacked]));
       }
-      // One binade above the sample rule of the OCP document (facts 2).
-      const int exponent = most > 0 ? std::ilogb(most) - (largest_exponent - 1) : -127;
+      // One binade above the sample rule of the OCP document (facts 2). An infinity takes the largest scale (assumed).
+      const int exponent = std::isinf(most) ? 127 : most > 0 ? std::ilogb(most) - (largest_exponent - 1) : -127;
       scales[f] = std::clamp(exponent + 127, 0, 254);
     }
     for (std::int64_t p = 0; p < kScaledPartitions; ++p) {

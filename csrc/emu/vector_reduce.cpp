@@ -51,6 +51,12 @@ void require_reduction(std::string_view where, Alu alu) {
   }
 }
 
+void require_no_load(std::string_view where, ReduceCmd cmd) {
+  if (cmd == ReduceCmd::load_reduce) {
+    refuse(where, "reduce_cmd is idle, reset, reduce or reset_reduce", "load_reduce", "Leave out the value.");
+  }
+}
+
 // Sum and sum of squared deviations of every other element.
 struct Moments {
   float count = 0, mean = 0, deviation = 0;
@@ -111,25 +117,37 @@ void VectorEngine::tensor_reduce(const View& dst, Alu alu, const View& data, boo
 }
 
 void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu alu0, const ScalarOperand& operand0,
-                                        Alu reduce_op, const View& reduce_res) {
+                                        Alu reduce_op, const View& reduce_res, ReduceCmd cmd,
+                                        const ScalarOperand& reduce_init, bool reverse0) {
   constexpr std::string_view where = "tensor_scalar_reduce";
   require_float_alu(where, alu0);
   require_reduction(where, reduce_op);
   require_operand(where, core_, dst, dst);
   require_operand(where, core_, data, dst);
   require_scalar(where, core_, operand0, dst.partitions);
+  require_scalar(where, core_, reduce_init, dst.partitions);
   require_vector(where, core_, reduce_res, dst.partitions);
-  float scalars[kMostPartitions];
+  if (!reduces(cmd)) {
+    refuse(where, "reduce_cmd is reset_reduce, reduce or load_reduce", "another", "Use tensor_scalar.");
+  }
+  float scalars[kMostPartitions], starts[kMostPartitions];
   lanes_.read_scalars(operand0, dst.partitions, scalars);
+  lanes_.read_scalars(reduce_init, dst.partitions, starts);
+  registers_.begin(dst, cmd, identity(reduce_op), starts);
   const std::int64_t n = dst.free_elements();
   float* out = lanes_.row(1, n);
-  float results[kMostPartitions];
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
-    apply(alu0, lanes_.dense_row(data, p, 0), scalars[p], out, n);
-    results[p] = fold(reduce_op, out, n);
+    const float* row = lanes_.dense_row(data, p, 0);
+    reverse0 ? apply(alu0, scalars[p], row, out, n) : apply(alu0, row, scalars[p], out, n);
+    const float reduced = fold(reduce_op, out, n);
+    if (resets(cmd)) {
+      registers_.lane(dst, p) = reduced;
+    } else {
+      registers_.reduce(dst, p, reduce_op, reduced);
+    }
     lanes_.write_row(dst, p, out);
   }
-  lanes_.write_all(reduce_res, results);
+  registers_.store(lanes_, dst, &reduce_res);
 }
 
 void VectorEngine::tensor_scalar_cumulative(const View& dst, const View& src, Alu op0, Alu op1,
@@ -150,9 +168,9 @@ void VectorEngine::tensor_scalar_cumulative(const View& dst, const View& src, Al
   lanes_.read_scalars(imm1, dst.partitions, loaded);
   const std::int64_t n = dst.free_elements();
   float* out = lanes_.row(1, n);
+  registers_.begin(dst, cmd, identity(op1), loaded);
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
-    float& state = registers_.at[static_cast<std::size_t>(p)];
-    state = registers_.resets(cmd) ? identity(op1) : (cmd == ReduceCmd::load_reduce ? loaded[p] : state);
+    float& state = registers_.lane(dst, p);
     apply(op0, lanes_.dense_row(src, p, 0), scalars[p], out, n);
     for (std::int64_t i = 0; i < n; ++i) {
       state = one(op1, out[i], state);
@@ -236,25 +254,11 @@ void VectorEngine::bn_aggr(const View& dst, const View& data) {
   }
 }
 
-void VectorEngine::reduce_maximum(std::string_view where, const View& dst, const View* reduce_res, ReduceCmd cmd) {
-  if (cmd == ReduceCmd::idle && reduce_res == nullptr) {
-    return;
-  }
+void VectorEngine::require_reduce_res(std::string_view where, const View* reduce_res, std::int64_t partitions) const {
   if (reduce_res != nullptr) {
-    require_vector(where, core_, *reduce_res, dst.partitions);
+    require_vector(where, core_, *reduce_res, partitions);
     require_dtype(where, "the reduction's result is floating", *reduce_res, !is_integer(reduce_res->dtype),
                   "Use float32.");
-  }
-  for (std::int64_t p = 0; p < dst.partitions; ++p) {
-    float& state = registers_.at[static_cast<std::size_t>(p)];
-    state = registers_.resets(cmd) ? -kInfinity : state;
-    if (registers_.reduces(cmd)) {
-      state = one(Alu::maximum, fold(Alu::maximum, lanes_.dense_row(dst, p, 0), dst.free_elements()), state);
-    }
-  }
-  if (reduce_res != nullptr) {
-    std::array<float, kMostPartitions> results = registers_.at;
-    lanes_.write_all(*reduce_res, results.data());
   }
 }
 
@@ -273,29 +277,18 @@ void VectorEngine::exponential(const View& dst, const View& src, const ScalarOpe
   if (cmd != ReduceCmd::load_reduce && (reduce_init.vector != nullptr || reduce_init.value != 0)) {
     refuse(where, "reduce_init goes with load_reduce", "another reduce_cmd", "Leave it out.");
   }
-  if (reduce_res != nullptr) {
-    require_vector(where, core_, *reduce_res, dst.partitions);
-    require_dtype(where, "the reduction's result is floating", *reduce_res, !is_integer(reduce_res->dtype),
-                  "Use float32.");
-  }
+  require_reduce_res(where, reduce_res, dst.partitions);
   float maxima[kMostPartitions], starts[kMostPartitions];
   lanes_.read_scalars(max_value, dst.partitions, maxima);
   lanes_.read_scalars(reduce_init, dst.partitions, starts);
-  const bool loads = cmd == ReduceCmd::load_reduce;
-  for (std::int64_t p = 0; p < dst.partitions; ++p) {
-    float& state = registers_.at[static_cast<std::size_t>(p)];
-    state = loads ? starts[p] : registers_.resets(cmd) ? 0 : state;
-  }
+  registers_.begin(dst, cmd, 0, starts);
   run<float, 1>(where, dst, {&src}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
     evaluate(Activation::exp, lanes_.numerics(), in[0], 1.0F, -maxima[p], out, n);
-    if (loads || registers_.reduces(cmd)) {
-      registers_.at[static_cast<std::size_t>(p)] += fold(Alu::add, out, n);
+    if (reduces(cmd)) {
+      registers_.reduce(dst, p, Alu::add, fold(Alu::add, out, n));
     }
   });
-  if (reduce_res != nullptr) {
-    std::array<float, kMostPartitions> results = registers_.at;
-    lanes_.write_all(*reduce_res, results.data());
-  }
+  registers_.store(lanes_, dst, reduce_res);
 }
 
 void VectorEngine::select_reduce(const View& dst, const View& predicate, const View& on_true,
@@ -309,14 +302,20 @@ void VectorEngine::select_reduce(const View& dst, const View& predicate, const V
                 !is_integer(on_true.dtype) || target::itemsize(on_true.dtype) < 4, "Cast to float32.");
   require_operand(where, core_, dst, dst);
   require_scalar(where, core_, on_false, dst.partitions);
+  require_reduce_res(where, reduce_res, dst.partitions);
+  require_no_load(where, cmd);
   float scalars[kMostPartitions];
   lanes_.read_scalars(on_false, dst.partitions, scalars);
+  registers_.begin(dst, cmd, -kInfinity);
   run<float, 2>(where, dst, {&predicate, &on_true}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
     for (std::int64_t i = 0; i < n; ++i) {
       out[i] = (in[0][i] != 0) != reverse_pred ? in[1][i] : scalars[p];
     }
+    if (reduces(cmd)) {
+      registers_.reduce(dst, p, Alu::maximum, fold(Alu::maximum, out, n));
+    }
   });
-  reduce_maximum(where, dst, reduce_res, cmd);
+  registers_.store(lanes_, dst, reduce_res);
 }
 
 void VectorEngine::range_select(const View& dst, const View& on_true, Alu comp_op0, Alu comp_op1, const View& bound0,
@@ -341,6 +340,9 @@ void VectorEngine::range_select(const View& dst, const View& on_true, Alu comp_o
            "Use select_reduce for another.");
   }
   require_operand(where, core_, dst, dst);
+  require_reduce_res(where, reduce_res, dst.partitions);
+  require_no_load(where, cmd);
+  registers_.begin(dst, cmd, -kInfinity);
   float low[kMostPartitions], high[kMostPartitions];
   lanes_.read_scalars(bound0, dst.partitions, low);
   lanes_.read_scalars(bound1, dst.partitions, high);
@@ -357,9 +359,12 @@ void VectorEngine::range_select(const View& dst, const View& on_true, Alu comp_o
     for (std::int64_t i = 0; i < n; ++i) {
       out[i] = first[i] != 0 && second[i] != 0 ? in[0][i] : on_false;
     }
+    if (reduces(cmd)) {  // of what is not cast yet: the fill stays a number
+      registers_.reduce(dst, p, Alu::maximum, fold(Alu::maximum, out, n));
+    }
     done += n;
   });
-  reduce_maximum(where, dst, reduce_res, cmd);
+  registers_.store(lanes_, dst, reduce_res);
 }
 
 }  // namespace trn::emu

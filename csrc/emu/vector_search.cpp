@@ -87,10 +87,21 @@ void VectorEngine::nc_match_replace8(const View& dst, const View& data, const Vi
     std::copy(row, row + n, out);
     std::array<std::int64_t, kEight> found = {};
     for (std::size_t v = 0; v < kEight; ++v) {
-      float* at = std::find(out, out + n, wanted[v]);
-      if (at != out + n) {
-        found[v] = at - out;
-        *at = imm;
+      // A value that stands there twice is replaced twice; what was put in its place is no value of the row's.
+      const auto taken = [&](std::int64_t i) {
+        return std::find(found.begin(), found.begin() + v, i) != found.begin() + v;
+      };
+      std::int64_t at = std::find(row, row + n, wanted[v]) - row;
+      while (at < n && taken(at)) {
+        at = std::find(row + at + 1, row + n, wanted[v]) - row;
+      }
+      found[v] = at;
+    }
+    for (std::int64_t& at : found) {
+      if (at < n) {
+        out[at] = imm;
+      } else {
+        at = 0;
       }
     }
     lanes_.write_row(dst, p, out);

@@ -31,6 +31,21 @@ bool is_same_layout(const View& a, const View& b) {
                              [](const Extent& x, const Extent& y) { return x.size == y.size && x.stride == y.stride; });
 }
 
+bool has_mark(const View& view, int mark) {
+  if (view.written_offset == 0) {
+    return false;
+  }
+  const auto size = static_cast<std::size_t>(target::itemsize(view.dtype));
+  bool found = false;
+  Walk walk(view);
+  walk.take(view.elements(), [&](const std::byte* at, std::int64_t stride, std::int64_t n) {
+    for (std::int64_t i = 0; i < n && !found; ++i) {
+      found = std::memchr(at + i * stride + view.written_offset, mark, size) != nullptr;
+    }
+  });
+  return found;
+}
+
 }  // namespace
 
 void Extents::push_back(const Extent& extent) {
@@ -113,18 +128,11 @@ void mark_written(const View& view, const View& predicate, bool reverse) {
 }
 
 bool has_unwritten(const View& view) {
-  if (view.written_offset == 0) {
-    return false;
-  }
-  const auto size = static_cast<std::size_t>(target::itemsize(view.dtype));
-  bool found = false;
-  Walk walk(view);
-  walk.take(view.elements(), [&](const std::byte* at, std::int64_t stride, std::int64_t n) {
-    for (std::int64_t i = 0; i < n && !found; ++i) {
-      found = std::memchr(at + i * stride + view.written_offset, 0, size) != nullptr;
-    }
-  });
-  return found;
+  return has_mark(view, 0);
+}
+
+bool has_written(const View& view) {
+  return has_mark(view, 1);
 }
 
 bool looks_fresh(const View& view) {

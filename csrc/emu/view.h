@@ -69,7 +69,8 @@ struct View {
   Extents free;
   std::int64_t bank_offset_bytes = 0;  // PSUM: place of `data` in its bank
   std::int64_t start_partition = 0;    // on the chip: the partition that `data` lies in
-  std::int64_t written_offset = 0;     // strict mode: from each byte to the mark that it was written; 0: none kept
+  std::int64_t written_offset = 0;     // from each byte to the mark that it was written; 0: none kept
+  bool raises_unwritten = false;       // strict mode: to engines that read
 
   std::int64_t free_elements() const {
     std::int64_t product = 1;
@@ -107,6 +108,7 @@ bool is_hazard(const View& dst, const View& src);
 void mark_written(const View& view);
 void mark_written(const View& view, const View& predicate, bool reverse);
 bool has_unwritten(const View& view);
+bool has_written(const View& view);
 
 // Whether a floating element holds what fresh memory holds: for memory without marks, which others write too.
 bool looks_fresh(const View& view);

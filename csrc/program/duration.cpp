@@ -78,7 +78,7 @@ class Costing {
     }
     const Buffer& dst = program_.buffers[static_cast<std::size_t>(instruction.dst.buffer)];
     (dst.memory == Memory::hbm ? work.stores : work.loads) = true;
-    if (adds_to_rows(instruction)) {
+    if (adds_in_place(instruction)) {
       work.exposed_seconds += seconds;
       work.latency_seconds += (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
     }

@@ -26,7 +26,7 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
   }
   const std::size_t num_reads = result.size();
   const Touch touch = accumulates(instruction, indices) ? Touch::accumulate
-                      : adds_to_rows(instruction)       ? Touch::update
+                      : adds_in_place(instruction)      ? Touch::update
                                                         : Touch::write;
   for (const Tile* tile : {&instruction.dst, &instruction.res}) {
     if (tile->buffer < 0) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "emu/limits.h"
 #include "emu/microscaling.h"
 #include "program/opcode.h"
 
@@ -33,24 +34,34 @@ bool is_contiguous(const Tile& tile) {
   return run_length(tile) == tile.free_elements();
 }
 
-// What the performance modes ask of an instruction's operands.
+// What the performance modes ask of what an instruction streams; an operand of one element per partition does not
+// count.
 struct Operands {
-  bool low_precision = true;  // all in two bytes or less
+  bool low_precision = true;  // all in two bytes, from NeuronCore-v4 on also in one
   bool in_sbuf = true;
   bool contiguous = true;
 
-  Operands(const Program& program, const Instruction& instruction) {
+  Operands(const Program& program, const Instruction& instruction, const target::Core& core)
+      : least_bytes_(emu::generation(core) >= 4 ? 1 : 2) {
     add(program, instruction.dst);
     for (const Tile& tile : instruction.src) {
-      add(program, tile);
+      const bool is_per_partition = tile.free_elements() == 1 && instruction.dst.free_elements() > 1;
+      if (!is_per_partition) {
+        add(program, tile);
+      }
     }
   }
+
+ private:
+  std::int64_t least_bytes_;
+
   void add(const Program& program, const Tile& tile) {
     if (tile.buffer < 0) {
       return;
     }
     const Buffer& buffer = buffer_of(program, tile);
-    low_precision = low_precision && target::is_small_float(buffer.dtype);
+    low_precision =
+        low_precision && target::is_small_float(buffer.dtype) && target::itemsize(buffer.dtype) >= least_bytes_;
     in_sbuf = in_sbuf && buffer.memory == Memory::sbuf;
     contiguous = contiguous && is_contiguous(tile);
   }
@@ -69,11 +80,11 @@ double passes(const Program& program, const Instruction& instruction, const targ
   for (std::size_t s = 0; s < 2; ++s) {  // scales come after the two tiles
     const Dtype dtype = buffer_of(program, instruction.src[s]).dtype;
     // A block-scaled tile holds four K-tiles of values.
-    const double of_dtype = emu::is_block_scaled(dtype)    ? 4 * core.mx_passes
-                            : dtype == Dtype::tfloat32     ? core.bf16_passes
-                            : target::itemsize(dtype) >= 4 ? core.fp32_passes
-                            : target::itemsize(dtype) == 2 ? core.bf16_passes
-                                                           : core.fp8_passes;
+    const double of_dtype = emu::is_block_scaled(dtype)                                 ? 4 * core.mx_passes
+                            : dtype == Dtype::tfloat32                                  ? core.bf16_passes
+                            : target::itemsize(dtype) >= 4                              ? core.fp32_passes
+                            : target::itemsize(dtype) == 2 || instruction.is_single_row ? core.bf16_passes
+                                                                                        : core.fp8_passes;
     most = std::max(most, of_dtype);
   }
   return most;
@@ -124,17 +135,17 @@ std::int64_t copy_cycles(std::int64_t n, const Operands& operands, const target:
 }
 
 // n indices of e elements each: n e / C with C = ((28 + t e) / (t e)) / min(4 / size, e), t = 4 (facts 3.1), rounded
-// up. The innermost dimension of a nested destination is e.
+// up.
 std::int64_t local_gather_cycles(const Program& program, const Instruction& instruction) {
   const Tile& dst = instruction.dst;
-  const std::int64_t e = dst.free.size() > 1 ? dst.free.back().size : 1;
+  const std::int64_t e = std::max<std::int64_t>(instruction.value, 1);
   const std::int64_t size = std::min<std::int64_t>(target::itemsize(buffer_of(program, dst).dtype), 4);
   const std::int64_t narrow = std::min<std::int64_t>(4 / size, e);
   return ceil_div(dst.free_elements() * 4 * e * narrow, 28 + 4 * e);
 }
 
 std::int64_t vector_cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
-  const Operands operands(program, instruction);
+  const Operands operands(program, instruction, core);
   const std::int64_t n = streamed(program, instruction);
   const Alu alu = instruction.alu0;
   switch (traits(instruction.opcode).rule) {
@@ -260,7 +271,7 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
     return core.gpsimd_fixed_cycles + streamed(program, instruction) * (is_rsqrt ? 4 : 1);
   }
   if (instruction.engine == Engine::scalar && rule == CycleRule::copy) {
-    const bool low_precision = Operands(program, instruction).low_precision;
+    const bool low_precision = Operands(program, instruction, core).low_precision;
     return std::max(core.min_instruction_cycles,
                     speed_up(streamed(program, instruction), low_precision ? core.scalar_bf16_speedup : 1));
   }
@@ -282,8 +293,9 @@ double clock_hz(Engine engine, const target::Target& target) {
   }
 }
 
-bool adds_to_rows(const Instruction& instruction) {
-  return instruction.opcode == Opcode::dma_scatter && instruction.alu0 == Alu::add;
+bool adds_in_place(const Instruction& instruction) {
+  return (instruction.opcode == Opcode::dma_scatter || instruction.opcode == Opcode::dma_copy) &&
+         instruction.alu0 == Alu::add;
 }
 
 Transfer transfer(const Program& program, const Instruction& instruction) {
@@ -291,13 +303,25 @@ Transfer transfer(const Program& program, const Instruction& instruction) {
   if (instruction.dst.buffer < 0) {
     return result;
   }
-  auto add = [&](const Tile& tile) {
+  const auto end = [&](const Tile& tile) {
+    const std::int64_t elements = is_indexed(instruction.opcode) ? picked_elements(instruction) : tile.elements();
+    return Transfer{descriptors(program, instruction, tile),
+                    elements * target::itemsize(buffer_of(program, tile).dtype)};
+  };
+  const auto add = [&](const Tile& tile) {
     if (tile.buffer >= 0 && buffer_of(program, tile).memory == Memory::hbm) {
-      const std::int64_t elements = is_indexed(instruction.opcode) ? picked_elements(instruction) : tile.elements();
-      result.descriptors = std::max(result.descriptors, descriptors(program, instruction, tile));
-      result.bytes = std::max(result.bytes, elements * target::itemsize(buffer_of(program, tile).dtype));
+      const Transfer moved = end(tile);
+      result.descriptors = std::max(result.descriptors, moved.descriptors);
+      result.bytes = std::max(result.bytes, moved.bytes);
     }
   };
+  if (instruction.opcode == Opcode::dma_compute) {  // the engines take in every source, wherever it lies
+    for (const Tile& tile : instruction.src) {
+      const Transfer moved = end(tile);
+      result.descriptors += moved.descriptors;
+      result.bytes += moved.bytes;
+    }
+  }
   add(instruction.dst);
   for (const Tile& tile : instruction.src) {
     add(tile);
@@ -353,7 +377,7 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
     add_bytes(&Counts::hbm_read_bytes, &Counts::sbuf_read_bytes, &Counts::psum_read_bytes, counts, program, instruction,
               tile, times);
   }
-  if (adds_to_rows(instruction)) {
+  if (adds_in_place(instruction)) {
     counts.hbm_read_bytes += times * hbm_bytes(program, instruction, instruction.dst);
   }
   if (instruction.engine == Engine::dma && instruction.dst.buffer >= 0) {

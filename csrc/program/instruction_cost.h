@@ -23,9 +23,9 @@ struct Transfer {
 Transfer transfer(const Program& program, const Instruction& instruction);
 // Whether an index tile picks the rows that a transfer moves.
 bool is_indexed(Opcode opcode);
-// A scatter that adds reads the rows that it writes.
-bool adds_to_rows(const Instruction& instruction);
-// The time of a transfer on the DMA engines of `num_cores` cores together, from its start on; a scatter that adds takes
+// A transfer that adds reads what it writes.
+bool adds_in_place(const Instruction& instruction);
+// The time of a transfer on the DMA engines of `num_cores` cores together, from its start on; one that adds takes
 // it twice. HBM is the device's: the cores draw on one rate, each limited by its own DMA engines. A descriptor shorter
 // than `saturating` bytes costs like (bytes + saturating) / 2 of them: half the saturating size is spent on its start.
 double dma_seconds(const Program& program, const Instruction& instruction, const target::Target& target,

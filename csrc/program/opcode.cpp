@@ -7,30 +7,35 @@ namespace trn::program {
 namespace {
 
 constexpr OpcodeTraits kTraits[] = {
-    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none, "dst, src, [dst_rmw_op], [queue]",
-     "HBM or SBUF; casts through fp32; dst_rmw_op is add"},
-    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none, "dst, src, [axes], [queue]",
-     "axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
+    {Opcode::dma_copy, Engine::dma, 1, CycleRule::none,
+     "dst, src, [priority], [oob_mode], [dge_mode], [engine], [dst_rmw_op], [queue]",
+     "HBM or SBUF, as many elements; casts through fp32; dst_rmw_op is add; priority 0 to 3 from v4; dge_mode unknown, "
+     "none, swdge or hwdge (from v3), engine sync or scalar with hwdge: hints without a cost of their own"},
+    {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none,
+     "dst, src, [axes], [priority], [dge_mode], [oob_mode], [queue]",
+     "dst in SBUF; axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
     {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode], [queue]",
      "src in HBM, index 32-bit in SBUF; out of bounds: error or skip"},
     {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode], [queue]",
      "dst in HBM, index 32-bit in SBUF; indices need not be unique with add"},
     {Opcode::nc_matmul, Engine::tensor, 2, CycleRule::matmul,
-     "dst, stationary, moving, [accumulate], [perf_mode], "
-     "[tile_position], [tile_size]",
+     "dst, stationary, moving, [is_stationary_onezero], [is_moving_onezero], [is_transpose], [accumulate], "
+     "[tile_position], [tile_size], [perf_mode]",
      "stationary [K <= 128, M <= 128] and moving [K, N <= 512] in SBUF, dst in one PSUM bank, fp32 (from v4: up to all "
      "of PSUM, fp32 or bf16); fp32 and tf32 pair with each other; float8_e4m3fn from v4, not with float8_e4m3; "
-     "double_row: FP8 [K, "
-     "2, M], [K, 2, N], from v3"},
+     "double_row: FP8 [K, 2, M], [K, 2, N], from v3, at twice the rate; without accumulate: onto what was written "
+     "there, else over it; is_transpose: moving is the identity; onezero is a hint"},
     {Opcode::nc_transpose, Engine::tensor, 1, CycleRule::transpose, "dst, data, [engine]",
      "TensorE: up to 128x128, SBUF to PSUM (v2 spreads NaN and Inf); VectorE: up to 32x32; one dtype"},
     {Opcode::activation, Engine::scalar, 1, CycleRule::activation,
      "dst, op, data, [bias], [scale], [reduce_op], [reduce_res], [reduce_cmd]",
-     "scale fp32, bias fp32, fp16 or bf16, scalars or [P, 1]; reduce_op is add"},
+     "scale fp32, bias not tf32, scalars (bias from v3) or [P, 1]; reduce_op is add"},
     {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::plus_reduce,
      "dst, op, data, reduce_op, reduce_res, [bias], [scale]", "as activation; reduce_res [P, 1]"},
     {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor, "dst, data1, data2, op, [engine]",
-     "not both inputs in PSUM; power on GpSimdE, which takes SBUF only; bitwise operations take integers"},
+     "not both inputs in PSUM; power, and int32 and uint32 unless asked otherwise, on GpSimdE, which takes SBUF only "
+     "and "
+     "computes integers as such; bitwise operations take integers"},
     {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy,
      "dst, data, op0, operand0, [reverse0], [op1], [operand1], [reverse1], [engine]",
      "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE: multiply, add, multiply and add; "
@@ -53,12 +58,12 @@ constexpr OpcodeTraits kTraits[] = {
      "at most 512 elements per partition; dst [P, 6]"},
     {Opcode::bn_aggr, Engine::vector, 1, CycleRule::bn_aggr, "dst, data",
      "a multiple of 3 elements per partition; dst [P, 2]"},
-    {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value", ""},
-    {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, pattern, offset, [channel_multiplier]",
-     "SBUF; pattern of [step, num] pairs"},
+    {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value, [engine]", "x4 tiles: 0"},
+    {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, pattern, [offset], [channel_multiplier]",
+     "SBUF; pattern of at most 4 [step, num] pairs; int32"},
     {Opcode::affine_select, Engine::gpsimd, 1, CycleRule::gpsimd,
-     "dst, pattern, offset, channel_multiplier, on_true_tile, on_false_value, [cmp_op]",
-     "SBUF; pattern of [step, num] pairs; cmp_op is a comparison"},
+     "dst, pattern, channel_multiplier, on_true_tile, on_false_value, [cmp_op], [offset]",
+     "SBUF; pattern of at most 4 [step, num] pairs; int32; cmp_op is a comparison"},
     {Opcode::local_gather, Engine::gpsimd, 2, CycleRule::local_gather,
      "dst, src_buffer, index, [num_elem_per_idx], [num_valid_indices]",
      "SBUF; partitions a multiple of 16; index uint16, at most 4096 per 16 partitions; num_elem_per_idx 1, 2, 4, 8, 16 "
@@ -70,21 +75,23 @@ constexpr OpcodeTraits kTraits[] = {
      "at most 16384 elements per partition; vals [P, 8]; dst_idx uint16 or uint32"},
     {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, [engine]", "integers; GpSimdE from v3, in SBUF", 2, true},
     {Opcode::tensor_scalar_reduce, Engine::vector, 1, CycleRule::plus_reduce,
-     "dst, data, op0, operand0, reduce_op, reduce_res",
-     "no bitwise operations; reduce_op add, subtract, multiply, maximum or minimum; reduce_res [P, 1]"},
+     "dst, data, op0, operand0, reduce_op, reduce_res, [reverse0], [reduce_cmd], [reduce_init]",
+     "no bitwise operations; reduce_op add, subtract, multiply, maximum or minimum; reduce_res [P, 1]; reduce_init "
+     "with "
+     "load_reduce"},
     {Opcode::tensor_scalar_cumulative, Engine::vector, 1, CycleRule::half_rate,
      "dst, src, op0, op1, imm0, [imm1], [reduce_cmd]",
-     "op1 add, subtract, multiply, maximum or minimum; no 32-bit integers", 2, true},
+     "op1 add, subtract, multiply, maximum or minimum; no 32-bit integers; imm1 with load_reduce", 2, true},
     {Opcode::select_reduce, Engine::vector, 2, CycleRule::full,
-     "dst, predicate, on_true, on_false, [reduce_res], [reduce_cmd], [reverse_pred]",
+     "dst, predicate, on_true, on_false, [reduce_res], [reduce_cmd], [reduce_op], [reverse_pred]",
      "predicate 8- or 16-bit integers, on_true no 32-bit integers, not both in PSUM; on_false a scalar or [P, 1]", 2,
      true},
     {Opcode::range_select, Engine::vector, 1, CycleRule::full,
-     "dst, on_true_tile, comp_op0, comp_op1, bound0, bound1, [reduce_cmd], [reduce_res], [range_start], "
+     "dst, on_true_tile, comp_op0, comp_op1, bound0, bound1, [reduce_cmd], [reduce_res], [reduce_op], [range_start], "
      "[on_false_value]",
      "floating; bounds fp32 [P, 1]; comparisons; on_false_value is the lowest fp32", 3},
     {Opcode::dropout, Engine::vector, 1, CycleRule::full, "dst, data, prob",
-     "prob a scalar or [P, 1]; integers keep their dtype"},
+     "prob 0 to 1, a scalar or [P, 1] (of integers: fp32); integers keep their dtype"},
     {Opcode::nc_stream_shuffle, Engine::vector, 1, CycleRule::full, "dst, src, shuffle_mask",
      "mask of 32, 255 leaves a partition alone; one dtype"},
     {Opcode::quantize_mx, Engine::vector, 1, CycleRule::quarter, "dst, src, dst_scale",
@@ -92,7 +99,7 @@ constexpr OpcodeTraits kTraits[] = {
      "partitions of each quadrant",
      4},
     {Opcode::nc_matmul_mx, Engine::tensor, 4, CycleRule::matmul,
-     "dst, stationary, moving, stationary_scale, moving_scale, [accumulate]",
+     "dst, stationary, moving, stationary_scale, moving_scale, [tile_position], [tile_size], [accumulate]",
      "x4 dtypes in SBUF, K a multiple of 32, M even; scales uint8 as quantize_mx lays them; N <= 512, or 1024 into "
      "bf16",
      4},
@@ -111,14 +118,15 @@ constexpr OpcodeTraits kTraits[] = {
      "dst, src, [max_value], [reduce_res], [reduce_cmd], [reduce_init]",
      "max_value and reduce_init scalars or fp32 [P, 1]; reduce_init with load_reduce only; reduce_res [P, 1]", 4, true},
     {Opcode::nonzero_with_count, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, src, [index_offset], [padding_val]",
-     "SBUF; of partitions 0, 16, 32, ... only; dst [P, N + 1], 32-bit integers", 3, true},
-    {Opcode::dma_compute, Engine::dma, 1, CycleRule::none, "dst, srcs, scales, reduce_op, [queue]",
-     "at most 16 sources; scales of 1; add"},
+     "SBUF; of partitions 0, 16, 32, ... only; src fp32 or int32, dst [P, N + 1] int32", 3, true},
+    {Opcode::dma_compute, Engine::dma, 1, CycleRule::none,
+     "dst, srcs, reduce_op, [scales], [unique_indices], [oob_mode], [queue]", "at most 16 sources; scales of 1; add"},
     {Opcode::register_load, Engine::sync, 1, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
     {Opcode::register_store, Engine::sync, 0, CycleRule::none, "dst, src",
      "64 registers; one element of at most 32 bits"},
-    {Opcode::register_move, Engine::sync, 0, CycleRule::none, "dst, src", "64 registers; a number of 32 bits"},
+    {Opcode::register_move, Engine::sync, 0, CycleRule::none, "dst, src",
+     "64 registers; another one, or a number of 32 bits"},
     {Opcode::semaphore_increment, Engine::sync, 0, CycleRule::none, "semaphore, [value], [engine], [queue]",
      "after all that the engine or DMA queue was given before", 2, true},
     {Opcode::semaphore_wait, Engine::sync, 0, CycleRule::none, "semaphore, value, [engine], [queue]",

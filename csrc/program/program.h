@@ -97,7 +97,8 @@ struct Instruction {
   std::int16_t accumulate_loops = 1;
   std::int8_t queue = -1;      // DMA: the queue; -1: one of the on-chip tile's own
   std::int32_t semaphore = 0;  // semaphore_increment, semaphore_wait: on `engine`, in the order of its instructions
-  std::int64_t value = 0;
+  std::int64_t value = 0;      // of a semaphore; local_gather: elements per index, 0 for one
+  bool is_single_row = false;  // nc_matmul of FP8 at the rate of 16 bits: without the mode that doubles it
 };
 
 struct Loop;

@@ -74,7 +74,7 @@ class Expansion {
           if (tile->buffer >= 0) {
             const auto b = static_cast<std::size_t>(tile->buffer);
             is_written[b] = true;
-            is_read[b] = is_read[b] || adds_to_rows(instruction);
+            is_read[b] = is_read[b] || adds_in_place(instruction);
           }
         }
       }
@@ -166,7 +166,7 @@ class Expansion {
   }
 
   void time_transfer(const Instruction& instruction, emu::Operation& timed) {
-    const int passes = adds_to_rows(instruction) ? 2 : 1;
+    const int passes = adds_in_place(instruction) ? 2 : 1;
     timed.resource = 0;
     timed.startup_seconds = passes * target_.core.dma_fixed_seconds;
     timed.busy_seconds = passes * dma_seconds(program_, instruction, target_, nest_cores_);

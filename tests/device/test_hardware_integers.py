@@ -12,6 +12,8 @@ Make = Callable[..., torch.Tensor]
 Operation = Callable[[Make], torch.Tensor]
 
 EXACT: dict[str, Operation] = {
+    "tril": lambda t: t(B + 1, B + 3, B + 5, B + 7).reshape(2, 2).tril(),
+    "triu": lambda t: t(B + 1, B + 3, B + 5, B + 7).reshape(2, 2).triu(),
     "clone": lambda t: t(B + 1, B + 3).clone(),
     "transpose": lambda t: t(B + 1, B + 3, B + 5, B + 7).reshape(2, 2).t().contiguous(),
     "expand": lambda t: t(B + 1, B + 3)[:, None].expand(2, 3).contiguous(),
@@ -70,8 +72,6 @@ THROUGH_FP32: dict[str, Operation] = {
     "gcd": lambda t: torch.gcd(t(B + 1), t(B + 1)),
     "floor_divide": lambda t: t(B + 1) // 1,
     "remainder": lambda t: t(B + 1) % 2,
-    "tril": lambda t: t(B + 1, B + 3, B + 5, B + 7).reshape(2, 2).tril(),
-    "triu": lambda t: t(B + 1, B + 3, B + 5, B + 7).reshape(2, 2).triu(),
     "max with places": lambda t: t(B + 1, B + 3).max(0)[0],
     "min with places": lambda t: t(B + 1, B + 3).min(0)[0],
     "argmax": lambda t: t(B, B + 1, B).argmax(),

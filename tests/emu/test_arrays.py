@@ -31,8 +31,8 @@ def test_a_read_only_array_is_read_and_never_written(tmp_path: Path, make: Calla
     tensor = core.hbm(array)
     for write in (
         lambda: core.dma_copy(tensor, x),
-        lambda: core.dma_copy(tensor, x, "add"),
-        lambda: core.dma_compute(tensor, [x], [1.0], "add"),
+        lambda: core.dma_copy(tensor, x, dst_rmw_op="add"),
+        lambda: core.dma_compute(tensor, [x], "add", [1.0]),
         lambda: core.dma_transpose(tensor, x),
         lambda: core.dma_scatter(tensor, x, row),
         lambda: tensor.write(np.zeros((8, 8))),

@@ -74,7 +74,7 @@ def test_a_product_lies_where_its_pattern_says(target: str) -> None:
     core.nc_matmul(psum.pattern(4, 0, [(1, 4), (4, 4)]), tile(core, a), tile(core, b))
     expected = (a.T @ b).reshape(4, 4, 4).transpose(0, 2, 1).reshape(4, 16)
     np.testing.assert_allclose(psum.read(), expected, rtol=1e-5, atol=1e-5)
-    core.nc_matmul(psum.pattern(4, 15, [(-1, 16)]), tile(core, a), tile(core, b))
+    core.nc_matmul(psum.pattern(4, 15, [(-1, 16)]), tile(core, a), tile(core, b), accumulate=False)
     np.testing.assert_allclose(psum.read(), (a.T @ b)[:, ::-1], rtol=1e-5, atol=1e-5)
 
 

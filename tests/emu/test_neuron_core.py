@@ -51,7 +51,7 @@ def test_strict_reads_of_fresh_hbm_raise() -> None:
     for read in (
         lambda: core.dma_copy(tile, tensor),
         lambda: core.load(tile, tensor.array),
-        lambda: core.dma_compute(core.hbm(np.zeros((2, 3), np.float32)), [tensor], [1.0], "add"),
+        lambda: core.dma_compute(core.hbm(np.zeros((2, 3), np.float32)), [tensor], "add", [1.0]),
     ):
         with pytest.raises(RuntimeError, match=r"written before they are read .strict mode.; got fresh memory in hbm"):
             read()

@@ -108,14 +108,15 @@ def test_rules() -> None:
     )
     rejects(
         r"K fits the array's rows; got 128, limit 64\.",
-        matmul(trn2, "bfloat16", "bfloat16", k=128, tile_size=(64, 128)),
+        matmul(trn2, "bfloat16", "bfloat16", k=128, tile_position=(0, 0), tile_size=(64, 128)),
     )
     rejects(
         r"a tile starts at a multiple of its size; got 16, limit 0\.",
         matmul(trn2, "bfloat16", "bfloat16", tile_size=(32, 32), tile_position=(16, 0)),
     )
     rejects(
-        r"the array splits into tiles of 32 .*; got 32\.", matmul(trn1, "bfloat16", "bfloat16", tile_size=(32, 128))
+        r"the array splits into tiles of 32 .*; got 32\.",
+        matmul(trn1, "bfloat16", "bfloat16", tile_position=(0, 0), tile_size=(32, 128)),
     )
     rejects(
         r"\[nc_matmul_mx\] the instruction exists from NeuronCore-v4 on",

@@ -186,10 +186,10 @@ def test_a_value_that_others_can_reach_orders_nobody() -> None:
     machine.semaphore_increment(0, engine="scalar")
     machine.semaphore_wait(0, 1, engine="gpsimd")
     with pytest.raises(RuntimeError, match="got gpsimd"):
-        machine.affine_select(c, [(1, 8)], 0, 0, a, 0.0)
+        machine.affine_select(c, [(1, 8)], 0, a, 0.0)
     machine.semaphore_wait(0, 2, engine="gpsimd")
-    machine.affine_select(c, [(1, 8)], 0, 0, a, 0.0)
-    machine.affine_select(c, [(1, 8)], 0, 0, b, 0.0)
+    machine.affine_select(c, [(1, 8)], 0, a, 0.0)
+    machine.affine_select(c, [(1, 8)], 0, b, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -109,9 +109,18 @@ def test_registers() -> None:
     core.register_load(4, x)
     assert core.register_value(4) == 7
     x.write(np.array([[9]]))
-    numbers = [core.register_alloc(), core.register_alloc(5), core.register_alloc(x)]
-    assert numbers == [0, 1, 2] and core.register_value(1) == 5 and core.register_value(2) == 9
-    refuses(lambda: core.register_store(x, 0), "register 0")
+    fresh, five, loaded = core.register_alloc(), core.register_alloc(5), core.register_alloc(x)
+    assert [r.number for r in (fresh, five, loaded)] == [0, 1, 2] and int(five) == 5 and loaded.value == 9
+    refuses(lambda: core.register_store(x, fresh), "register 0")
+    refuses(lambda: core.register_move(five, fresh), "register 0")
+    core.register_move(fresh, five)
+    count = 0
+    while fresh:
+        core.register_move(fresh, int(fresh) - 1)
+        count += 1
+    assert count == 5 and core.register_value(fresh) == core.register_value(0) == 0
+    with pytest.raises(RuntimeError, match=r"\[register\] a register is of the core .*; got another core's\."):
+        new_core().register_store(x, five)
     for _ in range(61):
         core.register_alloc()
     with pytest.raises(RuntimeError, match=r"\[register_alloc\] an engine has few registers; got 65, limit 64"):
