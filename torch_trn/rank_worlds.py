@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -73,6 +75,29 @@ class _WorldOfThread:
         setattr(self._world(), name, value)
 
 
+def _is_importing(frame: Any) -> bool:
+    """Whether the frame runs the body of a module, or of a class in one, that is not the ranks' own script."""
+    return not frame.f_code.co_flags & inspect.CO_OPTIMIZED and frame.f_globals.get("__name__") != "__main__"
+
+
+def _world_group(c10d: Any) -> property:
+    """Stands for `group.WORLD`.
+
+    What a module keeps of it while it is imported, as a default argument, serves all ranks. There it is None, which
+    every function takes for the caller's world, and which it is before any group is made.
+    """
+
+    def get(cls: Any) -> Any:
+        if current_rank() is not None and _is_importing(sys._getframe(1)):
+            return None
+        return c10d._world.default_pg
+
+    def put(cls: Any, group: Any) -> None:
+        c10d._world.default_pg = group
+
+    return property(get, put)
+
+
 class _GlooOfThread(type):
     """Stands for ProcessGroupGloo: between simulated ranks it needs no network."""
 
@@ -127,6 +152,7 @@ class Worlds:
         gloo = _GlooOfThread("ProcessGroupGloo", (), {})
         gloo.real = c10d.ProcessGroupGloo
         stack.enter_context(patch.object(c10d, "_world", _WorldOfThread(self.worlds, c10d._world)))
+        stack.enter_context(patch.object(c10d._WorldMeta, "WORLD", _world_group(c10d)))
         stack.enter_context(patch.object(c10d, "ProcessGroupGloo", gloo))
         wrap = c10d._create_process_group_wrapper
         stack.enter_context(

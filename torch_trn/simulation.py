@@ -15,6 +15,7 @@ from torch_trn.distributed import set_job
 from torch_trn.job import JobReport, merge
 from torch_trn.profiler import profile as recording
 from torch_trn.rank_environment import rank_environment
+from torch_trn.rank_profilers import install as install_profilers
 from torch_trn.rank_state import RankState
 from torch_trn.rank_threads import DeadlockError, RankEnded, RankError, Ranks, RanksTimeoutError
 from torch_trn.rank_waits import install as install_waits
@@ -166,6 +167,7 @@ def run_ranks(
         set_job(0, world_size)
         worlds.install(stack)
         install_waits(stack, turns, world_size)
+        install_profilers(stack)
         return Ranks(turns, [partial(_on_device, rank, body) for rank in range(world_size)], timeout).run()
 
 

@@ -1,5 +1,7 @@
 #include "distributed/turns.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -16,6 +18,15 @@ struct OwnTurn {
   bool has_turn = false;
 };
 thread_local OwnTurn here;
+
+// A forked child has a copy of its rank's thread alone: nobody passes turns there.
+void leave_turns_to_the_parent() {
+  static const bool is_done = [] {
+    pthread_atfork(nullptr, nullptr, [] { here.has_turn = false; });
+    return true;
+  }();
+  (void)is_done;
+}
 
 std::mutex current_mutex;
 std::shared_ptr<Turns>& current() {
@@ -42,6 +53,7 @@ void Turns::run(int rank, const std::function<void()>& body) {
       here = {};
     }
   };
+  leave_turns_to_the_parent();
   here = {shared_from_this(), rank, false};
   const Stay until_done{*this};
   take();

@@ -328,3 +328,73 @@ def asks_for_a_cached_group():
 
 def test_a_cached_property_may_wait_for_the_other_ranks():
     assert run(asks_for_a_cached_group, 3).results == [0, 1, 2]
+
+
+def profiles(own):
+    dist.init_process_group()
+    if own is not None and dist.get_rank() != own:
+        dist.barrier()
+        return 0
+    with torch.profiler.profile() as prof:
+        dist.barrier()
+    return len(prof.events())
+
+
+def test_pytorchs_profiler_records_one_rank():
+    """Two recordings of one process at a time would end it in Kineto."""
+    assert run(profiles, 2, 1).results[1] > 0
+    with pytest.raises(
+        RuntimeError, match=r"PyTorch's profiler records one rank of a process; got rank \d while that of"
+    ):
+        run(profiles, 2, None)
+    assert run(profiles, 2, 0).results[0] > 0  # nothing is left of it
+
+
+CHILDREN = """
+import multiprocessing, os, time, torch, torch_trn
+from concurrent.futures import ThreadPoolExecutor
+from torch.utils.data import DataLoader, Dataset
+
+class Slow(Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i):
+        time.sleep(0.01)
+        with ThreadPoolExecutor(1) as pool: return pool.submit(float, i).result()
+
+def body():
+    total = sum(batch.to("trn").sum().item() for batch in DataLoader(Slow(), batch_size=2, num_workers=1))
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    child = fork.Process(target=queue.put, args=(total,))
+    child.start()
+    got = queue.get()
+    child.join()
+    return got, child.exitcode
+
+print(torch_trn.simulate(body, 2, profile=False).results)
+"""
+
+
+def test_forked_children_of_ranks_wait_for_nobodys_turn():
+    done = subprocess.run([sys.executable, "-c", CHILDREN], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[(6.0, 0), (6.0, 0)]", done.stderr
+
+
+LATE_IMPORT = """
+import sys, torch, torch.distributed as dist, torch_trn
+
+def body():
+    dist.init_process_group()
+    import torch.distributed.nn.functional as functional  # its functions' default is dist.group.WORLD
+    assert dist.group.WORLD is dist.distributed_c10d._get_default_group()
+    return functional.all_reduce(torch.ones(2, device="trn") * (dist.get_rank() + 1)).tolist()
+
+assert "torch.distributed.nn.functional" not in sys.modules
+for size in (1, 2, 4):
+    print(torch_trn.simulate(body, size, profile=False).results == [[size * (size + 1) / 2] * 2] * size)
+"""
+
+
+def test_a_module_imported_by_a_rank_keeps_no_ranks_group():
+    done = subprocess.run([sys.executable, "-c", LATE_IMPORT], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
