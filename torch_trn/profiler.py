@@ -139,6 +139,9 @@ class profile(Recording):
     def _stop(self) -> None:
         if self._handle is None:
             return
+        if native.extension().is_in_bad_fork():
+            self._handle = None  # a forked child has a copy of the recording, and not the device
+            return
         self._ended = self.progress()
         handle, self._handle = self._handle, None
         c = native.extension()

@@ -51,6 +51,8 @@ def is_poisoning() -> bool:
 
 def _apply(state: dict[str, Any]) -> None:
     _state.update(state)
+    if _C.is_in_bad_fork():
+        return  # a forked child has no device to be strict about
     _C.set_strict_fallback(_state["fallback"])
     if _C.is_initialized() or _state["uninitialized"]:
         _C.set_poison(is_poisoning() and not _C.dry_run())

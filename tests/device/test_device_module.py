@@ -216,12 +216,16 @@ def test_copy_between_devices():
 def test_forked_child_refuses_the_device():
     code = """
 import os, torch
+import torch_trn
 x, dropped = torch.ones(2, device="trn"), torch.ones(3, device="trn")
 cuttings = [dropped.cpu(), dropped[1:]]
+recording, strict = torch_trn.profile().__enter__(), torch_trn.strict(pointers=True)
 pid = os.fork()
 if pid == 0:
     code = 3
     try:
+        recording.__exit__(None, None, None)
+        strict.__exit__(None, None, None)
         assert torch.trn._is_in_bad_fork()
         torch.manual_seed(0)
         torch.ones(2).sum()
