@@ -1,6 +1,5 @@
 #include "aten/any_layout.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/stack.h>
 
@@ -12,6 +11,7 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/below_autograd.h"
 #include "aten/fallback.h"
 #include "aten/launch_seam.h"
 #include "aten/op_table.h"
@@ -358,7 +358,7 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
     }
   }
   {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    BelowAutograd below_autograd;
     std::optional<DeviceScope> scope;
     if (devices.results_on_device) {
       scope.emplace(devices.results);

@@ -1,5 +1,4 @@
 // Copies on the device, between devices and across the host link; reads of a value by the host.
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_local_scalar_dense.h>
 #include <ATen/ops/copy.h>
 #include <ATen/ops/resize.h>
@@ -9,6 +8,7 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/below_autograd.h"
 #include "aten/host_allocator.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
@@ -60,7 +60,7 @@ const runtime::LaunchVariant* copy_variant(const at::Tensor& src, const at::Tens
 }
 
 void copy_values(const at::Tensor& self, const at::Tensor& dst) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   const bool from_device = self.device().is_privateuseone(), to_device = dst.device().is_privateuseone();
   if (C10_UNLIKELY(from_device && !holds_values(self))) {
     if (to_device) {
@@ -129,7 +129,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& dst) {
 }
 
 at::Scalar local_scalar_dense(const at::Tensor& self) {
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  BelowAutograd below_autograd;
   const at::Scalar value = C10_LIKELY(holds_values(self)) ? at::_local_scalar_dense(*BorrowedAlias(self))
                                                           : at::_local_scalar_dense(supplied_values("item", self));
   host_copy("_local_scalar_dense", self.device().index(), runtime::Direction::to_host,

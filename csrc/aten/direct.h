@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/IListRef.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/boxing/impl/boxing.h>
@@ -19,8 +18,10 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/below_autograd.h"
 #include "aten/fallback.h"
 #include "aten/generator.h"
+#include "aten/indices.h"
 #include "aten/launch_arguments.h"
 #include "aten/launch_seam.h"
 #include "aten/launching_thread.h"
@@ -115,9 +116,12 @@ class DirectCall {
   bool describe(std::size_t slot, const at::ITensorListRef& tensors) {
     return tensors.isUnboxed() && describe(slot, tensors.toUnboxed());
   }
-  // Indices: those that are left out, or are the host's, go the boxed way.
+  // Indices: masks, those that are left out, and the host's go the boxed way.
   bool describe(std::size_t slot, const OptionalTensors& tensors) {
     for (const std::optional<at::Tensor>& tensor : tensors) {
+      if (tensor && is_mask(*tensor)) {
+        return false;
+      }
       indices_.push_back(tensor.value_or(at::Tensor()));
     }
     return describe(slot, at::TensorList(indices_));
@@ -363,8 +367,8 @@ class DirectKernel<Result(Args...)> {
     const OperatorPlan& plan = target.plan;
     begin_call(plan);
     DirectCall<sizeof...(Args), (is_tensor_list<Args> || ...)> call(plan);
-    const bool ordinary = !plan.result_size_depends_on_data && (call.describe(I, args) && ...) && call.device() >= 0 &&
-                          !hardware_numerics() && !dry_run();
+    const bool ordinary = !plan.result_size_depends_on_data && !(plan.is_untraced && is_tracing()) &&
+                          (call.describe(I, args) && ...) && call.device() >= 0 && !hardware_numerics() && !dry_run();
     const runtime::LaunchVariant* variant = ordinary ? system().launches().find(call.key()) : nullptr;
     if (C10_UNLIKELY(!variant)) {
       torch::jit::Stack stack;
@@ -377,7 +381,7 @@ class DirectKernel<Result(Args...)> {
     }
     call.alias(plan);
     auto compute = [&]() -> Result {
-      at::AutoDispatchBelowADInplaceOrView below_autograd;
+      BelowAutograd below_autograd;
       DeviceScope scope(call.device());
       if (C10_UNLIKELY(plan.draws_without_generator)) {
         const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());

@@ -1,6 +1,5 @@
 #include "aten/execution.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <variant>
 
 #include "aten/alias.h"
+#include "aten/below_autograd.h"
 #include "aten/launch_seam.h"
 #include "aten/numerics.h"
 #include "aten/op_table.h"
@@ -175,7 +175,7 @@ bool is_foreign(const at::Tensor& tensor) {
 }  // namespace
 
 std::optional<std::vector<BoundPart>> bind(const LaunchArguments& args) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   if (std::ranges::any_of(args.input_tensors(), is_foreign) || std::ranges::any_of(args.output_tensors(), is_foreign)) {
     return std::nullopt;
   }
@@ -202,7 +202,7 @@ BoundPart::Result dense_result(const at::Tensor& alias) {
 }
 
 void execute(std::string_view op_name, const std::vector<BoundPart>& parts, const emu::Numerics& numerics) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   const auto target = system().target();
   for (const BoundPart& part : parts) {
     const auto late = part.bind_late ? part.bind_late() : std::nullopt;

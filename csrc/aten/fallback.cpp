@@ -1,6 +1,6 @@
 #include "aten/fallback.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/Context.h>
 #include <ATen/core/List.h>
 #include <torch/library.h>
 
@@ -9,7 +9,9 @@
 
 #include "aten/alias.h"
 #include "aten/allocator.h"
+#include "aten/below_autograd.h"
 #include "aten/generator.h"
+#include "aten/indices.h"
 #include "aten/inference.h"
 #include "aten/launch_seam.h"
 #include "aten/launching_thread.h"
@@ -314,7 +316,7 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
     call.take_generator(stack[begin + static_cast<std::size_t>(plan.generator_argument)], num_draws);
   }
   {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    BelowAutograd below_autograd;
     DeviceScope scope(call.device());
     std::optional<LaunchGenerator> generator;
     if (plan.draws_without_generator) {
@@ -328,9 +330,25 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
   call.follow_written();
 }
 
+// A convolution by the name that torch.jit.trace records, with the settings that PyTorch's own kernel would add.
+void trace_parts(Stack& stack) {
+  static const c10::OperatorHandle op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::_convolution", "");
+  const at::Context& context = at::globalContext();
+  torch::jit::push(stack, context.benchmarkCuDNN(), context.deterministicCuDNN() || context.deterministicAlgorithms(),
+                   context.userEnabledCuDNN(), context.allowTF32CuDNN());
+  op.callBoxed(&stack);
+}
+
 }  // namespace
 
 const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* stack) {
+  if (C10_UNLIKELY(plan.is_untraced) && is_tracing()) {
+    trace_parts(*stack);
+    return nullptr;
+  }
+  if (plan.indices_argument >= 0) {
+    make_indices(plan, *stack);
+  }
   Call call(plan);
   const std::size_t begin = stack->size() - plan.num_arguments;
   const auto arguments = c10::ArrayRef<IValue>(*stack).slice(begin);

@@ -1,6 +1,5 @@
 #include "aten/numerics.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/equal.h>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "aten/alias.h"
+#include "aten/below_autograd.h"
 #include "aten/execution.h"
 #include "aten/op_table.h"
 #include "aten/system.h"
@@ -156,7 +156,7 @@ HardwareRun::HardwareRun(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> ar
     return;
   }
   arguments_ = arguments.vec();
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   auto keep = [&](const at::Tensor& tensor) {
     if (tensor.defined() && is_plain(tensor)) {
       const at::Tensor alias = cpu_alias(tensor);
@@ -179,7 +179,7 @@ void HardwareRun::bound_index(c10::IValue* aliases) {
   if (!may_execute_ || plan_.name != "index_select" || !departures().out_of_bounds_is_nan) {
     return;
   }
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   const at::Tensor &self = aliases[0].toTensor(), &index = aliases[2].toTensor();
   const std::int64_t dim = aliases[1].toInt();
   const std::int64_t size = self.dim() == 0 ? 1 : self.size(dim);
@@ -231,7 +231,7 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
   if (known == layouts().end()) {
     return false;
   }
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   const std::size_t begin = stack.size() - plan.num_arguments;
   const std::vector<c10::IValue> arguments(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end());
   // A result that was passed in another size is resized by the CPU's kernel alone.
@@ -273,7 +273,7 @@ bool HardwareRun::repeat(const OperatorPlan& plan, const KeyWords& key, int devi
 }
 
 void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const BelowAutograd below_autograd;
   if (may_execute_) {
     // What the operator overwrote are its program's operands too.
     std::vector<at::Tensor> after;

@@ -23,18 +23,31 @@ bool contains(const std::array<std::string_view, N>& names, std::string_view nam
   return false;
 }
 
-constexpr std::array<std::string_view, 9> kDataDependent{
-    "aten::nonzero",  "aten::masked_select",     "aten::_unique",
-    "aten::_unique2", "aten::unique_dim",        "aten::unique_consecutive",
-    "aten::bincount", "aten::repeat_interleave", "aten::unique_dim_consecutive"};
+constexpr std::array<std::string_view, 10> kDataDependent{"aten::_nested_tensor_from_mask",
+
+                                                          "aten::nonzero",
+                                                          "aten::masked_select",
+                                                          "aten::_unique",
+                                                          "aten::_unique2",
+                                                          "aten::unique_dim",
+                                                          "aten::unique_consecutive",
+                                                          "aten::bincount",
+                                                          "aten::repeat_interleave",
+                                                          "aten::unique_dim_consecutive"};
 constexpr std::array<std::string_view, 2> kSizedByScalars{"aten::arange", "aten::range"};
 constexpr std::array<std::string_view, 4> kUpdatesStatistics{"aten::native_batch_norm", "aten::batch_norm_update_stats",
                                                              "aten::batch_norm_gather_stats",
                                                              "aten::batch_norm_gather_stats_with_counts"};
 constexpr std::array<std::string_view, 1> kDrawsWithoutGenerator{"aten::native_dropout"};
-constexpr std::array<std::string_view, 6> kTakesCpuTensors{"aten::index",           "aten::index_put",
-                                                           "aten::index_put_",      "aten::_index_put_impl_",
-                                                           "aten::_index_put_impl", "aten::_pack_padded_sequence"};
+constexpr std::array<std::string_view, 9> kTakesCpuTensors{"aten::_unsafe_index",
+                                                           "aten::_ctc_loss",
+                                                           "aten::_ctc_loss_backward",
+                                                           "aten::index",
+                                                           "aten::index_put",
+                                                           "aten::index_put_",
+                                                           "aten::_index_put_impl_",
+                                                           "aten::_index_put_impl",
+                                                           "aten::_pack_padded_sequence"};
 
 c10::OperatorHandle compute_of(const c10::OperatorHandle& op) {
   const auto& name = op.operator_name();
@@ -68,11 +81,15 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
     is_changed.push_back(is_written.back() ||
                          (contains(kUpdatesStatistics, schema.name()) && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
-                             (argument.name() == "indices" || argument.name() == "lengths"));
+                             (argument.name() == "indices" || argument.name().ends_with("lengths")));
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
     auto type = argument.type();
     if (auto optional = type->cast<c10::OptionalType>()) {
       type = optional->getElementType();
+    }
+    if (argument.name() == "indices" && type->kind() == c10::TypeKind::ListType &&
+        type->expectRef<c10::ListType>().getElementType()->kind() == c10::TypeKind::OptionalType) {
+      indices_argument = static_cast<int>(i);
     }
     if (type->kind() == c10::TypeKind::GeneratorType) {
       generator_argument = static_cast<int>(i);
@@ -86,6 +103,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // The fused and foreach families mark their lists as written; batch norm's running statistics are not marked: the
   // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
+  is_untraced = schema.name() == "aten::convolution" && schema.overload_name().empty();
   result_size_depends_on_data = contains(kDataDependent, schema.name());
   sized_by_scalars = contains(kSizedByScalars, schema.name()) || schema.name().find("upsample") != std::string::npos;
   neuron_status = static_cast<int>(trn::aten::neuron_status(op.operator_name()));

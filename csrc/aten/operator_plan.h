@@ -25,8 +25,10 @@ struct OperatorPlan {
   std::vector<bool> is_index;     // argument -> an index: never a CPU scalar
   std::vector<bool> may_be_on_host;  // argument -> indices or lengths, which may live on the host
   int generator_argument = -1;
+  int indices_argument = -1;  // a list of optional tensors
   bool draws_without_generator = false;
   bool result_size_depends_on_data = false;
+  bool is_untraced = false;         // torch.jit.trace records what PyTorch's own kernel is made of in its place
   bool sized_by_scalars = false;    // the result's size, or what meets in it, follows from floating-point arguments
   bool returns_host_value = false;  // bool, int or float: the host waits
   bool takes_cpu_tensors = false;   // indices or lengths may live on the host

@@ -40,7 +40,7 @@ struct Recording {
   std::vector<Launch> launches;
 };
 
-Recording& recording() {
+Recording& kept_launches() {
   static auto* instance = new Recording;  // outlives Kineto's own shutdown
   return *instance;
 }
@@ -65,8 +65,8 @@ double microseconds(double seconds) {
 class Session final : public libkineto::IActivityProfilerSession {
  public:
   void start() override {
-    const std::lock_guard<std::mutex> lock(recording().mutex);
-    recording().launches.clear();
+    const std::lock_guard<std::mutex> lock(kept_launches().mutex);
+    kept_launches().launches.clear();
     start_nanoseconds_ = c10::getTime();
     status_ = libkineto::TraceStatus::RECORDING;
     detail::profiler_recording.store(true, std::memory_order_relaxed);
@@ -74,8 +74,8 @@ class Session final : public libkineto::IActivityProfilerSession {
 
   void stop() override {
     detail::profiler_recording.store(false, std::memory_order_relaxed);
-    const std::lock_guard<std::mutex> lock(recording().mutex);
-    launches_ = std::exchange(recording().launches, {});
+    const std::lock_guard<std::mutex> lock(kept_launches().mutex);
+    launches_ = std::exchange(kept_launches().launches, {});
     status_ = libkineto::TraceStatus::PROCESSING;
   }
 
@@ -228,8 +228,8 @@ void profiler_on_launch(const char* kernel_name, int device, int stream, double 
                 .host_nanoseconds = c10::getTime(),
                 .host_thread = static_cast<std::int32_t>(libkineto::systemThreadId()),
                 .correlation = correlation};
-  const std::lock_guard<std::mutex> lock(recording().mutex);
-  recording().launches.push_back(std::move(launch));
+  const std::lock_guard<std::mutex> lock(kept_launches().mutex);
+  kept_launches().launches.push_back(std::move(launch));
 }
 
 }  // namespace trn::aten

@@ -49,12 +49,8 @@ constexpr std::array<std::string_view, 25> kOwnKernel{"aten::empty.memory_format
 
 // Decompose on the device unless they are taken whole: one launch, as the hardware's own kernel would be.
 // (mode and conj_physical_ look for the names of the devices that they know.)
-constexpr std::array<std::string_view, 6> kTakenWhole{"aten::convolution",
-                                                      "aten::convolution_backward",
-                                                      "aten::convolution_overrideable",
-                                                      "aten::convolution_backward_overrideable",
-                                                      "aten::mode",
-                                                      "aten::conj_physical_"};
+constexpr std::array<std::string_view, 5> kTakenWhole{"aten::convolution", "aten::convolution_backward",
+                                                      "aten::kaiser_window", "aten::mode", "aten::conj_physical_"};
 
 // No CPU kernel in PyTorch; ours is in cpu_kernels/, under the same name in the namespace `trn`.
 constexpr std::array<std::string_view, 12> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",

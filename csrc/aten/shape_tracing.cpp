@@ -4,7 +4,6 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/stack.h>
@@ -16,6 +15,8 @@
 #include <utility>
 
 #include "aten/alias.h"
+#include "aten/below_autograd.h"
+#include "aten/indices.h"
 #include "aten/launch_arguments.h"
 #include "aten/values.h"
 
@@ -42,14 +43,10 @@ class BelowModes {
 
  private:
   at::impl::TorchFunctionDisabledState disabled_;
-  at::AutoDispatchBelowADInplaceOrView below_autograd_;
+  BelowAutograd below_autograd_;
   c10::impl::ExcludeDispatchKeyGuard below_python_{
       DispatchKeySet({DispatchKey::Python, DispatchKey::PythonTLSSnapshot})};
 };
-
-bool is_mask(const at::Tensor& index) {
-  return index.defined() && (index.scalar_type() == at::kBool || index.scalar_type() == at::kByte);
-}
 
 bool takes_masks(const OperatorPlan& plan) {
   return plan.name.starts_with("index.Tensor") || plan.name == "_unsafe_index.Tensor";

@@ -160,3 +160,33 @@ def test_random_values_have_their_distribution(name: str, mean: float, deviation
     assert abs(values.std().item() / deviation - 1) < 0.03
     correlation = ((values[1:] - mean) * (values[:-1] - mean)).mean().item() / deviation**2
     assert abs(correlation) < 5 / len(values) ** 0.5
+
+
+def _of_mask(x: torch.Tensor, count: int, indices: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, ...]:
+    mask = torch.zeros(len(x), dtype=torch.bool)
+    mask[:count] = True
+    index = mask.to(x.device)
+    with torch_trn.profile() as prof:
+        x[indices(index)]
+    assert [sync["op"] for sync in prof.host_syncs] == ["nonzero"]
+    return prof.hbm_read_bytes, prof.hbm_write_bytes, prof.device_seconds
+
+
+@pytest.mark.parametrize("counts", [(1, 500, 1000), (1000, 500, 1)])
+def test_a_mask_is_charged_by_its_elements_whatever_came_before(counts: tuple[int, ...], device: torch.device) -> None:
+    x = torch.randn(1000, 64 + counts[0] % 7, device=device)
+    costs = [_of_mask(x, count, lambda mask: mask) for count in counts]
+    assert costs == [_of_mask(x, count, lambda mask: mask.nonzero().squeeze(1)) for count in counts]
+    assert len(set(costs)) == 3
+
+
+def test_writing_by_a_mask_makes_the_host_wait(device: torch.device) -> None:
+    x, mask = torch.randn(8, 4, device=device), torch.tensor([True, False] * 4, device=device)
+    expected = x.cpu().index_put((mask.cpu(),), torch.arange(16.0).view(4, 4))
+    with torch_trn.profile() as prof:
+        x[mask] = torch.arange(16.0).view(4, 4).to(device)
+    assert "nonzero" in [sync["op"] for sync in prof.host_syncs]
+    assert torch.equal(x.cpu(), expected)
+    with torch_trn.profile() as prof:
+        x[mask] = 0.0
+    assert not prof.host_syncs  # the device knows where to write

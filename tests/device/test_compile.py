@@ -134,6 +134,63 @@ def test_export():
     assert torch.equal(program.module()(x).detach().cpu(), model(x).detach().cpu())
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_the_backward_pass_of_compiled_attention(layout):
+    torch.manual_seed(0)
+    model = torch.nn.MultiheadAttention(16, 2, batch_first=layout == "contiguous").to("trn")
+    x = torch.randn(2, 5, 16, device="trn", requires_grad=True)
+
+    def loss(model):
+        return model(x, x, x, need_weights=False)[0].square().sum()
+
+    (expected,) = torch.autograd.grad(loss(model), x)
+    (actual,) = torch.autograd.grad(loss(torch.compile(model, backend="aot_eager")), x)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_gradients_of_attention_lie_as_their_operands():
+    q, k, v = (torch.randn(2, 4, 5, 8, device="trn").requires_grad_() for _ in range(3))
+    strided = q.transpose(1, 2).contiguous().transpose(1, 2)
+    for query in (q, strided):
+        out = torch.nn.functional.scaled_dot_product_attention(query, k, v)
+        for operand, gradient in zip((query, k, v), torch.autograd.grad(out.sum(), (query, k, v)), strict=True):
+            assert gradient.stride() == operand.stride()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d"])
+def test_a_traced_convolution_takes_its_argument(kind):
+    axes = int(kind[-2])
+    model = torch.nn.Sequential(getattr(torch.nn, kind)(3, 4, 3), torch.nn.ReLU()).to("trn").eval()
+    first, second = (torch.randn(2, 3, *[8] * axes, device="trn") for _ in range(2))
+    traced = torch.jit.trace(model, first)
+    assert torch.equal(traced(second), model(second))
+    assert "aten::_convolution" in str(traced.inlined_graph)
+
+
+def test_convolution_by_its_inner_name():
+    x, weight = torch.randn(1, 3, 6, 6, device="trn", requires_grad=True), torch.randn(4, 3, 3, 3, device="trn")
+    settings = [1, 1], [0, 0], [1, 1], False, [0, 0], 1, False, False, True, True
+    out = torch._convolution(x, weight, None, *settings)
+    assert torch.equal(out, torch.nn.functional.conv2d(x, weight))
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    (expected,) = torch.autograd.grad(torch.nn.functional.conv2d(x, weight).sum(), x)
+    assert torch.equal(gradient, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")
+def test_indexing_in_torchscript():
+    @torch.jit.script
+    def pick(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x[rows], x[:, columns]
+
+    x, rows, columns = torch.randn(4, 3), torch.tensor([True, False, True, True]), torch.tensor([2, 0])
+    for actual, expected in zip(
+        pick(x.to("trn"), rows.to("trn"), columns.to("trn")), pick(x, rows, columns), strict=True
+    ):
+        assert torch.equal(actual.cpu(), expected)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")
 def test_make_fx_and_jit_trace():
     x = torch.randn(3, 3, device="trn")

@@ -183,7 +183,6 @@ READS = {
     "copy to host": lambda: unknown(200).cpu(),
     "nonzero": lambda: unknown(200).nonzero(),
     "masked_select": lambda: unknown(200).masked_select(unknown(200) > 0),
-    "index.Tensor": lambda: unknown(200)[unknown(200) > 0],
     "equal": lambda: torch.equal(unknown(200), unknown(200)),
     "_unique2": lambda: unknown(200).unique(),
 }
@@ -194,6 +193,15 @@ def test_a_read_is_refused_with_its_line(op):
     line = READS[op].__code__.co_firstlineno
     with dry_run(), pytest.raises(NoValueError, match=rf"{re.escape(op)} at .*test_dry_run.py:{line} of "):
         READS[op]()
+
+
+def test_a_choice_by_an_unknown_mask_is_refused_and_a_write_by_one_is_not():
+    with dry_run():
+        x, mask = unknown(200), unknown(200) > 0
+        with pytest.raises(NoValueError, match=r"nonzero at .*test_dry_run.py:\d+ of torch.bool \[200\]"):
+            x[mask]
+        x.index_put_((mask,), unknown(200))
+        x[mask] = 1.0
 
 
 @pytest.mark.parametrize("read", [bool, float, int, lambda t: t.tolist(), repr, lambda t: t.cpu().numpy()])

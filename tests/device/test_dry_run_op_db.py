@@ -25,7 +25,8 @@ OTHER_STRIDES = {
     "svd_lowrank",
 }
 # Launches of a later operator follow from such strides; a launch key has one class for all odd orders of a norm.
-OTHER_LAUNCHES = {"linalg.pinv", "linalg.pinv.singular", "linalg.vector_norm", "pinverse"}
+# What is written by a mask that is not known is charged as a whole, without the search for its positions.
+OTHER_LAUNCHES = {"index_put", "linalg.pinv", "linalg.pinv.singular", "linalg.vector_norm", "pinverse"}
 # The residuals' size follows from the rank.
 OTHER_SIZES = {"linalg.lstsq", "linalg.lstsq.grad_oriented"}
 NEED_VALUES = {

@@ -56,6 +56,20 @@ def test_per_sample_gradients():
         torch.testing.assert_close(actual[name].cpu(), expected[name].cpu())
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # the CPU's
+def test_attention_sample_by_sample():
+    q = torch.randn(3, 2, 4, 5, 8)
+    weight = torch.randn(8, 8)
+
+    def loss(weight, q):
+        return torch.nn.functional.scaled_dot_product_attention(q @ weight, q, q).square().sum()
+
+    for function in (vmap(loss, (None, 0)), vmap(grad(loss), (None, 0))):
+        actual = function(weight.to("trn"), q.to("trn")).cpu()
+        expected = torch.stack([function(weight, one[None])[0] for one in q])
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("randomness", ["different", "same"])
 def test_vmap_randomness(randomness):
     torch.trn.manual_seed(0)

@@ -1,4 +1,5 @@
 // Fused attention: the device takes SDPA's fused path wherever the CPU does, through the CPU's flash kernels.
+#include <ATen/ExpandUtils.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_fused_sdp_choice_native.h>
@@ -7,6 +8,7 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_native.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <torch/library.h>
 
 #include <array>
@@ -29,6 +31,13 @@ std::int64_t fused_sdp_choice(const Tensor& query, const Tensor& key, const Tens
                               std::optional<double> scale, bool enable_gqa) {
   constexpr auto kMath = static_cast<std::int64_t>(at::SDPBackend::math);
   const bool plain = query.layout() == at::kStrided && !query.is_nested() && !key.is_nested() && !value.is_nested();
+  // vmap has no rule for the fused operator, nor one that would run it sample by sample; torch.func's other
+  // transformations may have a vmap inside.
+  constexpr c10::DispatchKeySet kTransformed(
+      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper});
+  if ((query.key_set() | key.key_set() | value.key_set()).has_any(kTransformed)) {
+    return kMath;
+  }
   if (!plain || (mask && mask->defined() && mask->requires_grad())) {
     return kMath;
   }
@@ -64,6 +73,18 @@ Forward attention(const Tensor& query, const Tensor& key, const Tensor& value, c
   return {output, logsumexp, Tensor(), Tensor(), query.sym_size(-2), key.sym_size(-2), no_state, no_state, Tensor()};
 }
 
+// The layout that PyTorch's rule of shapes gives the gradient: compiled graphs are made for it.
+Tensor laid_out_as(const Tensor& operand, const Tensor& grad) {
+  if (!grad.defined()) {
+    return grad;
+  }
+  const std::vector<std::int64_t> strides = operand.is_non_overlapping_and_dense()
+                                                ? operand.strides().vec()
+                                                : at::infer_dense_strides(operand.sizes(), operand.strides());
+  return grad.strides().equals(strides) ? grad
+                                        : at::empty_strided(operand.sizes(), strides, grad.options()).copy_(grad);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
     std::array<bool, 4>, const Tensor& output, const Tensor& logsumexp, const Tensor&, const Tensor&, SymInt, SymInt,
@@ -71,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
   auto [grad_query, grad_key, grad_value] = at::native::_scaled_dot_product_flash_attention_cpu_backward(
       grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
-  return {grad_query, grad_key, grad_value, Tensor()};
+  return {laid_out_as(query, grad_query), laid_out_as(key, grad_key), laid_out_as(value, grad_value), Tensor()};
 }
 
 // Of shapes alone: PyTorch's own rules for the same kernels.
@@ -90,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward_shapes(
   const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
   auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
       grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
-  return {grad_query, grad_key, grad_value, Tensor()};
+  return {laid_out_as(query, grad_query), laid_out_as(key, grad_key), laid_out_as(value, grad_value), Tensor()};
 }
 
 TORCH_LIBRARY_FRAGMENT(trn, m) {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "aten/rules/composition.h"
+#include "aten/rules/names.h"
 #include "aten/rules/rounding.h"
 #include "aten/rules/window.h"
 #include "kernels/pool.h"
@@ -15,14 +16,6 @@ using Values = Composition::Values;
 
 // Inputs of one launch.
 constexpr std::int64_t kMostTaps = 24;
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
-
-std::int64_t num_axes(std::string_view name) {
-  return contains(name, "3d") ? 3 : 2;
-}
 
 std::int64_t volume_of(const at::Tensor& x, std::int64_t rank) {
   std::int64_t volume = 1;

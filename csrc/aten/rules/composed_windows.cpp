@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "aten/rules/composition.h"
+#include "aten/rules/names.h"
 #include "aten/rules/window.h"
 #include "kernels/pool.h"
 
@@ -11,14 +12,6 @@ namespace trn::aten::rules {
 namespace {
 
 using kernels::BoxAxis;
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
-
-std::int64_t num_axes(std::string_view name) {
-  return contains(name, "1d") ? 1 : contains(name, "3d") ? 3 : 2;
-}
 
 // What a rule has found the program for, on the operator's own tensors.
 bool takes(Composition& c, const Spec& spec, const Stack& inputs) {
@@ -234,7 +227,15 @@ void unfold_backward(Composition& c) {
       taps.push_back({w * step + i, w * length + i});
     }
   }
-  c.resample(grad.movedim(-1, dim + 1), out, dim, taps);
+  std::vector<std::int64_t> sizes = out.sizes().vec();
+  sizes[static_cast<std::size_t>(dim)] = windows;
+  sizes.push_back(length);
+  at::Tensor whole = grad;
+  if (grad.sizes() != sizes) {  // a gradient that serves several
+    whole = c.temporary(sizes);
+    c.copy(grad.expand(sizes), whole);
+  }
+  c.resample(whole.movedim(-1, dim + 1), out, dim, taps);
 }
 
 // ---- Pads by what lies inside

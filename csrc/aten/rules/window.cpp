@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "aten/rules/box.h"
+#include "aten/rules/names.h"
 
 namespace trn::aten::rules {
 
@@ -16,10 +17,6 @@ using kernels::WindowShape;
 
 Spec checked(const WindowShape& shape) {
   return shape.in_elements > 0 && shape.out_elements > 0 ? Spec{shape} : Spec{};
-}
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
 }
 
 std::int64_t spatial_rank(std::string_view name) {
