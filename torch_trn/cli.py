@@ -104,9 +104,17 @@ def run(
         _enter_dry_run(values)
     elif values is not None:
         raise typer.BadParameter("values are a dry run's; give --dry-run too.", param_hint="--values")
+    if role and not (dry_run and world_size is not None):
+        raise typer.BadParameter("a role is one rank of a job's dry run; give --dry-run and --world-size too.")
+    if prefix_output and (dry_run or world_size is None):
+        raise typer.BadParameter(
+            "lines are of ranks; give --world-size without --dry-run.", param_hint="--prefix-output"
+        )
     for path in (report, trace, ledger):
         if path is not None and not path.absolute().parent.is_dir():
             raise typer.BadParameter(f"{path.absolute().parent} is not a directory.")
+        if path is not None and path.is_dir():
+            raise typer.BadParameter(f"{path} is a directory; name a file in it.")
     options = RunOptions(
         mode=mode,
         # The script may change its directory before they are written.

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,7 @@ def run_script(script: str, arguments: list[str], as_module: bool, options: RunO
             code = _wait_for_threads(others, code)
     if os.getpid() != owner:
         return code  # a child that the script forked and let return
-    sys.stdout.flush()
+    _flush()
     return write_reports(recording, options, code)
 
 
@@ -134,8 +134,13 @@ def _goes_on(thread: threading.Thread) -> bool:
     return not any(thread in getattr(sys.modules.get(module), name, ()) for module, name in pools)
 
 
+def _flush() -> None:
+    with suppress(ValueError, OSError, AttributeError):  # a script may have closed or replaced it
+        sys.stdout.flush()
+
+
 def _show(error: BaseException) -> None:
-    sys.stdout.flush()
+    _flush()
     error.__traceback__ = _script_part(error.__traceback__)
     sys.excepthook(type(error), error, error.__traceback__)
 

@@ -86,6 +86,17 @@ def test_every_ending_has_its_exit_code_and_the_report(script: Path, ending: str
     assert "2 steps" in done.stdout
 
 
+def test_a_script_may_close_its_output(tmp_path: Path) -> None:
+    script = tmp_path / "closes.py"
+    script.write_text("import sys, torch\ntorch.ones(2, device='trn')\nsys.stdout.close()\nraise KeyError('mine')\n")
+    done = trn("run", script)
+    assert (
+        done.returncode == 1
+        and "KeyError: 'mine'" in done.stderr
+        and "I/O operation" not in done.stderr.split("mine")[0]
+    )
+
+
 def test_the_traceback_is_the_scripts_own(script: Path) -> None:
     done = trn("run", "--quiet", script, "raise ValueError('boom')")
     frames = [line.split('"')[1] for line in done.stderr.splitlines() if line.lstrip().startswith("File")]
@@ -176,6 +187,10 @@ def test_steps_beyond_the_end_are_explained(script: Path) -> None:
         (("--steps", "3:1"), "steps are first:end"),
         (("--mode", "fast"), "'fast' is not one of eager, compiled"),
         (("--report", "/no/such/folder/r.html"), "is not a directory"),
+        (("--report", "/"), "/ is a directory; name a file in it."),
+        (("--role", "1"), "give --dry-run and --world-size too"),
+        (("--world-size", "2", "--role", "1"), "give --dry-run and --world-size too"),
+        (("--prefix-output",), "give --world-size without --dry-run"),
     ],
 )
 def test_bad_options_are_named(script: Path, arguments: tuple[str, ...], message: str) -> None:
