@@ -314,8 +314,9 @@ at::Tensor Aliases::to_cpu(const at::Tensor& tensor, bool written) {
   if (!tensor.defined() || !tensor.device().is_privateuseone()) {
     return tensor;
   }
-  for (const auto& pair : pairs_) {
-    if (pair.original.is_same(tensor) && pair.written == written) {
+  for (auto& pair : pairs_) {  // kernels tell "the same tensor" by identity
+    if (pair.original.is_same(tensor) && (pair.written == written || is_sparse(tensor))) {
+      pair.written |= written;
       return pair.alias;
     }
   }

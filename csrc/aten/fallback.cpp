@@ -330,6 +330,26 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
   call.follow_written();
 }
 
+// Whether lists hold tensors of several devices, which is one launch for none of them.
+bool spans_devices(const OperatorPlan& plan, const Stack& stack) {
+  std::optional<c10::Device> first;
+  for (std::size_t i = stack.size() - plan.num_arguments; i < stack.size(); ++i) {
+    if (!stack[i].isTensorList()) {
+      continue;
+    }
+    for (const at::Tensor& tensor : stack[i].toTensorList()) {
+      if (!tensor.defined() || (tensor.device().is_cpu() && tensor.dim() == 0)) {
+        continue;
+      }
+      if (first.value_or(tensor.device()) != tensor.device()) {
+        return true;
+      }
+      first = tensor.device();
+    }
+  }
+  return false;
+}
+
 // A convolution by the name that torch.jit.trace records, with the settings that PyTorch's own kernel would add.
 void trace_parts(Stack& stack) {
   static const c10::OperatorHandle op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::_convolution", "");
@@ -348,6 +368,10 @@ const runtime::LaunchVariant* run_on_device(const OperatorPlan& plan, Stack* sta
   }
   if (plan.indices_argument >= 0) {
     make_indices(plan, *stack);
+  }
+  if (C10_UNLIKELY(plan.is_foreach) && spans_devices(plan, *stack)) {
+    plan.op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);  // PyTorch's loop, on any devices
+    return nullptr;
   }
   Call call(plan);
   const std::size_t begin = stack->size() - plan.num_arguments;

@@ -103,6 +103,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // The fused and foreach families mark their lists as written; batch norm's running statistics are not marked: the
   // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
+  is_foreach = schema.name().starts_with("aten::_foreach_");
   is_untraced = schema.name() == "aten::convolution" && schema.overload_name().empty();
   result_size_depends_on_data = contains(kDataDependent, schema.name());
   sized_by_scalars = contains(kSizedByScalars, schema.name()) || schema.name().find("upsample") != std::string::npos;

@@ -28,6 +28,7 @@ struct OperatorPlan {
   int indices_argument = -1;  // a list of optional tensors
   bool draws_without_generator = false;
   bool result_size_depends_on_data = false;
+  bool is_foreach = false;          // takes lists, and each of their members for itself
   bool is_untraced = false;         // torch.jit.trace records what PyTorch's own kernel is made of in its place
   bool sized_by_scalars = false;    // the result's size, or what meets in it, follows from floating-point arguments
   bool returns_host_value = false;  // bool, int or float: the host waits

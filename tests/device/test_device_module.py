@@ -213,6 +213,20 @@ def test_copy_between_devices():
     assert torch.equal(x.cpu() + 1, y.cpu())
 
 
+@SEVERAL
+def test_lists_of_several_devices():
+    """Each member for itself, as on other accelerators."""
+    lists = [[torch.randn(3), torch.randn(2)] for _ in range(2)]
+    spread = [[t.to(f"trn:{i}") for i, t in enumerate(tensors)] for tensors in lists]
+    for result, expected in zip(torch._foreach_add(*spread), torch._foreach_add(*lists), strict=True):
+        assert torch.equal(result.cpu(), expected)
+    torch._foreach_mul_(spread[0], 2.0)
+    assert [t.device.index for t in spread[0]] == [0, 1]
+    assert torch.equal(spread[0][1].cpu(), lists[0][1] * 2)
+    for norm, tensor in zip(torch._foreach_norm(spread[1]), lists[1], strict=True):
+        torch.testing.assert_close(norm.cpu(), tensor.norm())
+
+
 def test_forked_child_refuses_the_device():
     code = """
 import os, torch

@@ -407,3 +407,12 @@ def test_zero_sizes():
         assert sparse._nnz() == 0 and sparse.to_dense().shape == size and sparse.coalesce().device.type == "trn"
     scalar = torch.tensor(2.0, device="trn").to_sparse()
     assert scalar.to_dense().item() == 2
+
+
+def test_a_sparse_tensor_that_is_read_and_written():
+    sparse, dense = torch.eye(4).to_sparse(), torch.randn(4, 4)
+    expected = torch.smm(sparse, dense).to_dense()
+    assert torch.equal(torch.smm(sparse.to("trn"), dense.to("trn")).to_dense().cpu(), expected)
+    result = sparse.to("trn")
+    torch.add(result, result, out=result)
+    assert torch.equal(result.to_dense().cpu(), 2 * torch.eye(4))

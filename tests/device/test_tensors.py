@@ -140,3 +140,11 @@ def test_histc_of_integers_as_cuda_has_it(dtype: torch.dtype) -> None:
     assert torch.equal(torch.histc(x.to("trn"), 8, 0, 7, out=out), counts)
     with pytest.raises(RuntimeError, match=r"\[histc\] the result has the input's type; got Float"):
         torch.histc(x.to("trn"), 8, 0, 7, out=torch.empty(0, device="trn"))
+
+
+def test_operators_that_op_db_leaves_out():
+    for arguments in ((5,), (6, False), (7, True, 9.0)):
+        assert torch.equal(torch.kaiser_window(*arguments, device="trn").cpu(), torch.kaiser_window(*arguments))
+    gradient = torch.randn(1, 6, 10)  # serves all rows
+    expected = torch.ops.aten.unfold_backward(gradient, (3, 22), 1, 10, 2)
+    assert torch.equal(torch.ops.aten.unfold_backward(gradient.to("trn"), (3, 22), 1, 10, 2).cpu(), expected)
