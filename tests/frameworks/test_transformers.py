@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -201,8 +202,9 @@ def run_job(launcher, tmp_path, **environment: str) -> dict[str, list[float]]:
     """What each rank printed: its number and device, and its losses."""
     (tmp_path / "job.py").write_text(TRAINER + JOB)
     printed = run(["-m", *launcher, "job.py"], tmp_path, **environment)
-    ranks = [line.partition(": ") for line in printed.splitlines() if line.startswith("rank ") and " on " in line]
-    return {name: json.loads(losses) for name, _, losses in ranks}
+    # Two processes write to one pipe: a line of one may end within a line of the other.
+    ranks = re.findall(r"(rank \d on \w+:\d): (\[[^\]]*\])", printed)
+    return {name: json.loads(losses) for name, losses in ranks}
 
 
 def test_the_trainer_runs_on_two_ranks(tmp_path) -> None:
