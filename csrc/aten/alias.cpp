@@ -314,8 +314,11 @@ at::Tensor Aliases::to_cpu(const at::Tensor& tensor, bool written) {
   if (!tensor.defined() || !tensor.device().is_privateuseone()) {
     return tensor;
   }
+  if (written && !is_sparse(tensor)) {
+    tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->mutable_data_ptr();
+  }
   for (auto& pair : pairs_) {  // kernels tell "the same tensor" by identity
-    if (pair.original.is_same(tensor) && (pair.written == written || is_sparse(tensor))) {
+    if (pair.original.is_same(tensor)) {
       pair.written |= written;
       return pair.alias;
     }
@@ -323,9 +326,6 @@ at::Tensor Aliases::to_cpu(const at::Tensor& tensor, bool written) {
   if (is_sparse(tensor)) {
     return remember(tensor, sparse_alias(tensor, [&](const at::Tensor& member) { return to_cpu(member, written); }),
                     written);
-  }
-  if (written) {
-    tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()->mutable_data_ptr();
   }
   return remember(tensor, cpu_alias(tensor), written);
 }

@@ -61,7 +61,8 @@ void make_indices(const OperatorPlan& plan, torch::jit::Stack& stack) {
   }
   const auto rest =
       c10::ArrayRef<c10::IValue>(stack).slice(begin + static_cast<std::size_t>(plan.indices_argument) + 1);
-  const bool wants_positions = has_masks && (!dry_run() || rest.empty() || are_known);
+  const bool is_put = rest.size() > 1;  // values and whether they accumulate
+  const bool wants_positions = has_masks && (!is_put || !dry_run() || are_known);
   if (wants_positions && !fills(indices, rest, self)) {
     const std::vector<at::Tensor> positions = at::native::expandTensors(self, indices);
     indices = OptionalTensors();

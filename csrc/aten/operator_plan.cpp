@@ -24,7 +24,6 @@ bool contains(const std::array<std::string_view, N>& names, std::string_view nam
 }
 
 constexpr std::array<std::string_view, 10> kDataDependent{"aten::_nested_tensor_from_mask",
-
                                                           "aten::nonzero",
                                                           "aten::masked_select",
                                                           "aten::_unique",

@@ -32,7 +32,6 @@ struct OperatorPlan {
   bool is_untraced = false;         // torch.jit.trace records what PyTorch's own kernel is made of in its place
   bool sized_by_scalars = false;    // the result's size, or what meets in it, follows from floating-point arguments
   bool returns_host_value = false;  // bool, int or float: the host waits
-  bool takes_cpu_tensors = false;   // indices or lengths may live on the host
   int neuron_status = 0;            // NeuronStatus of the table
 
   // Calls of it since the count was last cleared; a plan is otherwise constant.

@@ -16,7 +16,6 @@
 
 #include "aten/alias.h"
 #include "aten/below_autograd.h"
-#include "aten/indices.h"
 #include "aten/launch_arguments.h"
 #include "aten/values.h"
 
@@ -47,10 +46,6 @@ class BelowModes {
   c10::impl::ExcludeDispatchKeyGuard below_python_{
       DispatchKeySet({DispatchKey::Python, DispatchKey::PythonTLSSnapshot})};
 };
-
-bool takes_masks(const OperatorPlan& plan) {
-  return plan.name.starts_with("index.Tensor") || plan.name == "_unsafe_index.Tensor";
-}
 
 // The argument whose values decide the result's size.
 std::size_t deciding_position(const OperatorPlan& plan) {
@@ -96,25 +91,14 @@ class Converted {
     return out;
   }
 
-  void expand_mask(std::size_t flat, std::vector<at::Tensor> indices) { masks_.emplace_back(flat, std::move(indices)); }
-
  private:
   c10::List<std::optional<at::Tensor>> optional_list(std::size_t size, std::size_t& next) const {
     c10::List<std::optional<at::Tensor>> list;
     for (std::size_t i = 0; i < size; ++i, ++next) {
-      const auto mask = std::find_if(masks_.begin(), masks_.end(), [&](const auto& m) { return m.first == next; });
-      if (mask != masks_.end()) {
-        for (const at::Tensor& index : mask->second) {
-          list.push_back(index);
-        }
-      } else {
-        list.push_back(tensors[next].defined() ? std::make_optional(tensors[next]) : std::nullopt);
-      }
+      list.push_back(tensors[next].defined() ? std::make_optional(tensors[next]) : std::nullopt);
     }
     return list;
   }
-
-  std::vector<std::pair<std::size_t, std::vector<at::Tensor>>> masks_;
 };
 
 // Tensors on the meta device: those that share memory share it there too.
@@ -347,14 +331,8 @@ Traced trace_on_meta(const OperatorPlan& plan, const c10::OperatorHandle& op, c1
                      const std::vector<FlatTensor>& tensors) {
   MetaTensors meta;
   Converted converted;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const at::Tensor& tensor = tensors[i].tensor;
-    converted.tensors.push_back(meta.of(tensor));
-    if (takes_masks(plan) && plan.is_index[tensors[i].position] && is_mask(tensor)) {
-      const std::int64_t count = values_of(plan, tensor).count_nonzero().item().toLong();
-      const at::Tensor index = at::empty({count}, at::TensorOptions(at::kLong).device(at::kMeta));
-      converted.expand_mask(i, std::vector<at::Tensor>(static_cast<std::size_t>(tensor.dim()), index));
-    }
+  for (const FlatTensor& each : tensors) {
+    converted.tensors.push_back(meta.of(each.tensor));
   }
   Stack stack = converted.stack(arguments, c10::Device(c10::kMeta));
   clear_generator(plan, stack, false);
@@ -427,23 +405,12 @@ bool depends_on_values(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments
     const auto size = plan.op.schema().argumentIndexWithName("output_size");
     return !size || arguments[static_cast<std::size_t>(*size)].isNone();
   }
-  if (takes_masks(plan)) {
-    for (const IValue& value : arguments) {
-      if (value.isOptionalTensorList()) {
-        for (const std::optional<at::Tensor>& index : value.toOptionalTensorList()) {
-          if (index && is_mask(*index)) {
-            return true;
-          }
-        }
-      }
-    }
-  }
   return false;
 }
 
 Traced trace(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments, const std::vector<FlatTensor>& tensors) {
   const BelowModes below_modes;
-  if (depends_on_values(plan, arguments) && !takes_masks(plan)) {
+  if (depends_on_values(plan, arguments)) {
     return trace_on_host(plan, arguments, tensors, true);
   }
   if (const c10::OperatorHandle* op = meta_operator(plan)) {

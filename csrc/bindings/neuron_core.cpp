@@ -28,8 +28,6 @@ namespace py = pybind11;
 namespace trn::bindings {
 namespace {
 
-constexpr std::string_view kAnyEngine = "unknown";  // nki.isa.engine.unknown: the best one
-
 using target::Activation;
 using target::Alu;
 using target::Engine;
@@ -59,7 +57,7 @@ Enum named(std::string_view where, const std::string& got) {
 Engine engine_for(std::string_view where, const std::optional<std::string>& asked, Alu gpsimds,
                   std::initializer_list<Engine> engines) {
   const bool is_gpsimds = gpsimds != Alu::none;
-  if (!asked || *asked == kAnyEngine) {
+  if (!asked || *asked == kAny) {
     return is_gpsimds ? Engine::gpsimd : *engines.begin();
   }
   const Engine engine = engine_of(where, *asked);
@@ -102,8 +100,6 @@ bool is_int32_in_sbuf(const Tile* tile) {
   const target::Dtype dtype = tile->view.dtype;
   return (dtype == target::Dtype::int32 || dtype == target::Dtype::uint32) && tile->view.memory == target::Memory::sbuf;
 }
-
-using Class = py::class_<RecordedCore, Core>;
 
 void bind_elementwise(Class& core) {
   core.def(

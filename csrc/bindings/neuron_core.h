@@ -14,11 +14,14 @@
 
 namespace trn::bindings {
 
+using Class = pybind11::class_<RecordedCore, Core>;
+inline constexpr const char* kAny = "unknown";  // nki.isa's word for what a compiler chooses
+
 void bind_neuron_core(pybind11::module_& module);
 // Memories, DMA and TensorE: neuron_core_tiles.cpp.
-void bind_tiles(pybind11::class_<RecordedCore, Core>& core);
+void bind_tiles(Class& core);
 // Reductions, searches, gathers, formats and synchronisation: neuron_core_reductions.cpp.
-void bind_reductions(pybind11::module_& module, pybind11::class_<RecordedCore, Core>& core);
+void bind_reductions(pybind11::module_& module, Class& core);
 // `where` is the instruction, for errors.
 emu::ReduceCmd reduce_cmd(std::string_view where, const std::string& name);
 target::Engine engine_of(std::string_view where, const std::string& name);

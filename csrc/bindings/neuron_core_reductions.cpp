@@ -22,8 +22,6 @@ using target::Alu;
 using target::Engine;
 using target::Opcode;
 
-using Class = py::class_<RecordedCore, Core>;
-
 // The reduced axes are the innermost ones: the result has the elements of the others.
 void require_axes(const Tile& dst, const Tile& data, const std::variant<int, std::vector<int>>& axis) {
   const std::vector<int> axes =
@@ -127,9 +125,6 @@ void bind_vector(Class& core) {
             const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::tensor_scalar_cumulative, &dst, {&src, tile_of(imm0), tile_of(imm1)},
                   {.alu0 = first, .alu1 = second}, [&] {
-                    if (!emu::reduces(command)) {
-                      emu::refuse(where, "reduce_cmd is reset_reduce, reduce or load_reduce", cmd, "Use one of them.");
-                    }
                     require_loaded(where, command, "imm1", imm1);
                     core.vector.tensor_scalar_cumulative(dst.view, src.view, first, second, scalar(imm0),
                                                          imm1 ? scalar(*imm1) : emu::ScalarOperand(0.0F), command);

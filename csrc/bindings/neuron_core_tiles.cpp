@@ -19,10 +19,7 @@ using target::Alu;
 using target::Engine;
 using target::Opcode;
 
-using Class = py::class_<RecordedCore, Core>;
 using Numbers = std::vector<std::int64_t>;
-
-constexpr const char* kAny = "unknown";  // nki.isa's word for what a compiler chooses
 
 std::vector<const Tile*> pointers(const std::vector<Tile>& tiles) {
   std::vector<const Tile*> result;

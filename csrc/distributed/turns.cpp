@@ -21,11 +21,8 @@ thread_local OwnTurn here;
 
 // A forked child has a copy of its rank's thread alone: nobody passes turns there.
 void leave_turns_to_the_parent() {
-  static const bool is_done = [] {
-    pthread_atfork(nullptr, nullptr, [] { here.has_turn = false; });
-    return true;
-  }();
-  (void)is_done;
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { here.has_turn = false; }); });
 }
 
 std::mutex current_mutex;

@@ -130,6 +130,14 @@ inline void require_initialized(std::string_view where, const View& view) {
   }
 }
 
+// The scales of a block-scaled tile of so many partitions, as quantize_mx lays them.
+inline void require_scales(std::string_view where, const View& scales, std::int64_t partitions) {
+  if (scales.partitions != partitions && (partitions != kQuadrant || scales.partitions != 4)) {
+    refuse(where, "scales have the tile's partitions, or 4 for 32", std::to_string(scales.partitions),
+           "Give them the documented layout.");
+  }
+}
+
 inline void require_elements(std::string_view where, const View& view) {
   require_dtype(where, "x4 tiles are quantized, copied, multiplied, and set to 0", view, !is_block_scaled(view.dtype),
                 "Use another dtype.");

@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 
 #include "emu/alu.h"
 #include "emu/lanes.h"
+#include "emu/limits.h"
 
 namespace trn::emu {
 
@@ -17,6 +19,19 @@ constexpr bool resets(ReduceCmd cmd) {
 }
 constexpr bool reduces(ReduceCmd cmd) {
   return cmd == ReduceCmd::reduce || cmd == ReduceCmd::reset_reduce || cmd == ReduceCmd::load_reduce;
+}
+
+inline void require_reduces(std::string_view where, ReduceCmd cmd) {
+  if (!reduces(cmd)) {
+    refuse(where, "reduce_cmd is reset_reduce, reduce or load_reduce", resets(cmd) ? "reset" : "idle",
+           "Use one of them.");
+  }
+}
+
+inline void require_no_load(std::string_view where, ReduceCmd cmd) {
+  if (cmd == ReduceCmd::load_reduce) {
+    refuse(where, "reduce_cmd is idle, reset, reduce or reset_reduce", "load_reduce", "Use one of them.");
+  }
 }
 
 // An instruction uses the lanes that its tile's partitions lie in.

@@ -24,9 +24,7 @@ void ScalarEngine::run(std::string_view where, const View& dst, const View& x, A
   require_operand(where, core_, x, dst);
   require_elements(where, dst);
   require_elements(where, x);
-  if (cmd == ReduceCmd::load_reduce) {
-    refuse(where, "reduce_cmd is idle, reset, reduce or reset_reduce", "load_reduce", "Add the value afterwards.");
-  }
+  require_no_load(where, cmd);
   require_scalar(where, core_, scale, dst.partitions);
   require_scalar(where, core_, bias, dst.partitions);
   if (scale.vector != nullptr) {

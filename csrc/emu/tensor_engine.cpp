@@ -261,10 +261,7 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
     require_sbuf(where, *scale);
     require_dtype(where, "scales are uint8", *scale, scale->dtype == Dtype::uint8, "Use quantize_mx.");
     require_initialized(where, *scale);
-    if (scale->partitions != k && (k != kQuadrant || scale->partitions != 4)) {
-      refuse(where, "scales have the tile's partitions, or 4 for 32", std::to_string(scale->partitions),
-             "Give them the documented layout.");
-    }
+    require_scales(where, *scale, k);
     require_equal(where, "scales have the tile's columns", scale->free_elements(), values->free_elements(),
                   "Give both one width.");
   }

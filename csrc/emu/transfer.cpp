@@ -50,7 +50,7 @@ void transposed(std::byte* to, std::int64_t to_stride, const std::byte* from, st
 }
 
 bool transposed(const View& dst, const View& src) {
-  if (src.free.size() != 1 || dst.free.size() != 1 || dst.partitions < 2) {
+  if (src.free.size() != 1 || dst.free.size() != 1 || dst.partitions < 2 || dst.partitions != src.partitions) {
     return false;
   }
   const std::int64_t size = target::itemsize(src.dtype), columns = src.free[0].size;
@@ -89,7 +89,7 @@ void transfer(const View& dst, const View& src) {
     View dense{.data = staged.data(), .dtype = src.dtype, .partitions = 1, .free = {{src.elements(), 1}}};
     run_by_run(dense, src);
     run_by_run(dst, dense);
-  } else if (dst.partitions != src.partitions || !transposed(dst, src)) {
+  } else if (!transposed(dst, src)) {
     run_by_run(dst, src);
   }
 }

@@ -77,10 +77,7 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
   require_partitions(where, src, dst.partitions);
   require_equal(where, "the result has a packed element per four columns", dst.free_elements(), packed,
                 "Give it a quarter of the columns.");
-  if (dst_scale.partitions != src.partitions && (src.partitions != kQuadrant || dst_scale.partitions != 4)) {
-    refuse(where, "scales have the source's partitions, or 4 for 32", std::to_string(dst_scale.partitions),
-           "Give them the documented layout.");
-  }
+  require_scales(where, dst_scale, src.partitions);
   require_equal(where, "a scale serves four columns", dst_scale.free_elements(), packed,
                 "Give them a quarter of the columns.");
   require_at_most(where, "scales lie in the first 16 partitions of a quadrant",

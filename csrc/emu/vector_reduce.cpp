@@ -51,12 +51,6 @@ void require_reduction(std::string_view where, Alu alu) {
   }
 }
 
-void require_no_load(std::string_view where, ReduceCmd cmd) {
-  if (cmd == ReduceCmd::load_reduce) {
-    refuse(where, "reduce_cmd is idle, reset, reduce or reset_reduce", "load_reduce", "Leave out the value.");
-  }
-}
-
 // Sum and sum of squared deviations of every other element.
 struct Moments {
   float count = 0, mean = 0, deviation = 0;
@@ -127,9 +121,7 @@ void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu a
   require_scalar(where, core_, operand0, dst.partitions);
   require_scalar(where, core_, reduce_init, dst.partitions);
   require_vector(where, core_, reduce_res, dst.partitions);
-  if (!reduces(cmd)) {
-    refuse(where, "reduce_cmd is reset_reduce, reduce or load_reduce", "another", "Use tensor_scalar.");
-  }
+  require_reduces(where, cmd);
   float scalars[kMostPartitions], starts[kMostPartitions];
   lanes_.read_scalars(operand0, dst.partitions, scalars);
   lanes_.read_scalars(reduce_init, dst.partitions, starts);
@@ -155,6 +147,7 @@ void VectorEngine::tensor_scalar_cumulative(const View& dst, const View& src, Al
   constexpr std::string_view where = "tensor_scalar_cumulative";
   require_float_alu(where, op0);
   require_reduction(where, op1);
+  require_reduces(where, cmd);
   require_operand(where, core_, dst, dst);
   require_operand(where, core_, src, dst);
   require_scalar(where, core_, imm0, dst.partitions);

@@ -19,10 +19,6 @@ Spec checked(const WindowShape& shape) {
   return shape.in_elements > 0 && shape.out_elements > 0 ? Spec{shape} : Spec{};
 }
 
-std::int64_t spatial_rank(std::string_view name) {
-  return contains(name, "1d") ? 1 : contains(name, "3d") ? 3 : 2;
-}
-
 // Input elements per output element of an adaptive window: the widest along each axis.
 std::int64_t adaptive_taps(const at::Tensor& in, const at::Tensor& out, std::int64_t rank) {
   std::int64_t taps = 1;
@@ -130,7 +126,7 @@ Spec add_elements(const at::Tensor& in, const at::Tensor& out, std::vector<std::
 
 Spec pool(const LaunchArguments& args) {
   const auto name = args.base_name();
-  const auto rank = spatial_rank(name);
+  const auto rank = num_axes(name);
   WindowShape shape;
   shape.kind = contains(name, "max") ? WindowKind::max_pool : WindowKind::average_pool;
   shape.backward = args.find("grad_output") >= 0;
@@ -155,7 +151,7 @@ Spec nearest_by_whole_factors(const LaunchArguments& args) {
   const auto& self = args.tensor("self").defined() ? args.tensor("self") : args.tensor("input");
   const auto& in = is_backward ? args.output() : self;
   const auto& out = is_backward ? args.tensor("grad_output") : args.output();
-  const auto rank = spatial_rank(name);
+  const auto rank = num_axes(name);
   if (!contains(name, "nearest") || !is_strided(in) || !is_strided(out) || (is_backward && rank == 3)) {
     return {};
   }
