@@ -13,13 +13,13 @@ namespace trn::aten {
 namespace {
 
 // Copies are made of the buffers' own, which may cross the host link; sizes lie on the host.
-bool has_own_kernel(std::string_view name) {
+bool has_own_nested_kernel(std::string_view name) {
   return name == "aten::copy_" || name == "aten::_to_copy" || name == "aten::_nested_tensor_size" ||
          name == "aten::_nested_tensor_strides" || name == "aten::_nested_tensor_storage_offsets";
 }
 
 TORCH_LIBRARY_IMPL(aten, NestedTensorPrivateUse1, m) {
-  take_layout(m, "aten", c10::DispatchKey::NestedTensorCPU, has_own_kernel);
+  take_layout(m, "aten", c10::DispatchKey::NestedTensorCPU, has_own_nested_kernel);
   m.impl("copy_", TORCH_FN(at::native::copy_nested_));
   m.impl("_to_copy", TORCH_FN(at::native::_to_copy_nested));
   m.impl("_nested_tensor_size", TORCH_FN(at::native::_nested_tensor_size));

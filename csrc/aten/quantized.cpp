@@ -63,13 +63,13 @@ at::Tensor zero_points(const at::Tensor& self) {
   return at::q_per_channel_zero_points(cpu_alias(self)).to(self.device(), /*non_blocking=*/false, /*copy=*/true);
 }
 
-bool has_own_kernel(std::string_view name) {
+bool has_own_quantized_kernel(std::string_view name) {
   return name == "aten::q_per_channel_scales" || name == "aten::q_per_channel_zero_points" ||
          name == "aten::set_.source_Storage_storage_offset";
 }
 
 TORCH_LIBRARY_IMPL(aten, QuantizedPrivateUse1, m) {
-  take_layout(m, "aten", c10::DispatchKey::QuantizedCPU, has_own_kernel);
+  take_layout(m, "aten", c10::DispatchKey::QuantizedCPU, has_own_quantized_kernel);
   m.impl("_copy_from", TORCH_FN(copy_from));
   m.impl("set_.source_Storage_storage_offset", TORCH_FN(at::native::set_storage_quantized_));
   m.impl("q_per_channel_scales", TORCH_FN(scales));

@@ -53,8 +53,10 @@ constexpr std::array<std::string_view, 5> kTakenWhole{"aten::convolution", "aten
                                                       "aten::kaiser_window", "aten::mode", "aten::conj_physical_"};
 
 // No CPU kernel in PyTorch; ours is in cpu_kernels/, under the same name in the namespace `trn`.
-constexpr std::array<std::string_view, 12> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
+constexpr std::array<std::string_view, 14> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
                                                          "_scaled_dot_product_fused_attention_overrideable_backward",
+                                                         "_fused_rms_norm",
+                                                         "_fused_rms_norm_backward",
                                                          "_thnn_fused_lstm_cell",
                                                          "_thnn_fused_lstm_cell_backward_impl",
                                                          "_thnn_fused_gru_cell",
