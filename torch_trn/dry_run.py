@@ -77,7 +77,8 @@ class dry_run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _active.remove(self)
+        if self in _active:
+            _active.remove(self)
         _switch()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:

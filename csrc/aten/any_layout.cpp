@@ -363,7 +363,12 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
     if (devices.results_on_device) {
       scope.emplace(devices.results);
     }
-    plan.op.redispatchBoxed(c10::DispatchKeySet(cpu_key), stack);
+    try {
+      plan.op.redispatchBoxed(c10::DispatchKeySet(cpu_key), stack);
+    } catch (...) {
+      aliases.follow_written();  // a kernel that raises may have resized its result before
+      throw;
+    }
   }
   const std::size_t first_result = stack->size() - plan.num_returns;
   if (devices.results_on_device) {

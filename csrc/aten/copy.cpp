@@ -95,6 +95,7 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
   TORCH_CHECK((from_device || self.device().is_cpu()) && (to_device || dst.device().is_cpu()),
               "[copy_] copies run between trn devices and the CPU; got ", self.device(), " to ", dst.device(), ".");
   if (dst.numel() == 0) {
+    self.expand_as(dst);  // raises where they do not broadcast
     return dst;
   }
   if (to_device) {

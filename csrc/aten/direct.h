@@ -383,11 +383,16 @@ class DirectKernel<Result(Args...)> {
     auto compute = [&]() -> Result {
       BelowAutograd below_autograd;
       DeviceScope scope(call.device());
-      if (C10_UNLIKELY(plan.draws_without_generator)) {
-        const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());
+      try {
+        if (C10_UNLIKELY(plan.draws_without_generator)) {
+          const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());
+          return target.compute.redispatch(kCpu, call.pass(I, args)...);
+        }
         return target.compute.redispatch(kCpu, call.pass(I, args)...);
+      } catch (...) {
+        call.follow_written(plan);  // a kernel that raises may have resized its result before
+        throw;
       }
-      return target.compute.redispatch(kCpu, call.pass(I, args)...);
     };
     if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
       compute();

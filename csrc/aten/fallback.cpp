@@ -322,7 +322,12 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
     if (plan.draws_without_generator) {
       generator.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
     }
-    plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+    try {
+      plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+    } catch (...) {
+      call.follow_written();  // a kernel that raises may have resized its result before
+      throw;
+    }
   }
   for (std::size_t i = stack.size() - plan.num_returns; i < stack.size(); ++i) {
     call.give_result(stack[i]);

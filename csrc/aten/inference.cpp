@@ -134,10 +134,18 @@ class Results {
   std::vector<c10::Storage> fresh_;
 };
 
-// out= arguments take the result's size, and more memory where they need it.
-void follow_resized(const Traced& traced, const std::vector<FlatTensor>& tensors) {
+bool is_in_place(const OperatorPlan& plan) {
+  return plan.name.substr(0, plan.name.find('.')).ends_with('_');
+}
+
+// out= arguments take the result's size, and more memory where they need it; what is changed in place does not.
+void follow_resized(const OperatorPlan& plan, const Traced& traced, const std::vector<FlatTensor>& tensors) {
   for (const Resized& resized : traced.resized) {
-    c10::TensorImpl* impl = tensors[static_cast<std::size_t>(resized.argument)].tensor.unsafeGetTensorImpl();
+    const FlatTensor& each = tensors[static_cast<std::size_t>(resized.argument)];
+    c10::TensorImpl* impl = each.tensor.unsafeGetTensorImpl();
+    TORCH_CHECK(each.position > 0 || !is_in_place(plan) || each.tensor.sizes() == at::IntArrayRef(resized.layout.sizes),
+                "output with shape ", each.tensor.sizes(), " doesn't match the broadcast shape ",
+                at::IntArrayRef(resized.layout.sizes));
     c10::StorageImpl* storage = impl->unsafe_storage().unsafeGetStorageImpl();
     if (resized.storage_bytes > storage->nbytes()) {
       resize_storage(*storage, resized.storage_bytes);
@@ -205,7 +213,7 @@ bool infer(const OperatorPlan& plan, const KeyWords& key, int device, std::int64
   if (plan.draws()) {
     draw(plan, stack, begin, device, num_draws);
   }
-  follow_resized(*traced, tensors);
+  follow_resized(plan, *traced, tensors);
   const Results results(*traced, tensors, device);
   std::vector<IValue> made;
   for (const TracedResult& result : traced->results) {

@@ -42,6 +42,18 @@ class Stream(torch.Stream):
     def __init__(self, *_: Any, **__: Any) -> None:
         """State is made in __new__."""
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._times_entered = getattr(self, "_times_entered", 0) + 1
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        # torch's own reads what __enter__ left, whether it is there or not.
+        if not getattr(self, "_times_entered", 0):
+            raise RuntimeError("[Stream] a stream is left after it was entered; got one that was not. Use `with`.")
+        self._times_entered -= 1
+        super().__exit__(*error)
+
     @classmethod
     def _of(cls, other: torch.Stream) -> Stream:
         return cls(stream_id=other.stream_id, device_index=other.device_index, device_type=other.device_type)

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "aten/alias.h"
 #include "aten/execution.h"
 #include "aten/execution/layout.h"
+#include "aten/numerics.h"
 #include "aten/rules/broadcast.h"
 #include "aten/rules/lists.h"
 #include "aten/rules/parts.h"
@@ -81,7 +84,8 @@ bool holds_constants(const LaunchArguments& args, bool fills) {
   return std::ranges::all_of(args.op().schema().arguments(), [&](const c10::Argument& argument) {
     // Where a progression ends, no instruction is told.
     const double number = argument.name() == "end" ? 0 : args.number(argument.name(), 0);
-    return static_cast<double>(static_cast<float>(number)) == number || !std::isfinite(number);
+    const bool is_exact = static_cast<double>(static_cast<float>(number)) == number || !std::isfinite(number);
+    return is_exact && (!is_bitwise || std::abs(number) <= std::numeric_limits<std::int32_t>::max());
   });
 }
 

@@ -2,6 +2,7 @@
 #include "aten/rules/matmul.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "aten/rules/steps.h"
@@ -37,10 +38,6 @@ std::int64_t bias_elements(const at::Tensor& bias, const MatmulShape& shape) {
     }
   }
   return distinct > shape.m * shape.n ? shape.batch * shape.m * shape.n : shape.m * shape.n;
-}
-
-bool is_zero(const LaunchArguments& args, std::string_view name) {
-  return scalar_class(args.number(name, 1)) == ScalarClass::zero;
 }
 
 std::int64_t distinct_matrices(const at::Tensor& tensor) {
@@ -120,10 +117,17 @@ Spec addmm(const LaunchArguments& args) {
     shape.k *= shape.batch;
     shape.batch = shape.a_batch = shape.b_batch = 1;
   }
-  shape.bias_elements = is_zero(args, "beta") ? 0 : bias_elements(args.tensor(0), shape);
-  shape.alpha = static_cast<float>(args.number("alpha", 1));
-  shape.beta = shape.bias_elements == 0 ? 1 : static_cast<float>(args.number("beta", 1));
-  if (shape.k == 0 || is_zero(args, "alpha")) {
+  // Integer products take the whole part of their factors.
+  const bool is_whole = c10::isIntegralType(args.output().scalar_type(), true);
+  const auto factor = [&](std::string_view name) {
+    const double value = args.number(name, 1);
+    return static_cast<float>(is_whole ? std::trunc(value) : value);
+  };
+  const float alpha = factor("alpha"), beta = factor("beta");
+  shape.bias_elements = beta == 0 ? 0 : bias_elements(args.tensor(0), shape);
+  shape.alpha = alpha;
+  shape.beta = shape.bias_elements == 0 ? 1 : beta;
+  if (shape.k == 0 || alpha == 0) {
     return stream(args, steps_of(ts(Alu::multiply)));
   }
   return checked(shape);

@@ -83,8 +83,6 @@ std::vector<Step> power_steps(double exponent) {
       return steps_of(act(Activation::square));
     case ScalarClass::three:
       return steps_of(act(Activation::square), tt(Alu::multiply));  // x, the first input again
-    case ScalarClass::minus_half:
-      return steps_of(act(Activation::rsqrt));
     case ScalarClass::minus_one:
       return steps_of(op(Opcode::reciprocal));
     case ScalarClass::minus_two:
