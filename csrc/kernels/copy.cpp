@@ -3,6 +3,7 @@
 #include <numeric>
 #include <string>
 
+#include "emu/limits.h"
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/side_by_side.h"
@@ -194,16 +195,16 @@ struct Matrices {
   std::int64_t first = 0, count = 0, rows = 0, cols = 0;
 };
 
-// Blocks of 128 x 128: transposed by the DMA where elements have two bytes, else by TensorE through PSUM, from where
-// the copy back casts. One PSUM bank takes as many blocks as fit before it is emptied. TensorE takes one-byte elements
-// as bfloat16, which holds them exactly.
+// Blocks of 128 x 128, transposed by TensorE through PSUM, from where the copy back casts. One PSUM bank takes as many
+// blocks as fit before it is emptied. TensorE takes one-byte elements as bfloat16, which holds them exactly. On
+// NeuronCore-v2, whose TensorE spreads NaN and infinities, the DMA transposes elements of two bytes, in shorter runs.
 class Transposition {
  public:
   Transposition(Builder& builder, const target::Target& target, const Ends& ends)
       : builder_(builder),
         ends_(ends),
         block_(target.core.num_partitions),
-        by_dma_(target::itemsize(ends.loaded) == 2),
+        by_dma_(target::itemsize(ends.loaded) == 2 && emu::generation(target.core) < 3),
         moved_(target::itemsize(ends.loaded) == 1 ? Dtype::bfloat16 : ends.loaded) {
     const std::int64_t bank_bytes = target.core.psum_bytes_per_partition / target.core.psum_num_banks;
     bank_blocks_ = std::max(bank_bytes / (target::itemsize(moved_) * block_), std::int64_t{1});

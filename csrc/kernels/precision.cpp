@@ -153,7 +153,7 @@ bool is_whole(float value) {
 }
 
 bool has_integer_form(Alu alu) {
-  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max;
+  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max && alu != Alu::abs_min;
 }
 
 // Whether the engines compute the instruction on integer tiles as they do on integers.

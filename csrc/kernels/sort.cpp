@@ -1,4 +1,4 @@
-// sort and topk of each row: passes of eight over a row in SBUF, or a bitonic network where that is cheaper.
+// sort and topk of each row: passes of eight (sort_passes.h), or a bitonic network where that is cheaper.
 #include <algorithm>
 #include <string>
 #include <tuple>
@@ -6,6 +6,7 @@
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
+#include "kernels/sort_passes.h"
 #include "kernels/sort_plan.h"
 #include "kernels/tiling.h"
 #include "target/error.h"
@@ -34,8 +35,15 @@ class SortKernel {
     stream_others(shape_.inputs, inputs_, num_keys, false);
     if (num_keys > 0 && shape_.k > 0) {
       const Network plan = network();
-      if (passes_fit() && pass_cost() <= network_cost(plan)) {
-        by_passes();
+      if (const SortPasses passes(target_, shape_, key_); passes.fits() && passes.cost() <= network_cost(plan)) {
+        passes.build(
+            builder_,
+            [&](const Tile& keys, const Index& row, const Index& column, std::int64_t columns) {
+              load(keys, row, column, keys.partitions, columns);
+            },
+            [&](const Tile& values, const Tile& positions, const Index& row) {
+              store(values, positions, row, values.partitions);
+            });
       } else if (plan.chunks == 1) {
         by_network(plan);
       } else {
@@ -77,17 +85,6 @@ class SortKernel {
   // ---- Plans
 
   std::int64_t key_bytes() const { return target::itemsize(key_); }
-  std::int64_t num_passes() const { return ceil_div(shape_.k, kPass); }
-  bool passes_fit() const {
-    const std::int64_t results = num_passes() * kPass * (key_bytes() + 4);
-    return shape_.cols <= kMostSearched &&
-           2 * shape_.cols * key_bytes() + 2 * results <= target_.core.sbuf_bytes_per_partition;
-  }
-  // Elements that a partition streams: two instructions over the row for every eight results.
-  double pass_cost() const {
-    return static_cast<double>(ceil_div(shape_.rows, num_partitions_)) * 2.0 * static_cast<double>(num_passes()) *
-           static_cast<double>(std::max(shape_.cols, target_.core.min_instruction_cycles));
-  }
   // A step compares pairs and selects the lower and upper key and position: five instructions over half the row, the
   // first at half rate in fp32.
   double network_cost(const Network& plan) const {
@@ -125,39 +122,6 @@ class SortKernel {
     return plan;
   }
 
-  // ---- Passes of eight
-
-  // The largest eight, their places, and the least value in their place: what comes first among equals stays first.
-  void by_passes() {
-    const std::int64_t cols = std::max(shape_.cols, kPass), k = shape_.k, width = num_passes() * kPass;
-    const std::int16_t keys = builder_.sbuf("keys", key_, num_partitions_, cols);
-    const std::int16_t values = builder_.sbuf("values", key_, num_partitions_, width);
-    const std::int16_t positions = builder_.sbuf("positions", Dtype::uint32, num_partitions_, width);
-    for (const Segment& rows : split(shape_.rows, num_partitions_)) {
-      builder_.nest(rows.start == 0 ? "body" : "remainder");
-      builder_.parallel_loop(rows.trips, [&](const Index& i) {
-        const Index row = i * rows.size + Index(rows.start);
-        const Tile tile = on_chip_tile(keys, rows.size, cols);
-        if (cols > shape_.cols) {
-          builder_.memset(tile, pad(-kInfinity));
-        }
-        load(on_chip_tile(keys, rows.size, shape_.cols), row, rows.size, shape_.cols);
-        turn_around(tile);
-        builder_.loop(num_passes(), [&](const Index& pass) {
-          const Tile best = on_chip_tile(values, rows.size, kPass, pass * kPass);
-          builder_.emit({.opcode = Opcode::max8, .dst = best, .src = {tile}});
-          builder_.emit({.opcode = Opcode::nc_match_replace8,
-                         .dst = tile,
-                         .src = {tile, best},
-                         .res = on_chip_tile(positions, rows.size, kPass, pass * kPass),
-                         .scalar0 = -kInfinity});
-        });
-        turn_around(on_chip_tile(values, rows.size, k));
-        store(on_chip_tile(values, rows.size, k), on_chip_tile(positions, rows.size, k), row, rows.size);
-      });
-    }
-  }
-
   // The kernel sorts in descending order.
   float pad(float least) const { return shape_.ascending ? -least : least; }
   void turn_around(const Tile& keys) {
@@ -166,9 +130,9 @@ class SortKernel {
     }
   }
 
-  void load(const Tile& keys, const Index& row, std::int64_t partitions, std::int64_t cols) {
+  void load(const Tile& keys, const Index& row, const Index& column, std::int64_t partitions, std::int64_t columns) {
     if (!inputs_.empty() && is_regular(shape_.inputs, 0, shape_.rows * shape_.cols)) {
-      builder_.dma(keys, hbm_tile(inputs_[0], partitions, shape_.cols, {{cols, 1}}, row * shape_.cols));
+      builder_.dma(keys, hbm_tile(inputs_[0], partitions, shape_.cols, {{columns, 1}}, row * shape_.cols + column));
     }
   }
   void store(const Tile& values, const Tile& positions, const Index& row, std::int64_t partitions) {
@@ -321,7 +285,7 @@ class SortKernel {
         Tiles tiles = all;
         const Index row = i * rows.size + Index(rows.start);
         prepare(tiles, rows.size, plan.width, 0, -kInfinity);
-        load(on_chip_tile(tiles.keys, rows.size, shape_.cols), row, rows.size, shape_.cols);
+        load(on_chip_tile(tiles.keys, rows.size, shape_.cols), row, {}, rows.size, shape_.cols);
         turn_around(on_chip_tile(tiles.keys, rows.size, plan.width));
         sort_in_sbuf(tiles, plan, rows.size, plan.levels);
         turn_around(on_chip_tile(tiles.keys, rows.size, shape_.k));

@@ -133,14 +133,17 @@ def test_wide_gaps_are_skipped(target: Any) -> None:
     check(target, {**part, "src": access("float32", n, 1024, 2 * n)}, 4 * n, 4 * n)
 
 
-def test_four_byte_transpose_runs_on_the_tensor_engine(target: Any) -> None:
+def test_transposes_run_on_the_tensor_engine(target: Any) -> None:
+    """Of NeuronCore-v2, which spreads NaN there, those of two bytes on the DMA."""
     n = 1024 * 1024
     part: Part = {"family": "copy", "elements": n, "transpose": True, **MATRICES}
     wide = cost(target, {**part, "src": access("float32", n), "dst": access("float32", n)})["counts"]
     narrow = cost(target, {**part, "src": access("bfloat16", n), "dst": access("bfloat16", n)})["counts"]
     assert wide["instructions"]["tensor"] == n // (128 * 128)
     assert wide["transpose_flops"] == sum(wide["hardware_flops"].values()) == 2 * n * 128
-    assert narrow["instructions"]["tensor"] == narrow["transpose_flops"] == 0
+    by_dma = target.core.generation == "NeuronCore-v2"
+    assert narrow["instructions"]["tensor"] == (0 if by_dma else n // (128 * 128))
+    assert narrow["transpose_flops"] == (0 if by_dma else 2 * n * 128)
 
 
 def random_index(rng: random.Random) -> Part:

@@ -102,6 +102,22 @@ def test_threads_agree(target: Any, rows: int, cols: int, k: int) -> None:
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize(("rows", "cols", "k"), [(3, 40_000, 20), (130, 33_001, 1), (5, 50_257, 64)])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_rows_that_pass_in_chunks(target: Any, rows: int, cols: int, k: int, ascending: bool) -> None:
+    """A row longer than SBUF, or than the instructions search, gives the largest of its chunks' largest."""
+    x = np.random.default_rng(rows).permutation(rows * cols).reshape(rows, cols)
+    x[:, 5] = x[:, cols - 3]  # equals in two chunks
+    assert_sorts(target, sort_part(rows, cols, k, ascending=ascending), x)
+
+
+def test_a_vocabulary_costs_little_more_than_reading_it(target: Any) -> None:
+    def seconds(cols: int) -> float:
+        return float(_C.cost([sort_part(256, cols, 8)], target)["seconds"])
+
+    assert seconds(50_257) < 4 * seconds(16_000)
+
+
 def test_errors(target: Any) -> None:
     one = sort_part(2, 3, 1)
     for fields, reason in (
