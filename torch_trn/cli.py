@@ -68,7 +68,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="R",
-            help="With --world-size --dry-run: the rank that runs, 0 if left out; repeat it, or give first:end:step, "
+            help="With --world-size --dry-run: the rank that runs, 0 if left out; repeat it, or give first:stop[:step] "
             "for a rank of each of a pipeline's stages.",
         ),
     ] = None,

@@ -166,12 +166,23 @@ def cost_ledger(
         raise ValueError(f"[costing] mode must be one of {', '.join(MODES)}; got {mode!r}. Leave it out for eager.")
     narrowed = [frozenset(narrowed_dtypes(spec)) for spec in ledger.specs]
     fallbacks = {op for op in ledger.data["ops"] if falls_back(op)}
+    modes = ["eager" if is_transfer(spec) else mode for spec in ledger.specs]
     return [
         _cost_entry(
-            entry, costs[entry["spec"]], target["device"], mode, narrowed[entry["spec"]], entry["op"] in fallbacks
+            entry,
+            costs[entry["spec"]],
+            target["device"],
+            modes[entry["spec"]],
+            narrowed[entry["spec"]],
+            entry["op"] in fallbacks,
         )
         for entry in ledger.entries()
     ]
+
+
+def is_transfer(spec: Spec) -> bool:
+    """Whether a launch only moves bytes between memories: the runtime does that, and no graph is launched for it."""
+    return bool(spec) and all(part.get("family") == "transfer" for part in spec)
 
 
 def transfers(ledger: Ledger) -> list[Part]:
@@ -355,6 +366,8 @@ def money(seconds: float, devices: int, target: Mapping[str, Any], instance: str
     cheapest = min(named or priced, key=share)
     of_instance = cheapest["num_chips"] * chip_devices
     note = f"{devices} of {of_instance} devices of a {cheapest['name']} at ${cheapest['usd_per_hour']:g} per hour"
+    if instance and not named:
+        note += f"; {instance} has no public price"
     return Money(share(cheapest) * devices * seconds / 3600, note)
 
 

@@ -236,6 +236,14 @@ def _check(data: Any) -> None:
         if not isinstance(data[key], list):
             raise ValueError(f"[ledger] {key} must be a list; got {type(data[key]).__name__}. Record again.")
     for number, entry in enumerate(data["entries"]):
+        if not isinstance(entry, dict):
+            raise ValueError(f"[ledger] entries[{number}] must be an object; got {type(entry).__name__}. Record again.")
+        for field in _ENTRY_SUMS:
+            count = entry.get(field)
+            if not isinstance(count, int) or count < 0:
+                raise ValueError(
+                    f"[ledger] entries[{number}].{field} must be a count; got {count!r}, limit 0. Record again."
+                )
         for field, table in _INDEXED.items():
             index, size = entry.get(field), len(data[table])
             if not isinstance(index, int) or not 0 <= index < size:

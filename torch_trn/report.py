@@ -184,8 +184,23 @@ def _communication(recording: Recording) -> list[tuple[str, str]]:
     return [*lines, ("placement", where)] if where else lines
 
 
+def _like_calls(calls: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls of one place and size as one row, whichever modules they belong to: their number, times on average."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for call in calls:
+        place = call["line"] or call["module"]
+        key = (call["op"], place, call["algorithm"], len(call["ranks"]), call["bytes"], call["steps"])
+        row = merged.setdefault(key, {**call, "count": 0, "seconds": 0.0, "exposed_seconds": 0.0})
+        row["count"] += call["count"]
+        row["seconds"] += call["count"] * call["seconds"]
+        row["exposed_seconds"] += call["exposed_seconds"]
+    for row in merged.values():
+        row["seconds"] /= row["count"]
+    return list(merged.values())
+
+
 def _collective_table(recording: Recording) -> Table:
-    calls = sorted(recording.collectives, key=lambda call: -call["count"] * call["seconds"])
+    calls = sorted(_like_calls(recording.collectives), key=lambda call: -call["count"] * call["seconds"])
     body = [
         [
             call["op"],

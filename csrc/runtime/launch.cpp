@@ -1,6 +1,8 @@
 #include "runtime/launch.h"
 
+#include <algorithm>
 #include <cstring>
+#include <variant>
 
 #include "kernels/build.h"
 #include "kernels/serialize.h"
@@ -135,6 +137,9 @@ const LaunchVariant* Launches::intern_locked(std::string_view op_name, const ker
   variant.spec = index->second;
   variant.fusion = fusion_of(spec);
   variant.is_empty = spec.empty();
+  variant.is_transfer = !spec.empty() && std::ranges::all_of(spec, [](const auto& part) {
+    return std::holds_alternative<kernels::TransferShape>(part);
+  });
   variant.duration = duration;
   return variant_index_.emplace(id, &variant).first->second;
 }

@@ -26,7 +26,8 @@ struct LaunchVariant {
   std::uint32_t op = 0;    // index into op_names
   std::uint32_t spec = 0;  // index into specs
   Fusion fusion = Fusion::fusible;
-  bool is_empty = false;  // no elements: nothing is launched
+  bool is_empty = false;     // no elements: nothing is launched
+  bool is_transfer = false;  // between memories: the runtime's, of no graph
   std::atomic<Picoseconds> duration{0};
 };
 

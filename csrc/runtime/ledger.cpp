@@ -141,7 +141,7 @@ std::uint32_t Recorder::launch(const LaunchVariant& variant, const Site& site, i
   ++entry.launches;
   ++num_launches_;
   OpenGroup& group = open_groups_[device];
-  if (!group.graph_open) {
+  if (!group.graph_open && !variant.is_transfer) {
     ++entry.graphs;
     group.graph_open = true;
   }
