@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_trn import _C, target_files
+from torch_trn.emu import NeuronCore
 
 PARTITIONS, COLUMNS = 128, 2048
 DTYPES = ("float32", "bfloat16", "float16", "float8_e5m2")
@@ -38,10 +38,9 @@ def seconds(call: Callable[[], Any], least: float = 0.1) -> float:
 
 def rates() -> dict[str, float]:
     """Giga elements per second by "instruction dtype"; giga multiply-adds for nc_matmul."""
-    target = _C.Target(target_files.load("trn2"))
     result = {}
     for dtype in DTYPES:
-        core = _C.NeuronCore(target)
+        core = NeuronCore("trn2")
         a, b, out = (core.sbuf(dtype, PARTITIONS, COLUMNS) for _ in range(3))
         raw = np.random.default_rng(0).uniform(0.5, 1.5, (PARTITIONS, COLUMNS)).astype(np.float32)
         wide = core.sbuf("float32", PARTITIONS, COLUMNS)
@@ -88,7 +87,7 @@ def rates() -> dict[str, float]:
 
 def softmax_ratio(rows: int = 16384, columns: int = 1024) -> float:
     """Time of a softmax of 16M elements, instruction by instruction from HBM to HBM, over CPU eager's on one thread."""
-    core = _C.NeuronCore(_C.Target(target_files.load("trn2")))
+    core = NeuronCore("trn2")
     x = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
     y = np.empty_like(x)
     data, result = core.sbuf("float32", PARTITIONS, columns), core.sbuf("float32", PARTITIONS, columns)

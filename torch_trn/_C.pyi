@@ -1,6 +1,6 @@
 """The compiled extension, as type checkers see it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 class Tile:
@@ -27,17 +27,19 @@ class Register:
     def __int__(self) -> int: ...
     def __bool__(self) -> bool: ...
 
+class LogicalCore:
+    def __init__(self, target: Any, num_cores: int = 1, synchronization: str = "automatic") -> None: ...
+    @property
+    def num_joined(self) -> int: ...
+    def set_wait(self, wait: Callable[[int, str], None] | None) -> None: ...
+    def timeline(self) -> dict[str, Any]: ...
+
 class NeuronCore:
     def __init__(
-        self,
-        target: Any,
-        seed: int = 0,
-        *,
-        strict: bool = False,
-        synchronization: str = "automatic",
-        **departures: Any,
+        self, logical: LogicalCore, rank: int = 0, seed: int = 0, *, strict: bool = False, **departures: Any
     ) -> None: ...
-    def _timeline(self) -> dict[str, Any]: ...
+    @property
+    def rank(self) -> int: ...
     def counts(self) -> dict[str, Any]: ...
     def sbuf(
         self, dtype: str, partitions: int, elements: int, name: str = "tile", start_partition: int = 0
@@ -158,6 +160,24 @@ class NeuronCore:
         reduce_op: str | None = None,
         reduce_res: Tile | None = None,
         reduce_cmd: str = "idle",
+        engine: str | None = None,
+    ) -> None: ...
+    def activate2(
+        self,
+        dst: Tile,
+        op: str,
+        data: Tile,
+        imm0: float | Tile,
+        imm1: float | Tile,
+        op0: str | None,
+        op1: str | None,
+        relu_param: float | Tile = 0.0,
+        reverse0: bool = False,
+        reverse1: bool = False,
+        reduce_op: str | None = None,
+        reduce_res: Tile | None = None,
+        reduce_cmd: str = "idle",
+        engine: str | None = None,
     ) -> None: ...
     def activation_reduce(
         self,
@@ -165,7 +185,7 @@ class NeuronCore:
         op: str,
         data: Tile,
         reduce_op: str,
-        reduce_res: Tile,
+        reduce_res: Tile | None = None,
         bias: float | Tile | None = None,
         scale: float | Tile = 1.0,
     ) -> None: ...
@@ -179,10 +199,11 @@ class NeuronCore:
         op0: str,
         operand0: float | Tile | None,
         reduce_op: str,
-        reduce_res: Tile,
+        reduce_res: Tile | None = None,
         reverse0: bool = False,
         reduce_cmd: str = "reset_reduce",
         reduce_init: float | Tile | None = None,
+        reduce_res_negate: bool = False,
     ) -> None: ...
     def tensor_scalar_cumulative(
         self,
@@ -280,6 +301,26 @@ class NeuronCore:
         self, semaphore: int, value: int = 1, engine: str = "sync", queue: int | None = None
     ) -> None: ...
     def semaphore_wait(self, semaphore: int, value: int, engine: str = "sync", queue: int | None = None) -> None: ...
+    def core_barrier(self, data: Tile, cores: Sequence[int], engine: str | None = "gpsimd") -> None: ...
+    def sendrecv(
+        self,
+        src: Tile,
+        dst: Tile,
+        send_to_rank: int,
+        recv_from_rank: int,
+        pipe_id: int,
+        dma_engine: str = "dma",
+        queue: int | None = None,
+    ) -> None: ...
+    def sendrecv_compute(
+        self,
+        src: Tile,
+        dst: Tile,
+        send_to_rank: int,
+        recv_from_rank: int,
+        reduce_op: str,
+        queue: int | None = None,
+    ) -> None: ...
 
 def instructions() -> list[dict[str, Any]]: ...
 def __getattr__(name: str) -> Any: ...

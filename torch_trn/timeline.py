@@ -26,6 +26,7 @@ class Event:
     start_seconds: float
     end_seconds: float
     bound_by: int | None  # the event whose end or result set the start; None: the program's start
+    other_core: int | None = None  # of what two cores run together
 
 
 class Timeline:
@@ -58,7 +59,7 @@ class Timeline:
         """The event `index`, in program order."""
         number = range(len(self))[index]
         columns = self._columns
-        bound_by = int(columns["bound_by"][number])
+        bound_by, other_core = int(columns["bound_by"][number]), int(columns["other_core"][number])
         return Event(
             instruction=columns["opcodes"][columns["opcode"][number]],
             engine=columns["engines"][columns["engine"][number]],
@@ -67,6 +68,7 @@ class Timeline:
             start_seconds=float(columns["start_seconds"][number]),
             end_seconds=float(columns["end_seconds"][number]),
             bound_by=None if bound_by < 0 else bound_by,
+            other_core=None if other_core < 0 else other_core,
         )
 
     @property
@@ -88,18 +90,22 @@ class Timeline:
         on_path = set(self.critical_path)
         for number in range(len(self)):
             event = self[number]
-            tracks.setdefault((event.core, event.queue), event.engine)
-            rows.append(
-                {
-                    "name": event.instruction,
-                    "ph": "X",
-                    "pid": event.core,
-                    "tid": event.queue,
-                    "ts": event.start_seconds * 1e6,
-                    "dur": (event.end_seconds - event.start_seconds) * 1e6,
-                    "args": {"event": number, "bound_by": event.bound_by, "critical": number in on_path},
-                }
-            )
+            places = [(event.core, event.queue)]
+            if event.other_core is not None:
+                places.append((event.other_core, int(self._columns["other_queue"][number])))
+            for core, queue in places:
+                tracks.setdefault((core, queue), event.engine)
+                rows.append(
+                    {
+                        "name": event.instruction,
+                        "ph": "X",
+                        "pid": core,
+                        "tid": queue,
+                        "ts": event.start_seconds * 1e6,
+                        "dur": (event.end_seconds - event.start_seconds) * 1e6,
+                        "args": {"event": number, "bound_by": event.bound_by, "critical": number in on_path},
+                    }
+                )
         for (core, queue), engine in tracks.items():
             name = f"dma queue {queue}" if engine == "dma" else engine
             rows.append({"name": "thread_name", "ph": "M", "pid": core, "tid": queue, "args": {"name": name}})

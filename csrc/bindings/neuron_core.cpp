@@ -78,14 +78,29 @@ void require_reached(std::string_view where, Engine engine, std::initializer_lis
   }
 }
 
+// ScalarE's functions on GpSimdE: from NeuronCore-v4 on, without the registers.
+void require_on_gpsimd(std::string_view where, const RecordedCore& core, Engine engine,
+                       std::initializer_list<const Tile*> tiles, emu::ReduceCmd cmd, const emu::View* reduce_res) {
+  if (engine != Engine::gpsimd) {
+    return;
+  }
+  emu::require_generation(std::string(where) + " on GpSimdE", core.core, 4);
+  require_reached(where, engine, tiles);
+  if (cmd != emu::ReduceCmd::idle || reduce_res != nullptr) {
+    emu::refuse(where, "ScalarE alone reduces", "gpsimd", "Use ScalarE, or tensor_reduce.");
+  }
+}
+
 void require_bias(std::string_view where, const RecordedCore& core, const std::optional<Operand>& bias) {
   if (bias && tile_of(bias) == nullptr && emu::generation(core.core) < 3) {
     emu::refuse(where, "before NeuronCore-v3 a bias is a tile [P, 1]", "a number", "Set a tile to it.");
   }
 }
 
-void require_probability(const Tile& data, const Operand& prob) {
+void require_probability(const Tile& dst, const Tile& data, const Operand& prob) {
   constexpr std::string_view where = "dropout";
+  emu::require_dtype(where, "source and result have one dtype", dst.view, dst.view.dtype == data.view.dtype,
+                     "Cast with tensor_copy.");
   if (const auto* number = std::get_if<double>(&prob); number != nullptr && !(*number >= 0 && *number <= 1)) {
     emu::refuse(where, "a probability is 0 to 1", std::to_string(*number), "Check it.");
   }
@@ -131,12 +146,15 @@ void bind_elementwise(Class& core) {
             const Alu first = alu(where, op0), second = alu(where, op1);
             const Alu gpsimds = first == Alu::rsqrt || second == Alu::rsqrt ? Alu::rsqrt : Alu::none;
             const Engine on = engine_for(where, engine, gpsimds, {Engine::vector, Engine::scalar, Engine::gpsimd});
+            if (on == Engine::gpsimd && gpsimds == Alu::none) {
+              emu::refuse(where, "GpSimdE has rsqrt only", op0, "Use VectorE.");
+            }
             issue(core, Opcode::tensor_scalar, &dst, {&data, tile_of(operand0), tile_of(operand1)},
                   {.engine = on, .alu0 = first, .alu1 = second}, [&] {
                     require_reached(where, on, {&dst, &data, tile_of(operand0), tile_of(operand1)});
                     const emu::ScalarOperand x = operand_of(where, first, operand0);
                     const emu::ScalarOperand y = operand_of(where, second, operand1);
-                    if (on == Engine::scalar) {
+                    if (on == Engine::scalar && emu::generation(core.core) < 4) {
                       core.scalar.tensor_scalar(dst.view, data.view, first, x, second, y);
                     } else {
                       core.vector.tensor_scalar(dst.view, data.view, first, x, second, y,
@@ -183,6 +201,10 @@ void bind_elementwise(Class& core) {
             issue(
                 core, Opcode::tensor_copy_predicated, &dst, {tile_of(src), &predicate}, {.writes_in_part = true}, [&] {
                   const auto* tile = std::get_if<Tile>(&src);
+                  if (tile != nullptr && reverse_pred) {
+                    emu::refuse("tensor_copy_predicated", "reverse_pred goes with a scalar", "a tile",
+                                "Invert the predicate.");
+                  }
                   core.vector.tensor_copy_predicated(dst.view, tile ? &tile->view : nullptr,
                                                      tile ? 0.0 : std::get<double>(src), predicate.view, reverse_pred);
                   emu::mark_written(dst.view, predicate.view, reverse_pred);
@@ -214,6 +236,9 @@ void bind_elementwise(Class& core) {
             const Engine on = engine_of("memset", engine, {Engine::vector, Engine::gpsimd});
             issue(core, Opcode::memset, &dst, {}, {.engine = on, .scalar0 = static_cast<float>(value)}, [&] {
               require_reached("memset", on, {&dst});
+              if (emu::is_integer(dst.view.dtype) && value != std::trunc(value)) {
+                emu::refuse("memset", "an integer tile is set to an integer", std::to_string(value), "Round it.");
+              }
               core.vector.memset(dst.view, value);
             });
           },
@@ -222,7 +247,7 @@ void bind_elementwise(Class& core) {
           "dropout",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const Operand& prob) {
             issue(core, Opcode::dropout, &dst, {&data, tile_of(prob)}, {}, [&] {
-              require_probability(data, prob);
+              require_probability(dst, data, prob);
               core.vector.dropout(dst.view, data.view, scalar(prob));
             });
           },
@@ -231,13 +256,17 @@ void bind_elementwise(Class& core) {
           "activation",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data,
              const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
-             const std::optional<Tile>& reduce_res, const std::string& cmd) {
-            const Activation function = named<Activation>("activation", op);
-            const emu::ReduceCmd command = reduce_cmd("activation", cmd);
+             const std::optional<Tile>& reduce_res, const std::string& cmd, const std::optional<std::string>& engine) {
+            constexpr std::string_view where = "activation";
+            const Activation function = named<Activation>(where, op);
+            const emu::ReduceCmd command = reduce_cmd(where, cmd);
+            const Engine on = engine_of(where, engine, {Engine::scalar, Engine::gpsimd});
             issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = function, .res = tile_of(reduce_res)}, [&] {
+                  {.engine = on, .function = function, .res = tile_of(reduce_res)}, [&] {
                     is_add("activation", reduce_op);
                     require_bias("activation", core, bias);
+                    require_on_gpsimd(where, core, on, {&dst, &data, tile_of(bias), tile_of(scale)}, command,
+                                      view_of(reduce_res));
                     core.scalar.activation(dst.view, data.view, function, scalar(scale),
                                            bias ? scalar(*bias) : emu::ScalarOperand(0.0F), command,
                                            view_of(reduce_res));
@@ -245,21 +274,53 @@ void bind_elementwise(Class& core) {
           },
           py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("bias") = py::none(), py::arg("scale") = 1.0F,
           py::arg("reduce_op") = py::none(), py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle",
-          "op(data * scale + bias)")
+          py::arg("engine") = py::none(), "op(data * scale + bias)")
+      .def(
+          "activate2",
+          [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const Operand& imm0,
+             const Operand& imm1, const std::optional<std::string>& op0, const std::optional<std::string>& op1,
+             const Operand& relu_param, bool reverse0, bool reverse1, const std::optional<std::string>& reduce_op,
+             const std::optional<Tile>& reduce_res, const std::string& cmd, const std::optional<std::string>& engine) {
+            constexpr std::string_view where = "activate2";
+            auto stage = [&](const std::optional<std::string>& name) {
+              return name && *name != "bypass" ? alu(where, *name) : Alu::none;
+            };
+            const emu::ScalarEngine::Activate2 how = {.function = named<Activation>(where, op),
+                                                      .op0 = stage(op0),
+                                                      .op1 = stage(op1),
+                                                      .reverse0 = reverse0,
+                                                      .reverse1 = reverse1,
+                                                      .reduce_op = reduce_op ? alu(where, *reduce_op) : Alu::add,
+                                                      .cmd = reduce_cmd(where, cmd)};
+            const Engine on = engine_of(where, engine, {Engine::scalar, Engine::gpsimd});
+            issue(
+                core, Opcode::activate2, &dst, {&data, tile_of(imm0), tile_of(imm1), tile_of(relu_param)},
+                {.engine = on, .alu0 = how.op0, .alu1 = how.op1, .function = how.function, .res = tile_of(reduce_res)},
+                [&] {
+                  require_on_gpsimd(where, core, on, {&dst, &data, tile_of(imm0), tile_of(imm1), tile_of(relu_param)},
+                                    how.cmd, view_of(reduce_res));
+                  core.scalar.activate2(dst.view, data.view, how, scalar(imm0), scalar(imm1), scalar(relu_param),
+                                        view_of(reduce_res));
+                });
+          },
+          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("imm0"), py::arg("imm1"), py::arg("op0"),
+          py::arg("op1"), py::arg("relu_param") = 0.0, py::arg("reverse0") = false, py::arg("reverse1") = false,
+          py::arg("reduce_op") = py::none(), py::arg("reduce_res") = py::none(), py::arg("reduce_cmd") = "idle",
+          py::arg("engine") = py::none(), "op(op1(op0(data, imm0), imm1))")
       .def(
           "activation_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
-             const Tile& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
+             const std::optional<Tile>& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
             const Activation function = named<Activation>("activation_reduce", op);
             issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
-                  {.function = function, .res = &reduce_res}, [&] {
+                  {.function = function, .res = tile_of(reduce_res)}, [&] {
                     is_add("activation_reduce", reduce_op);
                     require_bias("activation_reduce", core, bias);
                     core.scalar.activation_reduce(dst.view, data.view, function, scalar(scale),
-                                                  bias ? scalar(*bias) : emu::ScalarOperand(0.0F), reduce_res.view);
+                                                  bias ? scalar(*bias) : emu::ScalarOperand(0.0F), view_of(reduce_res));
                   });
           },
-          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("reduce_op"), py::arg("reduce_res"),
+          py::arg("dst"), py::arg("op"), py::arg("data"), py::arg("reduce_op"), py::arg("reduce_res") = py::none(),
           py::arg("bias") = py::none(), py::arg("scale") = 1.0F);
 }
 
@@ -326,34 +387,29 @@ emu::ReduceCmd reduce_cmd(std::string_view where, const std::string& name) {
 
 void bind_neuron_core(py::module_& module) {
   bind_tile(module);
+  bind_logical_core(module);
   Class core(module, "NeuronCore");
-  core.def(py::init([](const target::Target& target, std::uint64_t seed, bool strict,
-                       const std::string& synchronization, const py::kwargs& departures) {
-             using program::Synchronization;
+  core.def(py::init([](const std::shared_ptr<LogicalCore>& logical, std::int16_t rank, std::uint64_t seed, bool strict,
+                       const py::kwargs& departures) {
              emu::Numerics numerics = departures_from(departures);
              numerics.seed = seed;
-             const bool is_manual = chooses("synchronization", synchronization, "semaphores", "automatic");
-             auto made = std::make_shared<RecordedCore>(
-                 target, seed, numerics, is_manual ? Synchronization::semaphores : Synchronization::automatic);
+             auto made = std::make_shared<RecordedCore>(logical, rank, seed, numerics);
              made->set_checks(true, strict);
              return made;
            }),
-           py::arg("target"), py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false,
-           py::arg("synchronization") = "automatic");
+           py::arg("logical"), py::arg("rank") = 0, py::arg("seed") = 0, py::kw_only(), py::arg("strict") = false)
+      .def_readonly("rank", &RecordedCore::rank, "Which of the logical core's cores it is, from 0.");
   bind_tiles(core);
   bind_elementwise(core);
   bind_reductions(module, core);
-  core.def(
-      "_timeline",
-      [](const RecordedCore& core) {
-        return timeline_to_dict(
-            program::timeline(core.recorder.program(), core.target, core.recorder.synchronization()));
-      },
-      "Every instruction so far on the simulated clock, as columns.");
+  bind_joined(core);
   core.def(
       "counts",
-      [](const RecordedCore& core) { return counts_to_dict(program::count(core.recorder.program(), core.core)); },
-      "What the instructions so far have moved and computed.");
+      [](const RecordedCore& core) {
+        core.recorder.require_settled("counts");
+        return counts_to_dict(core.recorder.count(core.core, core.rank));
+      },
+      "What the core's instructions so far have moved and computed.");
   module.def(
       "instructions",
       [] {

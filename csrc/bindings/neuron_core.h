@@ -22,6 +22,9 @@ void bind_neuron_core(pybind11::module_& module);
 void bind_tiles(Class& core);
 // Reductions, searches, gathers, formats and synchronisation: neuron_core_reductions.cpp.
 void bind_reductions(pybind11::module_& module, Class& core);
+// What the cores of a logical one run together: neuron_core_joined.cpp.
+void bind_logical_core(pybind11::module_& module);
+void bind_joined(Class& core);
 // `where` is the instruction, for errors.
 emu::ReduceCmd reduce_cmd(std::string_view where, const std::string& name);
 target::Engine engine_of(std::string_view where, const std::string& name);

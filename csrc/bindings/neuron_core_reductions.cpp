@@ -99,23 +99,27 @@ void bind_vector(Class& core) {
       .def(
           "tensor_scalar_reduce",
           [](RecordedCore& core, const Tile& dst, const Tile& data, const std::string& op0,
-             const std::optional<Operand>& operand0, const std::string& reduce_op, const Tile& reduce_res,
-             bool reverse0, const std::string& cmd, const std::optional<Operand>& reduce_init) {
+             const std::optional<Operand>& operand0, const std::string& reduce_op,
+             const std::optional<Tile>& reduce_res, bool reverse0, const std::string& cmd,
+             const std::optional<Operand>& reduce_init, bool reduce_res_negate) {
             constexpr std::string_view where = "tensor_scalar_reduce";
             const Alu function = alu(where, op0), reduction = alu(where, reduce_op);
+            if (reduction == Alu::subtract) {
+              emu::refuse(where, "reduce_op is add, multiply, maximum or minimum", reduce_op, "Add, and negate.");
+            }
             const emu::ReduceCmd command = reduce_cmd(where, cmd);
             issue(core, Opcode::tensor_scalar_reduce, &dst, {&data, tile_of(operand0), tile_of(reduce_init)},
-                  {.alu0 = function, .res = &reduce_res}, [&] {
+                  {.alu0 = function, .res = tile_of(reduce_res)}, [&] {
                     require_loaded(where, command, "reduce_init", reduce_init);
                     core.vector.tensor_scalar_reduce(
                         dst.view, data.view, function, operand_of(where, function, operand0), reduction,
-                        reduce_res.view, command, reduce_init ? scalar(*reduce_init) : emu::ScalarOperand(0.0),
-                        reverse0 && !target::is_unary(function));
+                        view_of(reduce_res), command, reduce_init ? scalar(*reduce_init) : emu::ScalarOperand(0.0),
+                        reverse0 && !target::is_unary(function), reduce_res_negate);
                   });
           },
           py::arg("dst"), py::arg("data"), py::arg("op0"), py::arg("operand0"), py::arg("reduce_op"),
-          py::arg("reduce_res"), py::arg("reverse0") = false, py::arg("reduce_cmd") = "reset_reduce",
-          py::arg("reduce_init") = py::none())
+          py::arg("reduce_res") = py::none(), py::arg("reverse0") = false, py::arg("reduce_cmd") = "reset_reduce",
+          py::arg("reduce_init") = py::none(), py::arg("reduce_res_negate") = false)
       .def(
           "tensor_scalar_cumulative",
           [](RecordedCore& core, const Tile& dst, const Tile& src, const std::string& op0, const std::string& op1,
@@ -197,6 +201,8 @@ void bind_vector(Class& core) {
           [](RecordedCore& core, const Tile& dst, const Tile& src, const Operand& max_value,
              const std::optional<Tile>& reduce_res, const std::string& cmd, const Operand& reduce_init) {
             const emu::ReduceCmd command = reduce_cmd("exponential", cmd);
+            emu::require_dtype("exponential", "the result is not uint32", dst.view,
+                               dst.view.dtype != target::Dtype::uint32, "Cast it afterwards.");
             issue(core, Opcode::exponential, &dst, {&src, tile_of(max_value), tile_of(reduce_init)},
                   {.res = tile_of(reduce_res)}, [&] {
                     core.vector.exponential(dst.view, src.view, scalar(max_value), view_of(reduce_res), command,

@@ -43,9 +43,6 @@ void require_hints(const std::string& where, const RecordedCore& core, std::opti
   if (priority) {
     emu::require_generation(where + " priority", core.core, 4);
     emu::require_index(where, "a priority is 0 to 3", *priority, 4, "Use one of them.");
-    if (dge_mode == "none") {
-      emu::refuse(where, "a priority goes with a descriptor generation engine", "dge_mode none", "Use another mode.");
-    }
   }
   if (engine && *engine != kAny) {
     engine_of(where, engine, {Engine::sync, Engine::scalar});
@@ -127,6 +124,8 @@ void bind_dma(Class& core) {
             const bool adds = is_add("dma_copy", dst_rmw_op);
             issue(core, Opcode::dma_copy, &dst, {&src}, {.alu0 = adds ? Alu::add : Alu::none, .queue = queue}, [&] {
               require_hints("dma_copy", core, priority, oob_mode, dge_mode, engine);
+              emu::require_dtype("dma_copy", "hwdge keeps the dtype", dst.view,
+                                 dge_mode != "hwdge" || dst.view.dtype == src.view.dtype, "Use another dge_mode.");
               adds ? core.dma.accumulate(dst.view, src.view) : core.dma.copy(dst.view, src.view);
             });
           },
@@ -173,6 +172,8 @@ void bind_dma(Class& core) {
               require_hints(where, core, priority, oob_mode, dge_mode, std::nullopt);
               emu::require_memory(where, "the result lies in SBUF", dst.view, dst.view.memory == target::Memory::sbuf,
                                   "Store it by dma_copy.");
+              const std::int64_t size = target::itemsize(src.view.dtype);
+              emu::require_dtype(where, "elements have 2 or 4 bytes", src.view, size == 2 || size == 4, "Cast them.");
               static const std::vector<int> kDefaults[] = {{}, {}, {1, 0}, {2, 1, 0}, {3, 1, 2, 0}};
               const std::size_t rank = std::min<std::size_t>(src.view.free.size() + 1, 4);
               core.dma.transpose(dst.view, src.view, axes ? *axes : kDefaults[rank]);
@@ -213,12 +214,15 @@ void bind_products(Class& core) {
             constexpr const char* where = "nc_matmul";
             const bool is_double_row = chooses(where, perf_mode, "double_row", "none");
             const emu::ArrayTile tile = array_tile(where, tile_position, tile_size);
+            if (is_transpose && emu::generation(core.core) >= 3) {  // before, it is a product, and says what it is for
+              issue(core, Opcode::nc_transpose, &dst, {&stationary, &moving}, {.engine = Engine::tensor},
+                    [&] { core.tensor.nc_matmul_transpose(dst.view, stationary.view, moving.view); });
+              return;
+            }
             const bool adds = !is_transpose && accumulates(where, dst, accumulate);
             issue(core, Opcode::nc_matmul, &dst, {&stationary, &moving},
                   {.accumulate = adds, .is_single_row = !is_double_row}, [&] {
-                    if (is_transpose) {
-                      core.tensor.nc_matmul_transpose(dst.view, stationary.view, moving.view);
-                    } else if (is_double_row) {
+                    if (is_double_row) {
                       core.tensor.nc_matmul_double_row(dst.view, stationary.view, moving.view, adds, tile);
                     } else {
                       core.tensor.nc_matmul(dst.view, stationary.view, moving.view, adds, tile);

@@ -11,13 +11,15 @@ namespace {
 
 constexpr int kMostQueues = 16;
 
-target::Target one_core(target::Target target) {
-  target.device.num_cores = 1;
+target::Target of_cores(target::Target target, std::int16_t num_cores) {
+  target.device.num_cores = num_cores;
   return target;
 }
 
 void require_own(const RecordedCore& core, target::Opcode opcode, const Tile* tile) {
-  if (tile != nullptr && tile->core.get() != &core) {
+  const bool is_reached = tile == nullptr || tile->core.get() == &core ||
+                          (tile->view.memory == target::Memory::hbm && tile->core->logical.get() == core.logical.get());
+  if (!is_reached) {
     throw Error(Category::invalid_argument, "[" + std::string(target::name(opcode)) +
                                                 "] tiles are of the core that runs the instruction; got " + tile->name +
                                                 " of another core. Make it on this one.");
@@ -40,17 +42,22 @@ void require_reached_by_dma(target::Opcode opcode, const Tile* tile) {
 
 }  // namespace
 
-RecordedCore::RecordedCore(const target::Target& target, std::uint64_t seed, const emu::Numerics& numerics,
-                           program::Synchronization synchronization)
-    : emu::NeuronCore(target.core, seed, emu::plain_tile_gemm, numerics),
-      target(one_core(target)),
-      recorder(synchronization) {
+LogicalCore::LogicalCore(const target::Target& target, program::Synchronization synchronization, std::int16_t num_cores)
+    : target(of_cores(target, num_cores)), recorder(synchronization, num_cores) {}
+
+RecordedCore::RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t rank, std::uint64_t seed,
+                           const emu::Numerics& numerics)
+    : emu::NeuronCore(logical->target.core, seed, emu::plain_tile_gemm, numerics),
+      logical(std::move(logical)),
+      rank(rank),
+      recorder(this->logical->recorder) {
   psum.keep_marks();  // nc_matmul asks what was written where
 }
 
 program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,
                                  const std::vector<const Tile*>& srcs, const Also& also) {
   program::Instruction result{.opcode = opcode};
+  result.core = core.rank;
   result.engine = also.engine.value_or(program::traits(opcode).engine);
   require_result(core, opcode, dst);
   require_result(core, opcode, also.res);
@@ -65,6 +72,12 @@ program::Instruction instruction(const RecordedCore& core, target::Opcode opcode
   }
   if (also.res != nullptr) {
     result.res = also.res->operand();
+  }
+  for (const target::Alu alu : {also.alu0, also.alu1}) {
+    if (alu == target::Alu::abs_max || alu == target::Alu::abs_min || alu == target::Alu::square ||
+        alu == target::Alu::relu) {
+      emu::require_generation(std::string(target::name(opcode)) + " " + std::string(target::name(alu)), core.core, 4);
+    }
   }
   result.alu0 = also.alu0;
   result.alu1 = also.alu1;

@@ -16,17 +16,29 @@
 
 namespace trn::bindings {
 
-class RecordedCore : public emu::NeuronCore {
- public:
-  RecordedCore(const target::Target& target, std::uint64_t seed, const emu::Numerics& numerics,
-               program::Synchronization synchronization);
+// What the cores of a logical one share: HBM, and the program that they record.
+struct LogicalCore {
+  // `num_cores` have the device's HBM to themselves.
+  LogicalCore(const target::Target& target, program::Synchronization synchronization, std::int16_t num_cores);
 
-  // One core has the whole of the device's HBM to itself.
   const target::Target target;
   program::Recorder recorder;
   // Arrays of HBM by where their bytes begin, as long as what owns those lives.
   std::map<std::pair<const void*, target::Dtype>, std::int16_t> tensors;
   std::vector<pybind11::object> kept;  // owners that cannot tell when they go
+};
+
+class RecordedCore : public emu::NeuronCore {
+ public:
+  RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t rank, std::uint64_t seed,
+               const emu::Numerics& numerics);
+  ~RecordedCore() { recorder.abandon(rank); }
+  RecordedCore(const RecordedCore&) = delete;
+  RecordedCore& operator=(const RecordedCore&) = delete;
+
+  const std::shared_ptr<LogicalCore> logical;
+  const std::int16_t rank;
+  program::Recorder& recorder;  // all cores'
 };
 
 inline const Tile* tile_of(const Operand& operand) {

@@ -112,12 +112,12 @@ py::array owner(py::array array) {
 // Another array may get the address of one that is gone. Memory of others than numpy does not tell: it is kept.
 void forget_with(const Core& core, const py::array& whole, std::pair<const void*, target::Dtype> key) {
   if (const py::object base = whole.base()) {
-    core->kept.push_back(base);
+    core->logical->kept.push_back(base);
     return;
   }
-  const std::weak_ptr<RecordedCore> weak = core;
+  const std::weak_ptr<LogicalCore> weak = core->logical;
   py::weakref(whole, py::cpp_function([weak, key](py::handle reference) {
-                if (const Core alive = weak.lock()) {
+                if (const auto alive = weak.lock()) {
                   alive->tensors.erase(key);
                 }
                 reference.dec_ref();
@@ -210,10 +210,11 @@ void Tile::place(const py::array& in) {
   const py::array whole = owner(in);
   const std::int64_t size = target::itemsize(view.dtype);
   const std::pair<const void*, target::Dtype> key{whole.data(), view.dtype};
-  const auto other = core->tensors.lower_bound({whole.data(), target::Dtype{}});
-  const bool is_shared = other != core->tensors.end() && other->first.first == key.first;
+  auto& tensors = core->logical->tensors;
+  const auto other = tensors.lower_bound({whole.data(), target::Dtype{}});
+  const bool is_shared = other != tensors.end() && other->first.first == key.first;
   const std::int16_t owner = is_shared ? core->recorder.program().owner(other->second) : std::int16_t{-1};
-  const auto [found, is_new] = core->tensors.try_emplace(key, std::int16_t{-1});
+  const auto [found, is_new] = tensors.try_emplace(key, std::int16_t{-1});
   if (is_new) {
     found->second = core->recorder.add({.memory = target::Memory::hbm,
                                         .dtype = view.dtype,
@@ -245,6 +246,7 @@ Tile Tile::pattern(std::int64_t partitions, std::int64_t start, const Pattern& f
 }
 
 py::array Tile::read() const {
+  core->recorder.settle({.opcode = target::Opcode::dma_copy, .src = {operand()}, .core = core->rank});
   emu::Lanes lanes;
   const std::vector<std::int64_t> shape = {view.partitions, view.free_elements()};
   if (emu::is_integer(view.dtype)) {
@@ -265,6 +267,7 @@ void Tile::write(const py::array& values) const {
   require_writable("tile");
   require_array_shape("tile", values, *this);
   require_values_fit(values, view.dtype);
+  core->recorder.settle({.opcode = target::Opcode::dma_copy, .dst = operand(), .core = core->rank});
   emu::Lanes lanes;
   const std::int64_t n = view.free_elements();
   auto store = [&](auto typed) {

@@ -2,8 +2,10 @@
 #include "emu/clock.h"
 
 #include <algorithm>
+#include <array>
 #include <queue>
 #include <tuple>
+#include <utility>
 
 namespace trn::emu {
 namespace {
@@ -30,6 +32,8 @@ struct Bound {
   }
 };
 
+constexpr std::size_t kMostQueues = 2;  // that one operation stands in
+
 // Operations in the order of a relation's first member: of operation i, list[first[i]] to list[first[i + 1]].
 struct Successors {
   std::vector<std::int32_t> list;
@@ -42,13 +46,14 @@ std::int32_t Clock::add(const Operation& operation, std::span<const Dependency> 
   operations_.push_back(operation);
   dependencies_.insert(dependencies_.end(), dependencies.begin(), dependencies.end());
   first_dependency_.push_back(dependencies_.size());
-  num_queues_ = std::max(num_queues_, operation.queue + 1);
+  num_queues_ = std::max({num_queues_, operation.queue + 1, operation.joined + 1});
   num_resources_ = std::max(num_resources_, operation.resource + 1);
   return static_cast<std::int32_t>(operations_.size()) - 1;
 }
 
 std::vector<Scheduled> Clock::run() const {
   const std::size_t n = operations_.size();
+  const auto queues_of = [&](std::size_t i) { return std::array{operations_[i].queue, operations_[i].joined}; };
   Successors successors{std::vector<std::int32_t>(dependencies_.size()), std::vector<std::size_t>(n + 1)};
   for (const Dependency& dependency : dependencies_) {
     ++successors.first[static_cast<std::size_t>(dependency.operation) + 1];
@@ -57,22 +62,25 @@ std::vector<Scheduled> Clock::run() const {
     successors.first[i + 1] += successors.first[i];
   }
   std::vector<std::size_t> next = successors.first;
-  std::vector<std::int32_t> waits_for(n), follower(n, -1);
+  std::vector<std::int32_t> waits_for(n), followers(n * kMostQueues, -1);
   std::vector<std::int32_t> last_of_queue(static_cast<std::size_t>(num_queues_), -1);
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t d = first_dependency_[i]; d < first_dependency_[i + 1]; ++d) {
       successors.list[next[static_cast<std::size_t>(dependencies_[d].operation)]++] = static_cast<std::int32_t>(i);
     }
     waits_for[i] = static_cast<std::int32_t>(first_dependency_[i + 1] - first_dependency_[i]);
-    if (operations_[i].queue < 0) {
-      continue;
+    for (const std::int32_t queue : queues_of(i)) {
+      if (queue < 0) {
+        continue;
+      }
+      const std::int32_t last =
+          std::exchange(last_of_queue[static_cast<std::size_t>(queue)], static_cast<std::int32_t>(i));
+      if (last >= 0) {
+        const auto l = static_cast<std::size_t>(last);
+        followers[l * kMostQueues + (operations_[l].queue == queue ? 0 : 1)] = static_cast<std::int32_t>(i);
+        ++waits_for[i];
+      }
     }
-    std::int32_t& last = last_of_queue[static_cast<std::size_t>(operations_[i].queue)];
-    if (last >= 0) {
-      follower[static_cast<std::size_t>(last)] = static_cast<std::int32_t>(i);
-      ++waits_for[i];
-    }
-    last = static_cast<std::int32_t>(i);
   }
 
   std::vector<Scheduled> schedule(n);
@@ -87,10 +95,16 @@ std::vector<Scheduled> Clock::run() const {
       bound.raise(schedule[o].end_seconds + (sees_result ? operations_[o].latency_seconds : 0), other);
     }
     bound.seconds += operations_[i].startup_seconds;
-    const Bound queue = operations_[i].queue < 0 ? Bound{} : queues[static_cast<std::size_t>(operations_[i].queue)];
-    bound.raise(queue.seconds, queue.by);
+    double waits_since = 0;
+    for (const std::int32_t number : queues_of(i)) {
+      if (number >= 0) {
+        const Bound& queue = queues[static_cast<std::size_t>(number)];
+        bound.raise(queue.seconds, queue.by);
+        waits_since = std::max(waits_since, queue.seconds);
+      }
+    }
     schedule[i] = {bound.seconds, bound.seconds, bound.by};
-    candidates.push({bound.seconds, queue.seconds, operation});
+    candidates.push({bound.seconds, waits_since, operation});
   };
   for (std::size_t i = 0; i < n; ++i) {
     if (waits_for[i] == 0) {
@@ -114,15 +128,18 @@ std::vector<Scheduled> Clock::run() const {
       resource = {candidate.start_seconds + operation.busy_seconds, candidate.operation};
     }
     scheduled.end_seconds = scheduled.start_seconds + operation.busy_seconds;
-    if (operation.queue >= 0) {
-      queues[static_cast<std::size_t>(operation.queue)] = {scheduled.end_seconds, candidate.operation};
+    for (const std::int32_t queue : queues_of(i)) {
+      if (queue >= 0) {
+        queues[static_cast<std::size_t>(queue)] = {scheduled.end_seconds, candidate.operation};
+      }
     }
     auto release = [&](std::int32_t other) {
       if (other >= 0 && --waits_for[static_cast<std::size_t>(other)] == 0) {
         offer(other);
       }
     };
-    release(follower[i]);
+    release(followers[i * kMostQueues]);
+    release(followers[i * kMostQueues + 1]);
     for (std::size_t s = successors.first[i]; s < successors.first[i + 1]; ++s) {
       release(successors.list[s]);
     }

@@ -16,6 +16,10 @@ bool accumulates(const Instruction& instruction, std::span<const std::int64_t> i
   return std::ranges::any_of(loops, [](std::int64_t index) { return index > 0; });
 }
 
+bool updates(const Instruction& instruction) {
+  return adds_in_place(instruction) || instruction.opcode == Opcode::core_barrier;
+}
+
 std::vector<Access> accesses(const Program& program, const Instruction& instruction,
                              std::span<const std::int64_t> indices) {
   std::vector<Access> result;
@@ -26,7 +30,7 @@ std::vector<Access> accesses(const Program& program, const Instruction& instruct
   }
   const std::size_t num_reads = result.size();
   const Touch touch = accumulates(instruction, indices) ? Touch::accumulate
-                      : adds_in_place(instruction)      ? Touch::update
+                      : updates(instruction)            ? Touch::update
                                                         : Touch::write;
   for (const Tile* tile : {&instruction.dst, &instruction.res}) {
     if (tile->buffer < 0) {

@@ -27,6 +27,9 @@ struct Access {
 // What an instruction reads and writes at one place of its loops. Tiles of no buffer are left out.
 std::vector<Access> accesses(const Program& program, const Instruction& instruction,
                              std::span<const std::int64_t> indices);
+// Whether it reads what it writes, or is to be taken so: a barrier comes after all that used its data, and before all
+// that will.
+bool updates(const Instruction& instruction);
 // nc_matmul: whether it adds to what PSUM holds.
 bool accumulates(const Instruction& instruction, std::span<const std::int64_t> indices);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -69,6 +70,13 @@ struct Buffer {
 inline constexpr std::int16_t kOverwrite = -1;
 inline constexpr std::int16_t kAccumulate = -2;  // on every trip: the K remainder that follows a loop of full K tiles
 
+// A queue of a core: an engine's instructions in order, or one of its DMA queues.
+struct Place {
+  std::int16_t core = 0;
+  Engine engine = Engine::dma;
+  std::int8_t queue = -1;  // as an Instruction's
+};
+
 // Sources by opcode, where they are not simply the tiles of its formula. A [P, 1] tile gives each partition a scalar of
 // its own; a tile of no buffer in its place, or none, stands for the constant in brackets.
 //   activation, activation_reduce  x, scale [scalar0], bias [scalar1]
@@ -80,6 +88,7 @@ inline constexpr std::int16_t kAccumulate = -2;  // on every trip: the K remaind
 //   nc_match_replace8              x, values: each value's first match becomes scalar0
 //   dma_gather                     rows (a tile of the whole tensor, a row per partition), indices
 //   dma_scatter                    x, indices: dst has the rows; alu0 add: they accumulate
+//   sendrecv, sendrecv_compute     both cores' tiles: what the first gets is dst, what the other gets is res
 struct Instruction {
   Opcode opcode = Opcode::dma_copy;
   Engine engine = Engine::dma;
@@ -99,6 +108,8 @@ struct Instruction {
   std::int32_t semaphore = 0;  // semaphore_increment, semaphore_wait: on `engine`, in the order of its instructions
   std::int64_t value = 0;      // of a semaphore; local_gather: elements per index, 0 for one
   bool is_single_row = false;  // nc_matmul of FP8 at the rate of 16 bits: without the mode that doubles it
+  std::int16_t core = -1;      // of a program recorded on several cores; -1: of the loops' split, or the only one
+  std::optional<Place> joined = {};  // where it stands on the other core too: both run it together
 };
 
 struct Loop;

@@ -13,34 +13,62 @@ bool is_write(Touch touch) {
   return touch != Touch::read;
 }
 
+std::int16_t core_of(const Instruction& instruction) {
+  return std::max<std::int16_t>(instruction.core, 0);
+}
+
 }  // namespace
 
-Races::Queue Races::queue_of(const Instruction& instruction) {
-  return instruction.engine == Engine::dma ? kNumEngines + std::max<Queue>(instruction.queue, 0)
-                                           : static_cast<Queue>(instruction.engine);
+Races::Queue Races::queue_of(const Place& place) const {
+  if (is_automatic_) {
+    return place.core * kQueuesPerCore;
+  }
+  return place.core * kQueuesPerCore + (place.engine == Engine::dma ? kNumEngines + std::max<Queue>(place.queue, 0)
+                                                                    : static_cast<Queue>(place.engine));
 }
 
-std::string Races::describe(Queue queue) {
-  return queue < kNumEngines ? std::string(target::name(static_cast<Engine>(queue)))
-                             : "dma queue " + std::to_string(queue - kNumEngines);
+std::vector<Races::Queue> Races::queues_of(const Instruction& instruction) const {
+  std::vector<Queue> queues = {queue_of({core_of(instruction), instruction.engine, instruction.queue})};
+  if (instruction.joined) {
+    queues.push_back(queue_of(*instruction.joined));
+  }
+  return queues;
 }
 
-bool Races::is_ordered(const Use& earlier, Queue later) const {
-  if (earlier.queue == later && later < kNumEngines) {
-    return true;
+std::string Races::describe(Queue queue) const {
+  const Queue core = queue / kQueuesPerCore, own = queue % kQueuesPerCore;
+  const std::string of_core = core > 0 ? " of core " + std::to_string(core) : "";
+  if (is_automatic_) {
+    return "core " + std::to_string(core);
   }
-  const auto known = known_.find(later);
-  if (known == known_.end()) {
-    return false;
-  }
-  const auto found = known->second.find(earlier.queue);
-  return found != known->second.end() && found->second >= earlier.number;
+  return (own < kNumEngines ? std::string(target::name(static_cast<Engine>(own)))
+                            : "dma queue " + std::to_string(own - kNumEngines)) +
+         of_core;
+}
+
+bool Races::is_ordered(const Use& earlier, const std::vector<Queue>& later) const {
+  return std::ranges::any_of(later, [&](Queue queue) {
+    if (earlier.queue == queue && runs_in_turn(queue)) {
+      return true;
+    }
+    const auto known = known_.find(queue);
+    if (known == known_.end()) {
+      return false;
+    }
+    const auto found = known->second.find(earlier.queue);
+    return found != known->second.end() && found->second >= earlier.number;
+  });
+}
+
+bool Races::is_told(const Program& program, const Access& access) const {
+  const Memory memory = program.buffers[static_cast<std::size_t>(access.buffer)].memory;
+  return !is_automatic_ || memory == Memory::hbm;
 }
 
 // Of each queue's increments, in order, those without which all others together do not reach the value.
 Races::Known Races::released(const Instruction& wait) const {
   Known known;
-  const auto found = semaphores_.find(wait.semaphore);
+  const auto found = semaphores_.find({core_of(wait), wait.semaphore});
   if (found == semaphores_.end()) {
     return known;
   }
@@ -64,22 +92,32 @@ Races::Known Races::released(const Instruction& wait) const {
 }
 
 void Races::check(const Program& program, const Instruction& instruction) {
-  const Queue queue = queue_of(instruction);
+  if (is_automatic_ && instruction.joined) {
+    return;  // after all that either core did
+  }
+  const std::vector<Queue> queues = queues_of(instruction);
+  const std::string remedy = is_automatic_ ? "Let a core_barrier on it come between." : "Increment a semaphore on ";
   for (const Access& access : accesses(program, instruction, {})) {
+    if (!is_told(program, access)) {
+      continue;
+    }
     const auto overlapping = regions_.at(access.buffer, access.footprint).overlapping;
     const auto& parts = regions_.parts(access.buffer);
     auto refuse_unordered = [&](const std::vector<Use>& users, std::string_view what) {
       for (const Use& use : users) {
-        if (!is_ordered(use, queue)) {
-          throw Error(Category::hardware_constraint,
-                      "[" + std::string(name(instruction.opcode)) +
-                          "] a semaphore orders instructions of different queues that share a tile; got " +
-                          describe(queue) + (is_write(access.touch) ? " writing " : " reading ") +
-                          program.buffers[static_cast<std::size_t>(access.buffer)].name + ", which " +
-                          std::string(name(use.opcode)) + " on " + describe(use.queue) + " may still be " +
-                          std::string(what) + ". Increment a semaphore on " + describe(use.queue) +
-                          " after it, and wait for it on " + describe(queue) + ".");
+        if (is_ordered(use, queues)) {
+          continue;
         }
+        const std::string by = describe(use.queue), on = describe(queues.front());
+        throw Error(
+            Category::hardware_constraint,
+            "[" + std::string(name(instruction.opcode)) +
+                (is_automatic_ ? "] a barrier orders instructions of different cores that share a tensor; got "
+                               : "] a semaphore orders instructions of different queues that share a tile; got ") +
+                on + (is_write(access.touch) ? " writing " : " reading ") +
+                program.buffers[static_cast<std::size_t>(access.buffer)].name + ", which " +
+                std::string(name(use.opcode)) + " on " + by + " may still be " + std::string(what) + ". " + remedy +
+                (is_automatic_ ? "" : by + " after it, and wait for it on " + on + "."));
       }
     };
     for (const std::size_t number : overlapping) {
@@ -91,8 +129,54 @@ void Races::check(const Program& program, const Instruction& instruction) {
   }
 }
 
+// Each knows what the other did before; engines also that this is over.
+void Races::enter_joined(const std::vector<Queue>& queues) {
+  Known known;
+  for (const Queue queue : queues) {
+    for (const auto& [other, number] : known_[queue]) {
+      known[other] = std::max(known[other], number);
+    }
+    if (runs_in_turn(queue)) {
+      known[queue] = num_instructions_[queue];
+    }
+  }
+  for (const Queue queue : queues) {
+    known_[queue] = known;
+  }
+}
+
+void Races::use(const Program& program, const Instruction& instruction, const std::vector<Queue>& queues) {
+  // A transfer between two cores: its sources, then its results, the first core's before the other's.
+  const bool is_by_core = queues.size() > 1 && !runs_in_turn(queues.front());
+  std::size_t place = 0;
+  for (const Access& access : accesses(program, instruction, {})) {
+    const std::size_t side = place++ % 2;
+    if (!is_told(program, access)) {
+      continue;
+    }
+    auto& part = regions_.at(access.buffer, access.footprint);
+    if (is_automatic_ && instruction.opcode == Opcode::core_barrier) {
+      for (const std::size_t number : part.overlapping) {
+        regions_.parts(access.buffer)[number].state = {};
+      }
+      continue;
+    }
+    auto& users = is_write(access.touch) ? part.state.writers : part.state.readers;
+    for (const Queue queue : is_by_core ? std::vector{queues[side]} : queues) {
+      const Use entered{queue, num_instructions_[queue], instruction.opcode};
+      const auto found = std::ranges::find(users, queue, &Use::queue);
+      if (found == users.end()) {
+        users.push_back(entered);
+      } else {
+        *found = entered;
+      }
+    }
+  }
+}
+
 void Races::enter(const Program& program, const Instruction& instruction) {
-  const Queue queue = queue_of(instruction);
+  const std::vector<Queue> queues = queues_of(instruction);
+  const Queue queue = queues.front();
   if (instruction.opcode == Opcode::semaphore_wait) {
     for (const auto& [other, number] : released(instruction)) {
       known_[queue][other] = std::max(known_[queue][other], number);
@@ -102,19 +186,15 @@ void Races::enter(const Program& program, const Instruction& instruction) {
   if (instruction.opcode == Opcode::semaphore_increment) {
     Increment increment{queue, instruction.value, known_[queue]};
     increment.known[queue] = num_instructions_[queue];
-    semaphores_[instruction.semaphore].push_back(std::move(increment));
+    semaphores_[{core_of(instruction), instruction.semaphore}].push_back(std::move(increment));
     return;
   }
-  const Use use{queue, ++num_instructions_[queue], instruction.opcode};
-  for (const Access& access : accesses(program, instruction, {})) {
-    State& state = regions_.at(access.buffer, access.footprint).state;
-    auto& users = is_write(access.touch) ? state.writers : state.readers;
-    const auto found = std::ranges::find(users, queue, &Use::queue);
-    if (found == users.end()) {
-      users.push_back(use);
-    } else {
-      *found = use;
-    }
+  for (const Queue each : queues) {
+    ++num_instructions_[each];
+  }
+  use(program, instruction, queues);
+  if (instruction.joined && !is_automatic_) {
+    enter_joined(queues);
   }
 }
 

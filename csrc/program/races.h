@@ -7,13 +7,18 @@
 #include <vector>
 
 #include "program/hazards.h"
+#include "program/timeline.h"
 
 namespace trn::program {
 
 // The order that queues and semaphores give: instructions of an engine run one after another; transfers of a DMA queue
-// start in order, and have landed for those who wait for an increment on that queue after them.
+// start in order, and have landed for those who wait for an increment on that queue after them. Where synchronization
+// is automatic a core orders its own, and only what two cores do to HBM can race: a barrier orders what they did to
+// its data.
 class Races {
  public:
+  explicit Races(Synchronization synchronization) : is_automatic_(synchronization != Synchronization::semaphores) {}
+
   // Throws `hardware_constraint` where the instruction would race with an earlier one, or wait for ever; it is not
   // entered then.
   void check(const Program& program, const Instruction& instruction);
@@ -35,17 +40,25 @@ class Races {
     std::int64_t value = 0;
     Known known;
   };
+  static constexpr Queue kQueuesPerCore = 64;
 
-  static Queue queue_of(const Instruction& instruction);
-  static std::string describe(Queue queue);
-  bool is_ordered(const Use& earlier, Queue later) const;
+  Queue queue_of(const Place& place) const;
+  std::vector<Queue> queues_of(const Instruction& instruction) const;
+  std::string describe(Queue queue) const;
+  // Whether a queue's next instruction starts when those before it are over.
+  bool runs_in_turn(Queue queue) const { return is_automatic_ || queue % kQueuesPerCore < kNumEngines; }
+  bool is_ordered(const Use& earlier, const std::vector<Queue>& later) const;
+  bool is_told(const Program& program, const Access& access) const;
   // What whoever waits for `value` knows.
   Known released(const Instruction& wait) const;
+  void enter_joined(const std::vector<Queue>& queues);
+  void use(const Program& program, const Instruction& instruction, const std::vector<Queue>& queues);
 
+  bool is_automatic_;
   Regions<State> regions_{0};
   std::map<Queue, std::int64_t> num_instructions_;
   std::map<Queue, Known> known_;
-  std::map<std::int32_t, std::vector<Increment>> semaphores_;
+  std::map<std::pair<std::int16_t, std::int32_t>, std::vector<Increment>> semaphores_;  // of a core
 };
 
 }  // namespace trn::program

@@ -30,7 +30,7 @@ class Expansion {
 
   Timeline run() {
     for (const Nest& nest : program_.nests) {
-      nest_cores_ = std::ceil(most_cores(nest.body, target_.device));
+      nest_cores_ = std::max(std::ceil(most_cores(nest.body, target_.device)), recorded_cores(nest.body));
       add_items(nest.body);
     }
     const std::vector<emu::Scheduled> schedule = clock_.run();
@@ -40,8 +40,14 @@ class Expansion {
       event.start_seconds = schedule[i].start_seconds;
       event.end_seconds = schedule[i].end_seconds;
       event.bound_by = schedule[i].bound_by;
-      const auto core = static_cast<std::size_t>(event.instruction->engine == Engine::dma ? 0 : event.core);
-      busy[core][static_cast<std::size_t>(event.instruction->engine)] += event.end_seconds - event.start_seconds;
+      const double seconds = event.end_seconds - event.start_seconds;
+      const Engine engine = event.instruction->engine;
+      const auto core = static_cast<std::size_t>(engine == Engine::dma ? 0 : event.core);
+      busy[core][static_cast<std::size_t>(engine)] += seconds;
+      if (event.joined_core >= 0 && engine != Engine::dma) {
+        busy[static_cast<std::size_t>(event.joined_core)]
+            [static_cast<std::size_t>(event.instruction->joined->engine)] += seconds;
+      }
     }
     for (const auto& core : busy) {
       for (std::size_t e = 0; e < core.size(); ++e) {
@@ -54,6 +60,16 @@ class Expansion {
 
  private:
   static constexpr std::int16_t kAllCores = -1;
+
+  static double recorded_cores(const std::vector<Item>& items) {
+    std::int16_t last = 0;
+    for (const Item& item : items) {
+      if (const auto* instruction = std::get_if<Instruction>(&item)) {
+        last = std::max(last, instruction->core);
+      }
+    }
+    return last + 1;
+  }
 
   // HBM orders instructions only where a program reads what it writes.
   static std::vector<bool> tracked(const Program& program) {
@@ -74,7 +90,7 @@ class Expansion {
           if (tile->buffer >= 0) {
             const auto b = static_cast<std::size_t>(tile->buffer);
             is_written[b] = true;
-            is_read[b] = is_read[b] || adds_in_place(instruction);
+            is_read[b] = is_read[b] || updates(instruction);
           }
         }
       }
@@ -135,15 +151,20 @@ class Expansion {
                                                ". Use its counts, or a smaller shape.");
     }
     const auto operation = static_cast<std::int32_t>(clock_.size());
-    const std::int16_t core = std::max<std::int16_t>(core_, 0);
+    const std::int16_t core = std::max<std::int16_t>({core_, instruction.core, 0});
     const bool is_dma = instruction.engine == Engine::dma;
-    const std::int32_t queue = queue_of(instruction, core);
+    const std::int32_t queue = queue_of(instruction, {core, instruction.engine, instruction.queue}, instruction.dst);
     emu::Operation timed{.queue = queue};
+    Event event{.instruction = &instruction, .core = core, .queue = queue};
+    if (instruction.joined) {
+      event.joined_core = instruction.joined->core;
+      event.joined_queue = timed.joined = queue_of(instruction, *instruction.joined, instruction.res);
+    }
     dependencies_.clear();
     if (instruction.opcode == Opcode::semaphore_wait) {
-      wait(instruction, queue, operation);
+      wait(instruction, core, queue, operation);
     } else if (instruction.opcode == Opcode::semaphore_increment) {
-      increment(instruction, queue, operation);
+      increment(instruction, core, queue, operation);
     } else {
       if (synchronization_ != Synchronization::semaphores) {
         wait_for_tiles(instruction, queue, operation);
@@ -162,30 +183,35 @@ class Expansion {
     }
     clock_.add(timed, dependencies_);
     last_of_queue_[queue] = operation;
-    timeline_.events.push_back({.instruction = &instruction, .core = core, .queue = queue});
+    if (timed.joined >= 0) {
+      last_of_queue_[timed.joined] = operation;
+    }
+    timeline_.events.push_back(event);
   }
 
   void time_transfer(const Instruction& instruction, emu::Operation& timed) {
-    const int passes = adds_in_place(instruction) ? 2 : 1;
+    const int passes = transfer_passes(program_, instruction, target_.core);
     timed.resource = 0;
     timed.startup_seconds = passes * target_.core.dma_fixed_seconds;
     timed.busy_seconds = passes * dma_seconds(program_, instruction, target_, nest_cores_);
-    if (const auto found = last_wait_.find(timed.queue); found != last_wait_.end()) {
-      dependencies_.push_back({found->second, false});
+    for (const std::int32_t queue : {timed.queue, timed.joined}) {
+      if (const auto found = last_wait_.find(queue); found != last_wait_.end()) {
+        dependencies_.push_back({found->second, false});
+      }
     }
   }
 
   // DMA queues: as the instruction says, or one for each on-chip tile that is loaded or stored.
-  std::int32_t queue_of(const Instruction& instruction, std::int16_t core) {
-    if (instruction.engine != Engine::dma) {
-      return core * kNumEngines + static_cast<std::int32_t>(instruction.engine);
+  std::int32_t queue_of(const Instruction& instruction, const Place& place, const Tile& dst) {
+    if (place.engine != Engine::dma) {
+      return place.core * kNumEngines + static_cast<std::int32_t>(place.engine);
     }
-    std::int32_t key = -1 - instruction.queue;
-    if (instruction.queue < 0) {
-      const bool is_load = program_.buffers[static_cast<std::size_t>(instruction.dst.buffer)].memory != Memory::hbm;
-      key = is_load || instruction.src.empty() ? instruction.dst.buffer : instruction.src.front().buffer;
+    std::int32_t key = -1 - place.queue;
+    if (place.queue < 0) {
+      const bool is_load = program_.buffers[static_cast<std::size_t>(dst.buffer)].memory != Memory::hbm;
+      key = is_load || instruction.src.empty() ? dst.buffer : instruction.src.front().buffer;
     }
-    const auto [found, is_new] = dma_queues_.try_emplace({core, key}, num_queues_);
+    const auto [found, is_new] = dma_queues_.try_emplace({place.core, key}, num_queues_);
     num_queues_ += is_new ? 1 : 0;
     return found->second;
   }
@@ -216,17 +242,17 @@ class Expansion {
   }
 
   // After all that its queue did before.
-  void increment(const Instruction& instruction, std::int32_t queue, std::int32_t operation) {
+  void increment(const Instruction& instruction, std::int16_t core, std::int32_t queue, std::int32_t operation) {
     if (const auto last = last_of_queue_.find(queue); last != last_of_queue_.end()) {
       dependencies_.push_back({last->second, true});
     }
-    semaphores_[instruction.semaphore].emplace_back(instruction.value, operation);
+    semaphores_[{core, instruction.semaphore}].emplace_back(instruction.value, operation);
   }
 
   // Until the increments before it, in program order, have brought the semaphore to its value.
-  void wait(const Instruction& instruction, std::int32_t queue, std::int32_t operation) {
+  void wait(const Instruction& instruction, std::int16_t core, std::int32_t queue, std::int32_t operation) {
     std::int64_t value = 0;
-    for (const auto& [added, other] : semaphores_[instruction.semaphore]) {
+    for (const auto& [added, other] : semaphores_[{core, instruction.semaphore}]) {
       if (value >= instruction.value) {
         break;
       }
@@ -264,8 +290,9 @@ class Expansion {
   std::vector<std::int64_t> indices_;
   std::vector<emu::Dependency> dependencies_;
   std::map<std::pair<std::int16_t, std::int32_t>, std::int32_t> dma_queues_;
-  std::map<std::int32_t, std::int32_t> last_of_queue_, last_wait_;                         // by queue
-  std::map<std::int64_t, std::vector<std::pair<std::int64_t, std::int32_t>>> semaphores_;  // increments, operations
+  std::map<std::int32_t, std::int32_t> last_of_queue_, last_wait_;  // by queue
+  // of a core: increments, operations
+  std::map<std::pair<std::int16_t, std::int32_t>, std::vector<std::pair<std::int64_t, std::int32_t>>> semaphores_;
   double nest_cores_ = 1;
   std::int16_t core_ = kAllCores;
 };

@@ -14,6 +14,8 @@ struct Event {
   const Instruction* instruction = nullptr;
   std::int16_t core = 0;
   std::int32_t queue = 0;
+  std::int16_t joined_core = -1;  // another core that runs it too, on a queue of its own
+  std::int32_t joined_queue = -1;
   double start_seconds = 0, end_seconds = 0;
   std::int32_t bound_by = -1;  // the event that set its start; none: the beginning
 };
@@ -33,7 +35,8 @@ enum class Synchronization : std::uint8_t {
 };
 
 // Walks the loops: for looking into one program, not for counting. The outermost parallel loops are split over the
-// device's cores, each with engines of its own; they share HBM. Tiles that do not fit together overlap nothing.
+// device's cores, each with engines of its own; they share HBM. Of a recorded program each instruction runs on the core
+// that it names. Tiles that do not fit together overlap nothing.
 // Throws `unimplemented` past kMostEvents.
 inline constexpr std::int64_t kMostEvents = 4'000'000;
 Timeline timeline(const Program& program, const target::Target& target,

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from torch_trn import _C, target_files
+from torch_trn.emu import NeuronCore
 
 Array = np.ndarray[Any, Any]
 
 
 def new_core(target: str = "trn2", **switches: Any) -> Any:
-    return _C.NeuronCore(_C.Target(target_files.load(target)), **switches)
+    return NeuronCore(target, **switches)
 
 
 def tile(core: Any, values: Any, dtype: str = "float32", memory: str = "sbuf") -> Any:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import torch_trn
-from torch_trn import _C, target_files
+from torch_trn.emu import NeuronCore
 
 
 @pytest.fixture
 def core() -> Any:
-    return _C.NeuronCore(_C.Target(target_files.load("trn2")))
+    return NeuronCore("trn2")
 
 
 def loaded(core: Any, array: Any) -> Any:
