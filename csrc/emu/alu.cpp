@@ -31,6 +31,12 @@ TRN_INLINE float larger(float x, float y) {
 TRN_INLINE float smaller(float x, float y) {
   return x < y || x != x ? x : y;
 }
+TRN_INLINE float larger_size(float x, float y) {
+  return std::fabs(x) > std::fabs(y) ? x : y;
+}
+TRN_INLINE float smaller_size(float x, float y) {
+  return std::fabs(x) < std::fabs(y) ? x : y;
+}
 TRN_INLINE float truth(bool value) {
   return value ? 1.0F : 0.0F;
 }
@@ -80,7 +86,9 @@ TRN_INLINE void arithmetic(Alu alu, A a, B b, float* out, std::int64_t n) {
     case Alu::modulo:
       return run(modulo);
     case Alu::abs_max:
-      return run([](float x, float y) { return larger(std::fabs(x), std::fabs(y)); });
+      return run(larger_size);
+    case Alu::abs_min:
+      return run(smaller_size);
     case Alu::logical_and:
       return run([](float x, float y) { return truth(x != 0 && y != 0); });
     case Alu::logical_or:
@@ -105,6 +113,10 @@ TRN_INLINE void arithmetic(Alu alu, A a, B b, float* out, std::int64_t n) {
       return run([](float x, float) { return 1.0F / x; });
     case Alu::rsqrt:
       return run([](float x, float) { return 1.0F / std::sqrt(x); });
+    case Alu::square:
+      return run([](float x, float) { return x * x; });
+    case Alu::relu:
+      return run([](float x, float) { return larger(x, 0.0F); });
     default:
       refuse("bitwise operations take integers", alu, "float32", "Use integer tiles.");
   }
@@ -211,8 +223,8 @@ bool is_bitwise(Alu alu) {
 }
 
 bool has_integer_form(Alu alu) {
-  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max &&
-         alu != Alu::reciprocal && alu != Alu::rsqrt;
+  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max && alu != Alu::abs_min &&
+         (!target::is_unary(alu) || alu == Alu::invert || alu == Alu::abs);
 }
 
 TRN_CLONES void apply(Alu alu, const float* a, const float* b, float* out, std::int64_t n) {
@@ -260,8 +272,6 @@ TRN_CLONES float fold(Alu alu, const float* values, std::int64_t n) {
       return fold_with(values, n, larger);
     case Alu::minimum:
       return fold_with(values, n, smaller);
-    case Alu::abs_max:
-      return std::fabs(fold_with(values, n, [](float x, float y) { return larger(std::fabs(x), std::fabs(y)); }));
     default: {
       float result = values[0];
       for (std::int64_t i = 1; i < n; ++i) {

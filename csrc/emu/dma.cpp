@@ -23,6 +23,10 @@ std::int64_t distinct_bytes(const View& view) {
   return elements * target::itemsize(view.dtype);
 }
 
+void require_ends_match(std::string_view where, const View& dst, const View& src) {
+  require_equal(where, "both ends have as many elements", src.elements(), dst.elements(), "Give both tiles one size.");
+}
+
 }  // namespace
 
 View HbmTensor::view(std::int64_t partitions, std::int64_t partition_stride, std::int64_t address, const Extents& free,
@@ -56,7 +60,7 @@ void Dma::count(const View& dst, const View& src) {
 
 void Dma::copy(const View& dst, const View& src) {
   constexpr std::string_view where = "dma_copy";
-  require_equal(where, "both ends have as many elements", src.elements(), dst.elements(), "Give both tiles one size.");
+  require_ends_match(where, dst, src);
   for (const View* end : {&dst, &src}) {
     require_at_most(where, "a tile on the chip spans at most every partition",
                     end->memory == Memory::hbm ? 0 : end->partitions, core_.num_partitions, "Split the tile.");
@@ -75,7 +79,7 @@ void Dma::copy(const View& dst, const View& src) {
 
 void Dma::accumulate(const View& dst, const View& src) {
   constexpr std::string_view where = "dma_copy";
-  require_equal(where, "both ends have as many elements", src.elements(), dst.elements(), "Give both tiles one size.");
+  require_ends_match(where, dst, src);
   require_written(where, dst);
   require_written(where, src);
   auto add = [](auto in, auto* out, std::int64_t n) { apply(Alu::add, in[0], in[1], out, n); };
@@ -89,7 +93,7 @@ void Dma::accumulate(const View& dst, const View& src) {
   hbm_read_bytes_ += dst.memory == Memory::hbm ? distinct_bytes(dst) : 0;
 }
 
-void Dma::compute(const View& dst, std::span<const View> srcs) {
+void Dma::compute(const View& dst, std::span<const View> srcs, target::Alu reduce_op) {
   constexpr std::string_view where = "dma_compute";
   require_at_most(where, "few tensors are summed", static_cast<std::int64_t>(srcs.size()), 16, "Sum in two steps.");
   if (srcs.empty()) {
@@ -106,7 +110,7 @@ void Dma::compute(const View& dst, std::span<const View> srcs) {
     walk.take(n, [&](const std::byte* from, std::int64_t stride, std::int64_t part) {
       float* block = lanes_.row(1, part);
       load(src.dtype, from, stride, block, part);
-      apply(s == 0 ? Alu::none : Alu::add, s == 0 ? block : sums + at, block, sums + at, part);
+      apply(s == 0 ? Alu::none : reduce_op, s == 0 ? block : sums + at, block, sums + at, part);
       at += part;
     });
     hbm_read_bytes_ += src.memory == Memory::hbm ? distinct_bytes(src) : 0;

@@ -34,8 +34,8 @@ class Dma {
 
   // dst += src, in fp32 or as integers
   void accumulate(const View& dst, const View& src);
-  // dst = the sum of 1 to 16 sources, in fp32
-  void compute(const View& dst, std::span<const View> srcs);
+  // dst = the sum of 1 to 16 sources, or another reduction of them, in fp32
+  void compute(const View& dst, std::span<const View> srcs, target::Alu reduce_op = target::Alu::add);
   // dst[i, j, ...] = src with its dimensions (partitions first) in the order `axes`: (1, 0), (2, 1, 0) or (3, 1, 2, 0).
   void transpose(const View& dst, const View& src, std::span<const int> axes);
   // dst: [P, n * e] on the chip; src: an HBM view whose partitions are the tensor's rows, e elements each; index: SBUF

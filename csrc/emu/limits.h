@@ -1,6 +1,7 @@
 // The checks that every engine makes of its operands.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -155,6 +156,22 @@ inline void require_tile(std::string_view where, const target::Core& core, const
 inline void require_source(std::string_view where, const target::Core& core, const View& view) {
   require_tile(where, core, view);
   require_initialized(where, view);
+}
+
+inline void require_one_shape(std::string_view where, const View& a, const View& b) {
+  const bool is_one = a.dtype == b.dtype && a.partitions == b.partitions &&
+                      std::ranges::equal(a.free, b.free, {}, &Extent::size, &Extent::size);
+  if (is_one) {
+    return;
+  }
+  auto shape = [](const View& view) {
+    std::string text = std::string(target::name(view.dtype)) + " [" + std::to_string(view.partitions);
+    for (const Extent& extent : view.free) {
+      text += ", " + std::to_string(extent.size);
+    }
+    return text + "]";
+  };
+  refuse(where, "all tiles have one dtype and shape", shape(a) + " and " + shape(b), "Give them one.");
 }
 
 inline void require_sbuf(std::string_view where, const View& view) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include "emu/alu.h"
@@ -19,6 +20,22 @@ constexpr bool resets(ReduceCmd cmd) {
 }
 constexpr bool reduces(ReduceCmd cmd) {
   return cmd == ReduceCmd::reduce || cmd == ReduceCmd::reset_reduce || cmd == ReduceCmd::load_reduce;
+}
+
+// What a reduction starts from.
+inline float identity(Alu alu) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  switch (alu) {
+    case Alu::multiply:
+      return 1.0F;
+    case Alu::maximum:
+      return -kInfinity;
+    case Alu::minimum:
+    case Alu::abs_min:
+      return kInfinity;
+    default:
+      return 0.0F;
+  }
 }
 
 inline void require_reduces(std::string_view where, ReduceCmd cmd) {
@@ -51,12 +68,12 @@ class ReduceRegisters {
     float& state = lane(tile, partition);
     apply(alu, &state, &value, &state, 1);
   }
-  // Into `result` [P, 1], which may be null.
-  void store(Lanes& lanes, const View& tile, const View* result) {
+  // Into `result` [P, 1], which may be null, or their negation: they keep what they hold.
+  void store(Lanes& lanes, const View& tile, const View* result, bool negates = false) {
     if (result != nullptr) {
       std::array<float, kMostPartitions> values = {};
       for (std::int64_t p = 0; p < tile.partitions; ++p) {
-        values[static_cast<std::size_t>(p)] = lane(tile, p);
+        values[static_cast<std::size_t>(p)] = negates ? -lane(tile, p) : lane(tile, p);
       }
       lanes.write_all(*result, values.data());
     }

@@ -70,8 +70,71 @@ void ScalarEngine::activation(const View& dst, const View& x, Activation functio
 }
 
 void ScalarEngine::activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
-                                     const ScalarOperand& bias, const View& reduce_res) {
-  run("activation_reduce", dst, x, function, scale, bias, ReduceCmd::reset_reduce, &reduce_res);
+                                     const ScalarOperand& bias, const View* reduce_res) {
+  run("activation_reduce", dst, x, function, scale, bias, ReduceCmd::reset_reduce, reduce_res);
+}
+
+void ScalarEngine::activate2(const View& dst, const View& x, const Activate2& how, const ScalarOperand& imm0,
+                             const ScalarOperand& imm1, const ScalarOperand& relu_param, const View* reduce_res) {
+  constexpr std::string_view where = "activate2";
+  require_generation(where, core_, 4);
+  const bool is_scale = how.op0 == Alu::multiply, is_shift = how.op0 == Alu::add || how.op0 == Alu::subtract;
+  const bool is_listed = how.op1 == Alu::none ? is_scale || is_shift || how.op0 == Alu::none
+                                              : is_scale && (how.op1 == Alu::add || how.op1 == Alu::subtract);
+  if (!is_listed) {
+    refuse(where, "op0 and op1 are multiply with add, subtract or bypass, or add, subtract or bypass alone",
+           std::string(target::name(how.op0)) + " and " + std::string(target::name(how.op1)), "Use tensor_scalar.");
+  }
+  if ((how.reverse0 && how.op0 == Alu::none) || (how.reverse1 && how.op1 == Alu::none)) {
+    refuse(where, "an operation is reversed", "bypass", "Leave out reverse0 and reverse1.");
+  }
+  if (how.reduce_op != Alu::add && how.reduce_op != Alu::maximum && how.reduce_op != Alu::minimum &&
+      how.reduce_op != Alu::abs_max && how.reduce_op != Alu::abs_min) {
+    refuse(where, "reduce_op is add, maximum, minimum, abs_max or abs_min", target::name(how.reduce_op),
+           "Use tensor_reduce.");
+  }
+  require_operand(where, core_, dst, dst);
+  require_operand(where, core_, x, dst);
+  require_elements(where, dst);
+  require_elements(where, x);
+  require_no_load(where, how.cmd);
+  for (const ScalarOperand* operand : {&imm0, &imm1, &relu_param}) {
+    require_scalar(where, core_, *operand, dst.partitions);
+  }
+  if (imm0.vector != nullptr && imm1.vector != nullptr) {
+    require_dtype(where, "imm0 and imm1 have one dtype", *imm1.vector, imm0.vector->dtype == imm1.vector->dtype,
+                  "Cast one of them.");
+  }
+  if (reduce_res != nullptr) {
+    require_vector(where, core_, *reduce_res, dst.partitions);
+  }
+  float first[kMostPartitions], second[kMostPartitions], slopes[kMostPartitions];
+  lanes_.read_scalars(imm0, dst.partitions, first);
+  lanes_.read_scalars(imm1, dst.partitions, second);
+  lanes_.read_scalars(relu_param, dst.partitions, slopes);
+  registers_.begin(dst, how.cmd, identity(how.reduce_op));
+  lanes_.run<float, 1>(dst, {&x}, [&](auto in, float* out, std::int64_t n, std::int64_t p) {
+    auto stage = [&](Alu op, const float* from, float value, bool is_reversed) {
+      if (op == Alu::none) {
+        std::copy(from, from + n, out);
+      } else if (is_reversed) {
+        apply(op, value, from, out, n);
+      } else {
+        apply(op, from, value, out, n);
+      }
+    };
+    stage(how.op0, in[0], first[p], how.reverse0);
+    stage(how.op1, out, second[p], how.reverse1);
+    if (how.function == Activation::prelu) {
+      std::transform(out, out + n, out, [&](float v) { return v < 0 ? slopes[p] * v : v; });
+    } else {
+      evaluate(how.function, lanes_.numerics(), out, 1.0F, 0.0F, out, n);
+    }
+    if (reduces(how.cmd)) {
+      registers_.reduce(dst, p, how.reduce_op, fold(how.reduce_op, out, n));
+    }
+  });
+  registers_.store(lanes_, dst, reduce_res);
 }
 
 void ScalarEngine::tensor_scalar(const View& dst, const View& x, Alu op0, const ScalarOperand& operand0, Alu op1,

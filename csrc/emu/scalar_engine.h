@@ -23,7 +23,17 @@ class ScalarEngine {
                   const ScalarOperand& bias, ReduceCmd cmd = ReduceCmd::idle, const View* reduce_res = nullptr);
   // The same with reset_reduce.
   void activation_reduce(const View& dst, const View& x, Activation function, const ScalarOperand& scale,
-                         const ScalarOperand& bias, const View& reduce_res);
+                         const ScalarOperand& bias, const View* reduce_res);
+  // function(op1(op0(x, imm0), imm1)), the results reduced by `reduce_op` into the registers as `cmd` says.
+  struct Activate2 {
+    Activation function = Activation::copy;
+    Alu op0 = Alu::none, op1 = Alu::none;
+    bool reverse0 = false, reverse1 = false;
+    Alu reduce_op = Alu::add;
+    ReduceCmd cmd = ReduceCmd::idle;
+  };
+  void activate2(const View& dst, const View& x, const Activate2& how, const ScalarOperand& imm0,
+                 const ScalarOperand& imm1, const ScalarOperand& relu_param, const View* reduce_res);
   // multiply, add, or multiply then add (Alu::none: one operation), as ScalarE has them.
   void tensor_scalar(const View& dst, const View& x, Alu op0, const ScalarOperand& operand0, Alu op1,
                      const ScalarOperand& operand1);

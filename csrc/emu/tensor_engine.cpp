@@ -27,6 +27,11 @@ View with_free(const View& view, const Extents& free, std::int64_t offset = 0) {
 
 }  // namespace
 
+std::int64_t TensorEngine::most_columns(const View& dst) const {
+  return generation(core_) >= 4 ? core_.psum_bytes_per_partition / target::itemsize(dst.dtype)
+                                : core_.moving_free_max_elements;
+}
+
 void TensorEngine::require_psum(std::string_view where, const View& dst) const {
   require_memory(where, "the result lies in PSUM", dst, dst.memory == Memory::psum, "Copy it to SBUF afterwards.");
   const Reach touched = reach(dst.free);
@@ -159,9 +164,7 @@ void TensorEngine::nc_matmul(const View& dst, const View& stationary, const View
   }
   const std::int64_t m = stationary.free_elements(), n = moving.free_elements();
   require_array_tile(where, tile, stationary.partitions, m);
-  const std::int64_t most = generation(core_) >= 4 ? core_.psum_bytes_per_partition / target::itemsize(dst.dtype)
-                                                   : core_.moving_free_max_elements;
-  require_at_most(where, "the moving tile has few columns", n, most, "Split N.");
+  require_at_most(where, "the moving tile has few columns", n, most_columns(dst), "Split N.");
   require_result(where, dst, m, n, accumulate);
   if (is_exact) {
     multiply_integers(dst, stationary, moving, accumulate);
@@ -212,7 +215,7 @@ void TensorEngine::nc_matmul_double_row(const View& dst, const View& stationary,
   }
   const Extent row = stationary.free[1], column = moving.free[1];
   require_row_tile(where, tile, stationary.partitions, row.size);
-  require_at_most(where, "the moving tile has few columns", column.size, core_.moving_free_max_elements, "Split N.");
+  require_at_most(where, "the moving tile has few columns", column.size, most_columns(dst), "Split N.");
   require_result(where, dst, row.size, column.size, accumulate);
   for (std::int64_t half = 0; half < 2; ++half) {
     const Rows weights = rows(with_free(stationary, {row}, half * stationary.free[0].stride), 0);
@@ -254,7 +257,7 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
   require_equal(where, "K is a multiple of 32 partitions", k % kQuadrant, 0, "Pad K.");
   require_equal(where, "the stationary tile has an even number of columns", m % 2, 0, "Pad M.");
   require_row_tile(where, tile, k, m);
-  require_at_most(where, "the moving tile has few columns", n, dst.dtype == Dtype::bfloat16 ? 1024 : 512, "Split N.");
+  require_at_most(where, "the moving tile has few columns", n, most_columns(dst), "Split N.");
   for (const auto& [values, scale] : {std::pair{&stationary, &stationary_scale}, {&moving, &moving_scale}}) {
     require_dtype(where, "tiles are float8_e5m2_x4, float8_e4m3fn_x4 or float4_e2m1fn_x4", *values,
                   is_block_scaled(values->dtype), "Use quantize_mx.");
@@ -276,10 +279,6 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
 
 void TensorEngine::nc_matmul_transpose(const View& dst, const View& stationary, const View& moving) {
   constexpr std::string_view where = "nc_matmul is_transpose";
-  if (generation(core_) < 3) {  // says what it is for, and is a product
-    nc_matmul(dst, stationary, moving, false);
-    return;
-  }
   require_operands(where, stationary, moving);
   const std::int64_t n = moving.free_elements();
   require_equal(where, "the moving tile is the identity", n, moving.partitions, "Give it the shape [K, K].");

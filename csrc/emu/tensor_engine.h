@@ -51,6 +51,8 @@ class TensorEngine {
   // A stationary tile [k, m] fits its part of the array; of its rows only, where columns cannot be split.
   void require_array_tile(std::string_view where, const ArrayTile& tile, std::int64_t k, std::int64_t m) const;
   void require_row_tile(std::string_view where, const ArrayTile& tile, std::int64_t k, std::int64_t m) const;
+  // Of the moving tile; from NeuronCore-v4 on as many as a partition's PSUM holds.
+  std::int64_t most_columns(const View& dst) const;
   void require_psum(std::string_view where, const View& dst) const;
   void require_operands(std::string_view where, const View& stationary, const View& moving) const;
   // dst (+)= sum over k <= 128

@@ -47,8 +47,8 @@ class VectorEngine {
   void tensor_reduce(const View& dst, Alu alu, const View& data, bool negate = false);
   // dst = alu0(data, operand0), reduced into the registers; reduce_res: [P, 1]. reduce_init goes with load_reduce.
   void tensor_scalar_reduce(const View& dst, const View& data, Alu alu0, const ScalarOperand& operand0, Alu reduce_op,
-                            const View& reduce_res, ReduceCmd cmd = ReduceCmd::reset_reduce,
-                            const ScalarOperand& reduce_init = 0.0, bool reverse0 = false);
+                            const View* reduce_res, ReduceCmd cmd = ReduceCmd::reset_reduce,
+                            const ScalarOperand& reduce_init = 0.0, bool reverse0 = false, bool negates = false);
   // dst[i] = register = op1(op0(src[i], imm0), register)
   void tensor_scalar_cumulative(const View& dst, const View& src, Alu op0, Alu op1, const ScalarOperand& imm0,
                                 const ScalarOperand& imm1, ReduceCmd cmd);

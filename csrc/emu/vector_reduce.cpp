@@ -14,19 +14,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-float identity(Alu alu) {
-  switch (alu) {
-    case Alu::multiply:
-      return 1;
-    case Alu::maximum:
-      return -kInfinity;
-    case Alu::minimum:
-      return kInfinity;
-    default:
-      return 0;
-  }
-}
-
 float one(Alu alu, float a, float b) {
   float result = 0;
   apply(alu, &a, &b, &result, 1);
@@ -111,8 +98,8 @@ void VectorEngine::tensor_reduce(const View& dst, Alu alu, const View& data, boo
 }
 
 void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu alu0, const ScalarOperand& operand0,
-                                        Alu reduce_op, const View& reduce_res, ReduceCmd cmd,
-                                        const ScalarOperand& reduce_init, bool reverse0) {
+                                        Alu reduce_op, const View* reduce_res, ReduceCmd cmd,
+                                        const ScalarOperand& reduce_init, bool reverse0, bool negates) {
   constexpr std::string_view where = "tensor_scalar_reduce";
   require_float_alu(where, alu0);
   require_reduction(where, reduce_op);
@@ -120,7 +107,9 @@ void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu a
   require_operand(where, core_, data, dst);
   require_scalar(where, core_, operand0, dst.partitions);
   require_scalar(where, core_, reduce_init, dst.partitions);
-  require_vector(where, core_, reduce_res, dst.partitions);
+  if (reduce_res != nullptr) {
+    require_vector(where, core_, *reduce_res, dst.partitions);
+  }
   require_reduces(where, cmd);
   float scalars[kMostPartitions], starts[kMostPartitions];
   lanes_.read_scalars(operand0, dst.partitions, scalars);
@@ -139,7 +128,7 @@ void VectorEngine::tensor_scalar_reduce(const View& dst, const View& data, Alu a
     }
     lanes_.write_row(dst, p, out);
   }
-  registers_.store(lanes_, dst, &reduce_res);
+  registers_.store(lanes_, dst, reduce_res, negates);
 }
 
 void VectorEngine::tensor_scalar_cumulative(const View& dst, const View& src, Alu op0, Alu op1,

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "emu/limits.h"
 #include "emu/vector_engine.h"
@@ -29,6 +30,15 @@ void require_searched(std::string_view where, const target::Core& core, const Vi
   if (data.free_elements() < least) {
     refuse(where, "a partition has at least eight elements", std::to_string(data.free_elements()), "Pad the tile.");
   }
+}
+
+// The first place from `from` on that holds `value` and that no other value has taken; none: n.
+std::int64_t find_untaken(const float* row, std::int64_t n, float value, std::span<const std::int64_t> taken) {
+  std::int64_t at = std::find(row, row + n, value) - row;
+  while (at < n && std::ranges::find(taken, at) != taken.end()) {
+    at = std::find(row + at + 1, row + n, value) - row;
+  }
+  return at;
 }
 
 // Largest first, and NaN after every number: no document says where the hardware puts it.
@@ -59,10 +69,13 @@ void VectorEngine::nc_find_index8(const View& dst, const View& data, const View&
   const std::int64_t n = data.free_elements();
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     const float *row = lanes_.dense_row(data, p, 0), *wanted = lanes_.dense_row(vals, p, 1);
+    // A value that stands there twice is found twice, in ascending order; what is absent is all ones.
     std::array<std::int64_t, kEight> found;
     for (std::size_t v = 0; v < kEight; ++v) {
-      const float* at = std::find(row, row + n, wanted[v]);
-      found[v] = at == row + n ? -1 : at - row;  // what is absent has no documented index
+      found[v] = find_untaken(row, n, wanted[v], std::span(found).first(v));
+    }
+    for (std::int64_t& at : found) {
+      at = at == n ? -1 : at;
     }
     lanes_.write_row(dst, p, found.data());
   }
@@ -85,17 +98,11 @@ void VectorEngine::nc_match_replace8(const View& dst, const View& data, const Vi
   for (std::int64_t p = 0; p < dst.partitions; ++p) {
     const float *row = lanes_.dense_row(data, p, 0), *wanted = lanes_.dense_row(vals, p, 1);
     std::copy(row, row + n, out);
+    // A value that stands there twice is replaced twice, by the last of its likes first; what was put in its place is
+    // no value of the row's.
     std::array<std::int64_t, kEight> found = {};
-    for (std::size_t v = 0; v < kEight; ++v) {
-      // A value that stands there twice is replaced twice; what was put in its place is no value of the row's.
-      const auto taken = [&](std::int64_t i) {
-        return std::find(found.begin(), found.begin() + v, i) != found.begin() + v;
-      };
-      std::int64_t at = std::find(row, row + n, wanted[v]) - row;
-      while (at < n && taken(at)) {
-        at = std::find(row + at + 1, row + n, wanted[v]) - row;
-      }
-      found[v] = at;
+    for (std::size_t v = kEight; v-- > 0;) {
+      found[v] = find_untaken(row, n, wanted[v], std::span(found).subspan(v + 1));
     }
     for (std::int64_t& at : found) {
       if (at < n) {

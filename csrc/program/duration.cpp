@@ -78,7 +78,7 @@ class Costing {
     }
     const Buffer& dst = program_.buffers[static_cast<std::size_t>(instruction.dst.buffer)];
     (dst.memory == Memory::hbm ? work.stores : work.loads) = true;
-    if (adds_in_place(instruction)) {
+    if (transfer_passes(program_, instruction, target_.core) > 1) {
       work.exposed_seconds += seconds;
       work.latency_seconds += (times - 1) * 2 * target_.core.dma_fixed_seconds / cores;
     }

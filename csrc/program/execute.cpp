@@ -187,10 +187,11 @@ class Worker {
       case Opcode::activation:
         core.scalar.activation(dst, src(0), i.function, scalar(1, i.scalar0), scalar(2, i.scalar1));
         break;
-      case Opcode::activation_reduce:
-        core.scalar.activation_reduce(dst, src(0), i.function, scalar(1, i.scalar0), scalar(2, i.scalar1),
-                                      view(item.res));
+      case Opcode::activation_reduce: {
+        const emu::View sums = view(item.res);
+        core.scalar.activation_reduce(dst, src(0), i.function, scalar(1, i.scalar0), scalar(2, i.scalar1), &sums);
         break;
+      }
       case Opcode::tensor_tensor:
         core.vector.tensor_tensor(dst, src(0), src(1), i.alu0);
         break;
@@ -230,9 +231,11 @@ class Worker {
       case Opcode::tensor_reduce:
         core.vector.tensor_reduce(dst, i.alu0, src(0));
         break;
-      case Opcode::tensor_scalar_reduce:
-        core.vector.tensor_scalar_reduce(dst, src(0), i.alu0, scalar(1, i.scalar0), i.alu1, view(item.res));
+      case Opcode::tensor_scalar_reduce: {
+        const emu::View reduced = view(item.res);
+        core.vector.tensor_scalar_reduce(dst, src(0), i.alu0, scalar(1, i.scalar0), i.alu1, &reduced);
         break;
+      }
       case Opcode::tensor_tensor_scan:
         core.vector.tensor_tensor_scan(dst, src(0), src(1), scalar(2, i.scalar0), i.alu0, i.alu1);
         break;

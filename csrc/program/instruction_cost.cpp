@@ -30,26 +30,34 @@ std::int64_t run_length(const Tile& tile) {
   return run;
 }
 
-bool is_contiguous(const Tile& tile) {
-  return run_length(tile) == tile.free_elements();
+// Elements of the innermost dimension that has several.
+std::int64_t innermost(const Tile& tile) {
+  for (auto dim = tile.free.rbegin(); dim != tile.free.rend(); ++dim) {
+    if (dim->size > 1) {
+      return dim->stride == 0 ? 1 : dim->size;
+    }
+  }
+  return 1;
 }
 
 // What the performance modes ask of what an instruction streams; an operand of one element per partition does not
 // count.
 struct Operands {
   bool low_precision = true;  // all in two bytes, from NeuronCore-v4 on also in one
-  bool in_sbuf = true;
-  bool contiguous = true;
+  bool contiguous = true;     // the innermost dimension of every operand
+  bool inputs_in_sbuf = true;
+  int num_in_psum = 0;
 
   Operands(const Program& program, const Instruction& instruction, const target::Core& core)
       : least_bytes_(emu::generation(core) >= 4 ? 1 : 2) {
-    add(program, instruction.dst);
     for (const Tile& tile : instruction.src) {
       const bool is_per_partition = tile.free_elements() == 1 && instruction.dst.free_elements() > 1;
       if (!is_per_partition) {
         add(program, tile);
       }
     }
+    inputs_in_sbuf = num_in_psum == 0;
+    add(program, instruction.dst);
   }
 
  private:
@@ -62,8 +70,8 @@ struct Operands {
     const Buffer& buffer = buffer_of(program, tile);
     low_precision =
         low_precision && target::is_small_float(buffer.dtype) && target::itemsize(buffer.dtype) >= least_bytes_;
-    in_sbuf = in_sbuf && buffer.memory == Memory::sbuf;
-    contiguous = contiguous && is_contiguous(tile);
+    num_in_psum += buffer.memory == Memory::psum ? 1 : 0;
+    contiguous = contiguous && run_length(tile) >= innermost(tile);
   }
 };
 
@@ -115,7 +123,7 @@ std::int64_t tensor_tensor_cycles(std::int64_t n, Alu alu, const Operands& opera
   if (alu == Alu::divide && !operands.low_precision) {
     return 8 * n;
   }
-  if (!operands.in_sbuf) {
+  if (!operands.inputs_in_sbuf) {
     return n;
   }
   if (!operands.low_precision) {
@@ -125,13 +133,15 @@ std::int64_t tensor_tensor_cycles(std::int64_t n, Alu alu, const Operands& opera
   return speed_up(fast ? n : 2 * n, core.vector_tensor_tensor_bf16_speedup);
 }
 
-// Copies and scalar forms: the full performance mode from SBUF to SBUF, half of it otherwise.
+// Copies and scalar forms: the full performance mode from SBUF to SBUF; half of it where either only the places are
+// scattered, or only one end lies in PSUM.
 std::int64_t copy_cycles(std::int64_t n, const Operands& operands, const target::Core& core) {
-  if (!operands.low_precision) {
+  const int hindrances = operands.num_in_psum + (operands.contiguous ? 0 : 1);
+  if (!operands.low_precision || hindrances > 1) {
     return n;
   }
   const std::int64_t mode = core.vector_copy_bf16_speedup;
-  return speed_up(n, operands.in_sbuf && operands.contiguous ? mode : mode / 2);
+  return speed_up(n, hindrances == 0 ? mode : mode / 2);
 }
 
 // n indices of e elements each: n e / C with C = ((28 + t e) / (t e)) / min(4 / size, e), t = 4 (facts 3.1), rounded
@@ -150,7 +160,7 @@ std::int64_t vector_cycles(const Program& program, const Instruction& instructio
   const Alu alu = instruction.alu0;
   switch (traits(instruction.opcode).rule) {
     case CycleRule::activation:
-      return speed_up(n, operands.low_precision ? core.scalar_bf16_speedup : 1);
+      return instruction.res.buffer >= 0 ? std::max(core.min_instruction_cycles, n) + core.min_instruction_cycles : n;
     case CycleRule::copy:
       return is_any(Alu::reciprocal, {alu, instruction.alu1}) ? 8 * n : copy_cycles(n, operands, core);
     case CycleRule::tensor_tensor:
@@ -255,7 +265,7 @@ void add_bytes(std::int64_t Counts::* hbm, std::int64_t Counts::* sbuf, std::int
 }  // namespace
 
 std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
-  if (instruction.engine == Engine::dma || traits(instruction.opcode).engine == Engine::sync) {
+  if (instruction.engine == Engine::dma || traits(instruction.opcode).rule == CycleRule::none) {
     return 0;
   }
   if (instruction.engine == Engine::tensor) {
@@ -264,6 +274,16 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
   const CycleRule rule = traits(instruction.opcode).rule;
   if (rule == CycleRule::local_gather) {
     return core.gpsimd_fixed_cycles + local_gather_cycles(program, instruction);
+  }
+  if (rule == CycleRule::gpsimd_dma) {
+    const Tile& tile = instruction.src.front();
+    const auto bytes = static_cast<double>(tile.elements() * target::itemsize(buffer_of(program, tile).dtype));
+    const double seconds = bytes / core.gpsimd_dma_bytes_per_second;
+    return core.gpsimd_fixed_cycles + static_cast<std::int64_t>(std::ceil(seconds * core.gpsimd_clock_hz));
+  }
+  if (rule == CycleRule::gather_512) {
+    const std::int64_t n = streamed(program, instruction);
+    return core.gpsimd_fixed_cycles * ceil_div(n, 512) + n;
   }
   if (rule == CycleRule::gpsimd || instruction.engine == Engine::gpsimd) {
     // A quarter of ScalarE's rate, at the same clock (NKI's page of engines for operators on several).
@@ -293,9 +313,18 @@ double clock_hz(Engine engine, const target::Target& target) {
   }
 }
 
+bool is_exchange(Opcode opcode) {
+  return opcode == Opcode::sendrecv || opcode == Opcode::sendrecv_compute;
+}
+
 bool adds_in_place(const Instruction& instruction) {
   return (instruction.opcode == Opcode::dma_scatter || instruction.opcode == Opcode::dma_copy) &&
          instruction.alu0 == Alu::add;
+}
+
+int transfer_passes(const Program& program, const Instruction& instruction, const target::Core& core) {
+  const bool is_near_memory = emu::generation(core) >= 4 && buffer_of(program, instruction.dst).memory == Memory::sbuf;
+  return adds_in_place(instruction) && !is_near_memory ? 2 : 1;
 }
 
 Transfer transfer(const Program& program, const Instruction& instruction) {
@@ -315,11 +344,13 @@ Transfer transfer(const Program& program, const Instruction& instruction) {
       result.bytes = std::max(result.bytes, moved.bytes);
     }
   };
-  if (instruction.opcode == Opcode::dma_compute) {  // the engines take in every source, wherever it lies
+  // The engines take in every source, wherever it lies; those of both cores where both reduce.
+  if (instruction.opcode == Opcode::dma_compute || is_exchange(instruction.opcode)) {
+    const int times = instruction.opcode == Opcode::sendrecv_compute ? 2 : 1;
     for (const Tile& tile : instruction.src) {
       const Transfer moved = end(tile);
-      result.descriptors += moved.descriptors;
-      result.bytes += moved.bytes;
+      result.descriptors += times * moved.descriptors;
+      result.bytes += times * moved.bytes;
     }
   }
   add(instruction.dst);
@@ -361,6 +392,10 @@ double dma_seconds(const Program& program, const Instruction& instruction, const
       rate = std::min(rate, target.device.host_bytes_per_second);
     }
   }
+  if (instruction.opcode == Opcode::dma_transpose) {
+    const bool is_on_chip = buffer_of(program, instruction.src.front()).memory == Memory::sbuf;
+    rate *= is_on_chip ? target.core.dma_transpose_on_chip_efficiency : target.core.dma_transpose_efficiency;
+  }
   return std::max(charged / rate, indexing_seconds(program, instruction, target));
 }
 
@@ -369,6 +404,9 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
   const auto engine = static_cast<std::size_t>(instruction.engine);
   counts.instructions[engine] += times;
   counts.busy_cycles[engine] += times * cycles(program, instruction, core);
+  if (instruction.opcode == Opcode::core_barrier) {
+    return;  // moves nothing
+  }
   add_bytes(&Counts::hbm_write_bytes, &Counts::sbuf_write_bytes, &Counts::psum_write_bytes, counts, program,
             instruction, instruction.dst, times);
   add_bytes(&Counts::hbm_write_bytes, &Counts::sbuf_write_bytes, &Counts::psum_write_bytes, counts, program,
@@ -384,13 +422,16 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
     counts.dma_transfers += times;
     counts.dma_descriptors += times * transfer(program, instruction).descriptors;
   }
-  if (instruction.engine == Engine::tensor) {
+  if (instruction.engine == Engine::tensor && !instruction.src.empty()) {
     // The array is busy as a whole, whatever part of it the tile fills.
     const bool moves_data = instruction.opcode == Opcode::nc_transpose;
     const Tile& moving = instruction.src[moves_data ? 0 : 1];
     const std::int64_t columns = moves_data ? moving.partitions : moving.free_elements();
     const std::int64_t flops = times * 2 * core.num_partitions * core.stationary_free_max_elements * columns;
-    counts.hardware_flops[buffer_of(program, moving).dtype] += flops;
+    const Dtype dtype = buffer_of(program, moving).dtype;
+    // What moves data alone takes one pass, whatever its width.
+    const bool is_one_pass = moves_data && target::itemsize(dtype) >= 4;
+    counts.hardware_flops[is_one_pass ? Dtype::bfloat16 : dtype] += flops;
     counts.transpose_flops += moves_data ? flops : 0;
   }
 }

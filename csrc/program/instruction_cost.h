@@ -21,10 +21,14 @@ struct Transfer {
   std::int64_t bytes = 0;  // carried by the DMA engines: a broadcast row counts once per partition
 };
 Transfer transfer(const Program& program, const Instruction& instruction);
+// Whether two cores' tiles cross.
+bool is_exchange(Opcode opcode);
 // Whether an index tile picks the rows that a transfer moves.
 bool is_indexed(Opcode opcode);
 // A transfer that adds reads what it writes.
 bool adds_in_place(const Instruction& instruction);
+// How often such a transfer passes over its data: twice, but once where SBUF adds by itself, from NeuronCore-v4 on.
+int transfer_passes(const Program& program, const Instruction& instruction, const target::Core& core);
 // The time of a transfer on the DMA engines of `num_cores` cores together, from its start on; one that adds takes
 // it twice. HBM is the device's: the cores draw on one rate, each limited by its own DMA engines. A descriptor shorter
 // than `saturating` bytes costs like (bytes + saturating) / 2 of them: half the saturating size is spent on its start.

@@ -9,11 +9,13 @@ namespace {
 constexpr OpcodeTraits kTraits[] = {
     {Opcode::dma_copy, Engine::dma, 1, CycleRule::none,
      "dst, src, [priority], [oob_mode], [dge_mode], [engine], [dst_rmw_op], [queue]",
-     "HBM or SBUF, as many elements; casts through fp32; dst_rmw_op is add; priority 0 to 3 from v4; dge_mode unknown, "
-     "none, swdge or hwdge (from v3), engine sync or scalar with hwdge: hints without a cost of their own"},
+     "HBM or SBUF, as many elements; casts through fp32, not with hwdge; dst_rmw_op is add; priority 0 to 3 from v4; "
+     "dge_mode unknown, none, swdge or hwdge (from v3), engine sync or scalar with hwdge: hints without a cost of "
+     "their "
+     "own"},
     {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none,
      "dst, src, [axes], [priority], [dge_mode], [oob_mode], [queue]",
-     "dst in SBUF; axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
+     "dst in SBUF; 2 or 4 bytes; axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
     {Opcode::dma_gather, Engine::dma, 2, CycleRule::none, "dst, src, index, [oob_mode], [queue]",
      "src in HBM, index 32-bit in SBUF; out of bounds: error or skip"},
     {Opcode::dma_scatter, Engine::dma, 2, CycleRule::none, "dst, src, index, [dst_rmw_op], [oob_mode], [queue]",
@@ -29,24 +31,34 @@ constexpr OpcodeTraits kTraits[] = {
      "TensorE: up to 128x128, SBUF to PSUM (v2 spreads NaN and Inf); VectorE: up to 32x32; one dtype"},
     {Opcode::activation, Engine::scalar, 1, CycleRule::activation,
      "dst, op, data, [bias], [scale], [reduce_op], [reduce_res], [reduce_cmd]",
-     "scale fp32, bias not tf32, scalars (bias from v3) or [P, 1]; reduce_op is add"},
-    {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::plus_reduce,
-     "dst, op, data, reduce_op, reduce_res, [bias], [scale]", "as activation; reduce_res [P, 1]"},
+     "scale fp32, bias not tf32, scalars (bias from v3) or [P, 1]; reduce_op is add; GpSimdE from v4, in SBUF and "
+     "without "
+     "a reduction"},
+    {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::activation,
+     "dst, op, data, reduce_op, [reduce_res], [bias], [scale]", "as activation; reduce_res [P, 1]"},
+    {Opcode::activate2, Engine::scalar, 1, CycleRule::activation,
+     "dst, op, data, imm0, imm1, op0, op1, [relu_param], [reverse0], [reverse1], [reduce_op], [reduce_res], "
+     "[reduce_cmd], "
+     "[engine]",
+     "op0 and op1 multiply with add, subtract or bypass, or add, subtract or bypass alone; imm0, imm1 and relu_param "
+     "scalars or [P, 1]; reduce_op add, maximum, minimum, abs_max or abs_min; GpSimdE in SBUF and without a reduction",
+     4},
     {Opcode::tensor_tensor, Engine::vector, 2, CycleRule::tensor_tensor, "dst, data1, data2, op, [engine]",
      "not both inputs in PSUM; power, and int32 and uint32 unless asked otherwise, on GpSimdE, which takes SBUF only "
      "and "
      "computes integers as such; bitwise operations take integers"},
     {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy,
      "dst, data, op0, operand0, [reverse0], [op1], [operand1], [reverse1], [engine]",
-     "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE: multiply, add, multiply and add; "
-     "reciprocal in 8 N; rsqrt in 4 N on GpSimdE, which takes SBUF only"},
+     "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE before v4: multiply, add, multiply and "
+     "add; "
+     "reciprocal in 8 N; rsqrt alone on GpSimdE, in 4 N, in SBUF; abs_max, abs_min, square and relu from v4"},
     {Opcode::scalar_tensor_tensor, Engine::vector, 2, CycleRule::scalar_tensor,
      "dst, data, op0, operand0, op1, operand1, [reverse0], [reverse1]",
      "not both inputs in PSUM; no bitwise operations"},
     {Opcode::tensor_copy, Engine::vector, 1, CycleRule::copy, "dst, src, [engine]",
      "bits kept where the dtype is; GpSimdE not in PSUM; ScalarE from v3"},
     {Opcode::tensor_copy_predicated, Engine::vector, 1, CycleRule::predicated, "dst, src, predicate, [reverse_pred]",
-     "predicate unsigned, one dtype, not both inputs in PSUM"},
+     "predicate unsigned, one dtype, not both inputs in PSUM; reverse_pred with a scalar only"},
     {Opcode::select, Engine::vector, 2, CycleRule::full, "dst, predicate, on_true, on_false", "", 2, true},
     {Opcode::reciprocal, Engine::vector, 1, CycleRule::reciprocal, "dst, data", ""},
     {Opcode::tensor_reduce, Engine::vector, 1, CycleRule::reduce, "dst, op, data, axis, [negate], [keepdims]",
@@ -58,7 +70,8 @@ constexpr OpcodeTraits kTraits[] = {
      "at most 512 elements per partition; dst [P, 6]"},
     {Opcode::bn_aggr, Engine::vector, 1, CycleRule::bn_aggr, "dst, data",
      "a multiple of 3 elements per partition; dst [P, 2]"},
-    {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value, [engine]", "x4 tiles: 0"},
+    {Opcode::memset, Engine::vector, 0, CycleRule::memset, "dst, value, [engine]",
+     "integers of integer tiles; x4 tiles: 0"},
     {Opcode::iota, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, pattern, [offset], [channel_multiplier]",
      "SBUF; pattern of at most 4 [step, num] pairs; int32"},
     {Opcode::affine_select, Engine::gpsimd, 1, CycleRule::gpsimd,
@@ -73,11 +86,10 @@ constexpr OpcodeTraits kTraits[] = {
      "8 to 16384 elements per partition; vals [P, 8]; dst [P, 8], uint16 or uint32"},
     {Opcode::nc_match_replace8, Engine::vector, 1, CycleRule::full, "dst, data, vals, imm, [dst_idx]",
      "at most 16384 elements per partition; vals [P, 8]; dst_idx uint16 or uint32"},
-    {Opcode::rng, Engine::gpsimd, 0, CycleRule::gpsimd, "dst, [engine]", "integers; GpSimdE from v3, in SBUF", 2, true},
+    {Opcode::rng, Engine::vector, 0, CycleRule::full, "dst, [engine]", "integers; GpSimdE from v3, in SBUF", 2, true},
     {Opcode::tensor_scalar_reduce, Engine::vector, 1, CycleRule::plus_reduce,
-     "dst, data, op0, operand0, reduce_op, reduce_res, [reverse0], [reduce_cmd], [reduce_init]",
-     "no bitwise operations; reduce_op add, subtract, multiply, maximum or minimum; reduce_res [P, 1]; reduce_init "
-     "with "
+     "dst, data, op0, operand0, reduce_op, [reduce_res], [reverse0], [reduce_cmd], [reduce_init], [reduce_res_negate]",
+     "no bitwise operations; reduce_op add, multiply, maximum or minimum; reduce_res [P, 1]; reduce_init with "
      "load_reduce"},
     {Opcode::tensor_scalar_cumulative, Engine::vector, 1, CycleRule::half_rate,
      "dst, src, op0, op1, imm0, [imm1], [reduce_cmd]",
@@ -91,7 +103,7 @@ constexpr OpcodeTraits kTraits[] = {
      "[on_false_value]",
      "floating; bounds fp32 [P, 1]; comparisons; on_false_value is the lowest fp32", 3},
     {Opcode::dropout, Engine::vector, 1, CycleRule::full, "dst, data, prob",
-     "prob 0 to 1, a scalar or [P, 1] (of integers: fp32); integers keep their dtype"},
+     "prob 0 to 1, a scalar or [P, 1] (of integers: fp32); one dtype"},
     {Opcode::nc_stream_shuffle, Engine::vector, 1, CycleRule::full, "dst, src, shuffle_mask",
      "mask of 32, 255 leaves a partition alone; one dtype"},
     {Opcode::quantize_mx, Engine::vector, 1, CycleRule::quarter, "dst, src, dst_scale",
@@ -100,11 +112,9 @@ constexpr OpcodeTraits kTraits[] = {
      4},
     {Opcode::nc_matmul_mx, Engine::tensor, 4, CycleRule::matmul,
      "dst, stationary, moving, stationary_scale, moving_scale, [tile_position], [tile_size], [accumulate]",
-     "x4 dtypes in SBUF, K a multiple of 32, M even; scales uint8 as quantize_mx lays them; N <= 512, or 1024 into "
-     "bf16",
-     4},
-    {Opcode::nc_n_gather, Engine::gpsimd, 2, CycleRule::gpsimd, "dst, data, indices", "SBUF; indices uint32; one dtype",
-     2, true},
+     "x4 dtypes in SBUF, K a multiple of 32, M even; scales uint8 as quantize_mx lays them; N as nc_matmul's", 4},
+    {Opcode::nc_n_gather, Engine::gpsimd, 2, CycleRule::gather_512, "dst, data, indices",
+     "SBUF; indices uint32; one dtype", 2, true},
     {Opcode::tensor_partition_reduce, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, op, data",
      "SBUF; add, maximum, bitwise_or or bitwise_and; dst [1, N]", 2, true},
     {Opcode::sequence_bounds, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, segment_ids",
@@ -133,6 +143,17 @@ constexpr OpcodeTraits kTraits[] = {
      "holds all that the engine or DMA queue is given after it; a value that no instruction before it can have reached "
      "raises",
      2, true},
+    {Opcode::core_barrier, Engine::gpsimd, 1, CycleRule::none, "data, cores, [engine]",
+     "both cores of a logical one; data in HBM; cores (0, 1); holds up the engine", 3, true},
+    {Opcode::sendrecv, Engine::dma, 1, CycleRule::gpsimd_dma,
+     "src, dst, send_to_rank, recv_from_rank, pipe_id, [dma_engine], [queue]",
+     "both cores of a logical one; SBUF, one dtype and shape on both; gpsimd_dma: at most 1024, 512 "
+     "or "
+     "256 bytes per partition of 32, 16 or 8 bits",
+     3, true},
+    {Opcode::sendrecv_compute, Engine::dma, 1, CycleRule::none,
+     "src, dst, send_to_rank, recv_from_rank, reduce_op, [queue]",
+     "as sendrecv, SBUF or HBM; reduce_op add, maximum or minimum", 3, true},
 };
 
 constexpr bool is_complete() {
@@ -160,15 +181,15 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::transpose:
       return "TensorE max(P, min(64, F)); VectorE max(64, N)";
     case CycleRule::activation:
-      return "max(64, N / 16-bit mode)";
+      return "max(64, N), and 64 to read a sum out; GpSimdE 150 + N";
     case CycleRule::plus_reduce:
       return "max(64, N) + 64";
     case CycleRule::copy:
       return "max(64, N / performance mode); GpSimdE 150 + N";
     case CycleRule::full:
-      return "max(64, N)";
+      return "max(64, N); GpSimdE 150 + N";
     case CycleRule::tensor_tensor:
-      return "max(64, N) in PSUM or 16-bit add, subtract, multiply; max(64, 2 N)";
+      return "max(64, N) with an input in PSUM, or 16-bit add, subtract, multiply; max(64, 2 N)";
     case CycleRule::scalar_tensor:
       return "max(64, N) for 16-bit subtract, multiply; max(64, 2 N)";
     case CycleRule::half_rate:
@@ -187,6 +208,10 @@ std::string_view formula(CycleRule rule) {
       return "150 + N";
     case CycleRule::local_gather:
       return "150 + N e / C";
+    case CycleRule::gather_512:
+      return "150 * ceil(N / 512) + N";
+    case CycleRule::gpsimd_dma:
+      return "-; GpSimdE 150 + bytes at the rate of its DMA";
     case CycleRule::quarter:
       return "max(64, N / 4)";
   }

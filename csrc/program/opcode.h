@@ -12,11 +12,11 @@ enum class CycleRule : std::uint8_t {
   none,           // DMA: time comes from bytes and descriptors
   matmul,         // passes * max(min(64, N_stationary), N_moving)
   transpose,      // TensorE max(P, min(64, F)); VectorE N
-  activation,     // N over ScalarE's 16-bit speed-up
+  activation,     // N, and 64 where the sums are read out
   plus_reduce,    // N + 64
   copy,           // N over the copy performance mode
   full,           // N
-  tensor_tensor,  // N in PSUM or 16-bit add, subtract, multiply; 2N otherwise
+  tensor_tensor,  // N with an input in PSUM or 16-bit add, subtract, multiply; 2N otherwise
   scalar_tensor,  // N for 16-bit subtract, multiply; 2N otherwise
   half_rate,      // 2N
   predicated,     // N in 16 bits, 2N otherwise
@@ -26,6 +26,8 @@ enum class CycleRule : std::uint8_t {
   memset,         // N/2 for 16-bit zero; N otherwise
   gpsimd,         // fixed + N
   local_gather,   // fixed + n e / C
+  gather_512,     // fixed for each 512 indices, + N
+  gpsimd_dma,     // on GpSimdE fixed + bytes at the rate of its own DMA
   quarter,        // N/4
 };
 

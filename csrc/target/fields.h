@@ -54,6 +54,9 @@ struct Fields<Core> {
       TRN_FIELD(Core, dma_bytes_per_second),
       TRN_FIELD(Core, dma_fixed_seconds),
       TRN_FIELD(Core, dma_saturating_bytes),
+      TRN_FIELD(Core, dma_transpose_efficiency),
+      TRN_FIELD(Core, dma_transpose_on_chip_efficiency),
+      TRN_FIELD(Core, gpsimd_dma_bytes_per_second),
   };
 };
 

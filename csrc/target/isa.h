@@ -23,6 +23,7 @@ enum class Opcode : std::uint8_t {
   nc_transpose,       // TensorE transpose through PSUM
   activation,         // func(scale * x + bias) on ScalarE
   activation_reduce,  // the same, summed along the free axis
+  activate2,          // func(alu1(alu0(x, imm0), imm1))
   tensor_tensor,      // alu(a, b)
   tensor_scalar,      // alu1(alu0(x, scalar0), scalar1)
   scalar_tensor_tensor,
@@ -65,6 +66,9 @@ enum class Opcode : std::uint8_t {
   register_move,
   semaphore_increment,
   semaphore_wait,
+  core_barrier,      // both cores of a logical one go on when both have come
+  sendrecv,          // tiles that the two send each other
+  sendrecv_compute,  // the same, reduced with one's own
 };
 
 // AluOp of nki.isa for VectorE and GpSimdE; `none` where the instruction takes no second operation.
@@ -78,7 +82,8 @@ enum class Alu : std::uint8_t {
   minimum,
   power,
   modulo,
-  abs_max,
+  abs_max,  // the operand of the larger size, as it is; of one size the second
+  abs_min,
   bitwise_and,
   bitwise_or,
   bitwise_xor,
@@ -94,9 +99,11 @@ enum class Alu : std::uint8_t {
   less_equal,
   greater,
   greater_equal,
-  abs,  // these three of one operand
+  abs,  // from here on of one operand
   reciprocal,
   rsqrt,  // on GpSimdE
+  square,
+  relu,
 };
 
 constexpr bool is_unary(Alu alu) {
@@ -147,6 +154,7 @@ enum class Activation : std::uint8_t {
   silu_dx,
   tanh_dx,
   erf_dx,
+  prelu,  // with a slope below 0, of activate2
 };
 
 template <class Enum>
@@ -176,6 +184,7 @@ inline constexpr Named<Opcode> kOpcodeNames[] = {
     {Opcode::nc_transpose, "nc_transpose"},
     {Opcode::activation, "activation"},
     {Opcode::activation_reduce, "activation_reduce"},
+    {Opcode::activate2, "activate2"},
     {Opcode::tensor_tensor, "tensor_tensor"},
     {Opcode::tensor_scalar, "tensor_scalar"},
     {Opcode::scalar_tensor_tensor, "scalar_tensor_tensor"},
@@ -218,6 +227,9 @@ inline constexpr Named<Opcode> kOpcodeNames[] = {
     {Opcode::register_move, "register_move"},
     {Opcode::semaphore_increment, "semaphore_increment"},
     {Opcode::semaphore_wait, "semaphore_wait"},
+    {Opcode::core_barrier, "core_barrier"},
+    {Opcode::sendrecv, "sendrecv"},
+    {Opcode::sendrecv_compute, "sendrecv_compute"},
 };
 inline constexpr std::size_t kNumOpcodes = std::size(kOpcodeNames);
 
@@ -232,6 +244,7 @@ inline constexpr Named<Alu> kAlus[] = {
     {Alu::power, "power"},
     {Alu::modulo, "modulo"},
     {Alu::abs_max, "abs_max"},
+    {Alu::abs_min, "abs_min"},
     {Alu::bitwise_and, "bitwise_and"},
     {Alu::bitwise_or, "bitwise_or"},
     {Alu::bitwise_xor, "bitwise_xor"},
@@ -250,6 +263,8 @@ inline constexpr Named<Alu> kAlus[] = {
     {Alu::abs, "abs"},
     {Alu::reciprocal, "reciprocal"},
     {Alu::rsqrt, "rsqrt"},
+    {Alu::square, "square"},
+    {Alu::relu, "relu"},
 };
 
 inline constexpr Named<Activation> kActivations[] = {
@@ -279,6 +294,7 @@ inline constexpr Named<Activation> kActivations[] = {
     {Activation::silu_dx, "silu_dx"},
     {Activation::tanh_dx, "tanh_dx"},
     {Activation::erf_dx, "erf_dx"},
+    {Activation::prelu, "prelu"},
 };
 
 // The table of an enumeration, reached by type.
@@ -310,9 +326,9 @@ constexpr bool is_in_order(const Enum last) {
 }
 static_assert(is_in_order(Engine::dma) && std::size(kEngines) == kNumEngines);
 static_assert(is_in_order(Memory::host));
-static_assert(is_in_order(Opcode::semaphore_wait));
-static_assert(is_in_order(Alu::rsqrt));
-static_assert(is_in_order(Activation::erf_dx));
+static_assert(is_in_order(Opcode::sendrecv_compute));
+static_assert(is_in_order(Alu::relu));
+static_assert(is_in_order(Activation::prelu));
 
 template <class Enum>
   requires requires { names(Enum{}); }

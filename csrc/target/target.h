@@ -38,6 +38,10 @@ struct Core {
   double dma_bytes_per_second = 0;        // effective, all engines of the core
   double dma_fixed_seconds = 0;           // start of one transfer
   std::int64_t dma_saturating_bytes = 0;  // contiguous bytes per descriptor from which the rate holds
+  // What a transposing transfer reaches of another one's rate, from HBM and from SBUF.
+  double dma_transpose_efficiency = 1;
+  double dma_transpose_on_chip_efficiency = 1;
+  double gpsimd_dma_bytes_per_second = 0;  // GpSimdE's own DMA, one direction; 0: it has none
 };
 
 // What PyTorch sees as one device `trn:i`: a logical core of `num_cores` physical cores on one HBM share.

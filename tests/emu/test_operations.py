@@ -34,8 +34,7 @@ def test_rsqrt_is_gpsimds() -> None:
     x.write(np.ones((4, 64)))
     core.tensor_scalar(y, x, "rsqrt", 0.0, engine="gpsimd")
     core.tensor_scalar(y, x, "rsqrt")
-    core.tensor_scalar(y, x, "add", 1.0, engine="gpsimd")
-    timeline = core._timeline()
+    timeline = core._shared.timeline()
     assert {timeline["engines"][engine] for engine in timeline["engine"]} == {"gpsimd"}
     with pytest.raises(RuntimeError, match="rsqrt runs on GpSimdE; got vector"):
         core.tensor_scalar(y, x, "rsqrt", engine="vector")
@@ -101,3 +100,13 @@ def test_dtypes_of_later_generations(dtype: str) -> None:
         with pytest.raises(RuntimeError, match=rf"{dtype} exists from NeuronCore-v4 on; got NeuronCore-v[23]"):
             new_core(target).sbuf(dtype, 2, 2)
     new_core("trn3").sbuf(dtype, 2, 2)
+
+
+@pytest.mark.parametrize("engine", ["tensor", "vector", "scalar", "gpsimd", "sync", "dma"])
+def test_semaphores_cost_no_cycles_on_any_engine(engine: str) -> None:
+    core = new_core()
+    core.semaphore_increment(0, engine=engine)
+    core.semaphore_wait(0, 1, engine=engine)
+    counts = core.counts()
+    assert counts["instructions"][engine] == 2
+    assert counts["busy_cycles"][engine] == 0

@@ -134,7 +134,7 @@ CASES: list[tuple[str, Callable[[Any, Tiles], Any]]] = [
         r"\[range_select\] on_false_value is the lowest float32",
         lambda c, t: c.range_select(t.s(), t.s(), "less", "less", t.s(F, 32, 1), t.s(F, 32, 1), on_false_value=0.0),
     ),
-    (r"\[dropout\] integers keep their dtype; got float32\.", lambda c, t: c.dropout(t.s(), t.s(I32), 0.5)),
+    (r"\[dropout\] source and result have one dtype; got float32\.", lambda c, t: c.dropout(t.s(), t.s(I32), 0.5)),
     (
         r"\[nc_transpose\] VectorE transposes few columns; got 33, limit 32\.",
         lambda c, t: c.nc_transpose(t.s(F, 33, 32), t.s(F, 32, 33), "vector"),

@@ -62,7 +62,7 @@ def test_predicated_copies_write_where_the_predicate_says() -> None:
     core.tensor_copy_predicated(dst, src, chosen)
     core.tensor_copy(src.part(1, 0, 2), dst.part(1, 0, 2))
     refuses(lambda: core.tensor_copy(src, dst))
-    core.tensor_copy_predicated(dst, src, chosen, reverse_pred=True)
+    core.tensor_copy_predicated(dst, 2.0, chosen, reverse_pred=True)
     core.tensor_copy(src, dst)
 
 

@@ -68,6 +68,9 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "dma_bytes_per_second": POSITIVE,
         "dma_fixed_seconds": POSITIVE,
         "dma_saturating_bytes": COUNT,
+        "dma_transpose_efficiency": FRACTION,
+        "dma_transpose_on_chip_efficiency": FRACTION,
+        "gpsimd_dma_bytes_per_second": NON_NEGATIVE,
     },
     "device": {
         "num_cores": COUNT,

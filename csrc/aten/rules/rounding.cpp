@@ -11,7 +11,7 @@ constexpr float kIntegersFrom = 8388608;        // 2^23: every float from here o
 constexpr float kLowestInt32 = -2147483648.0F;  // what a cast to int32 makes of what is not finite
 
 Value is_integer(Expression& e, Value x) {
-  return e.apply(Alu::abs_max, x, 0, Alu::greater_equal, kIntegersFrom);
+  return e.apply(Alu::abs, x, 0, Alu::greater_equal, kIntegersFrom);
 }
 
 // 0 x is 0, or NaN.
