@@ -5,6 +5,7 @@ python benchmarks/launch_overhead.py
 
 import argparse
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 CALLS = 50  # a round is shorter than a slice of the scheduler's: on a busy machine some round runs undisturbed
+PASSES = 5  # over all operators, so that none is measured in one stretch of a machine that others slow down
 BARS = {"plain": 0.5, "profile": 1.0, "profile, module, line": 2.0}
 
 
@@ -96,18 +98,18 @@ def measure(device: str, rounds: int) -> list[Row]:
     rows = []
     with torch.no_grad():
         for mode, bar in BARS.items():
-            extra: dict[str, float] = {}
-            base: dict[str, float] = {}
-            for name in cpu:
+            least: dict[str, dict[str, float]] = {name: {} for name in cpu}
+            for name in [*cpu] * PASSES:
                 with recording(mode, device):
                     loop(other[name])
                     variants: dict[str, Callable[[], Any]] = {
                         "cpu": lambda: loop(cpu[name]),  # noqa: B023
                         "device": lambda: loop(other[name]),  # noqa: B023
                     }
-                    seconds = interleave(variants, rounds)
-                base[name] = min(seconds["cpu"]) / CALLS * 1e6
-                extra[name] = min(seconds["device"]) / CALLS * 1e6 - base[name]
+                    for variant, seconds in interleave(variants, rounds // PASSES).items():
+                        least[name][variant] = min(*seconds, least[name].get(variant, math.inf))
+            base = {name: variants["cpu"] / CALLS * 1e6 for name, variants in least.items()}
+            extra = {name: variants["device"] / CALLS * 1e6 - base[name] for name, variants in least.items()}
             worst = max(extra, key=lambda name: extra[name])
             rows.append(
                 Row(
