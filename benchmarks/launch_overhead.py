@@ -106,7 +106,7 @@ def measure(device: str, rounds: int) -> list[Row]:
                         "cpu": lambda: loop(cpu[name]),  # noqa: B023
                         "device": lambda: loop(other[name]),  # noqa: B023
                     }
-                    for variant, seconds in interleave(variants, rounds // PASSES).items():
+                    for variant, seconds in interleave(variants, max(rounds // PASSES, 1)).items():
                         least[name][variant] = min(*seconds, least[name].get(variant, math.inf))
             base = {name: variants["cpu"] / CALLS * 1e6 for name, variants in least.items()}
             extra = {name: variants["device"] / CALLS * 1e6 - base[name] for name, variants in least.items()}

@@ -166,13 +166,14 @@ def cost_ledger(
         raise ValueError(f"[costing] mode must be one of {', '.join(MODES)}; got {mode!r}. Leave it out for eager.")
     narrowed = [frozenset(narrowed_dtypes(spec)) for spec in ledger.specs]
     fallbacks = {op for op in ledger.data["ops"] if falls_back(op)}
-    modes = ["eager" if is_transfer(spec) else mode for spec in ledger.specs]
+    is_moved = [is_transfer(spec) for spec in ledger.specs]
     return [
         _cost_entry(
             entry,
             costs[entry["spec"]],
             target["device"],
-            modes[entry["spec"]],
+            mode,
+            is_moved[entry["spec"]],
             narrowed[entry["spec"]],
             entry["op"] in fallbacks,
         )
@@ -210,6 +211,7 @@ def _cost_entry(
     cost: Cost,
     device: Mapping[str, Any],
     mode: str,
+    is_moved: bool,
     narrowed: frozenset[str],
     falls_back: bool,
 ) -> Launch:
@@ -219,10 +221,13 @@ def _cost_entry(
     descriptors = launches * counts["dma_descriptors"]
     busy = {engine: float(cost["busy_seconds"].get(engine, 0.0)) for engine in ENGINES}
     seconds, bound = float(cost["seconds"]), str(cost["bound_by"])
-    if mode == "eager":
+    if mode == "eager" or is_moved:
         if device["eager_dispatch_seconds"] > seconds:
             seconds, bound = device["eager_dispatch_seconds"], "dispatch"
         total = launches * seconds
+        if mode != "eager":  # ledgers of older versions let a copy begin a graph
+            total += entry["graphs"] * device["graph_launch_seconds"]
+            seconds = total / launches if launches else 0.0
     else:
         kept_read = max(0, read - entry["fused_read_bytes"])
         kept_write = max(0, write - entry["fused_write_bytes"])

@@ -109,6 +109,7 @@ class LogicalCore:
         **departures: Any,
     ) -> None:
         self.target = target_files.load(target)
+        self._is_running = False
         num_cores: int = self.target["device"]["num_cores"]
         self._shared = _C.LogicalCore(_C.Target(self.target), num_cores, synchronization)
         self.cores = tuple(
@@ -125,11 +126,19 @@ class LogicalCore:
             RuntimeError: a core waits for what the other one, which waits too or has returned, will not bring.
             Whatever a kernel raises.
         """
+        if self._is_running:
+            raise RuntimeError("[LogicalCore.run] one kernel runs at a time; got another call of run. Wait for it.")
+        self._shared.require_settled("LogicalCore.run")
         turns = Turns(len(self.cores), lambda: self._shared.num_joined)
         self._shared.set_wait(turns.wait)
+        self._is_running = True
         try:
             return turns.run([functools.partial(kernel, core, *args) for core in self.cores])
+        except BaseException:
+            self._shared.abandon()  # nobody comes to what a kernel that failed has left in flight
+            raise
         finally:
+            self._is_running = False
             self._shared.set_wait(None)
 
     def timeline(self) -> Timeline:

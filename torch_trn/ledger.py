@@ -242,7 +242,7 @@ def _check(data: Any) -> None:
             count = entry.get(field)
             if not isinstance(count, int) or count < 0:
                 raise ValueError(
-                    f"[ledger] entries[{number}].{field} must be a count; got {count!r}, limit 0. Record again."
+                    f"[ledger] entries[{number}].{field} must be a count; got {count!r}, at least 0. Record again."
                 )
         for field, table in _INDEXED.items():
             index, size = entry.get(field), len(data[table])

@@ -71,6 +71,9 @@ class strict:
     """
 
     def __init__(self, fallback: bool = False, uninitialized: bool | str = False, pointers: bool = False) -> None:
+        for name, flag in (("fallback", fallback), ("pointers", pointers)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"[strict] {name} is True or False; got {flag!r}.")
         if uninitialized not in (False, True, "raise"):
             raise ValueError(f'[strict] uninitialized is False, True or "raise"; got {uninitialized!r}.')
         self._previous = dict(_state)

@@ -90,11 +90,12 @@ class Timeline:
         on_path = set(self.critical_path)
         for number in range(len(self)):
             event = self[number]
-            places = [(event.core, event.queue)]
+            places = [(event.core, event.queue, event.engine)]
             if event.other_core is not None:
-                places.append((event.other_core, int(self._columns["other_queue"][number])))
-            for core, queue in places:
-                tracks.setdefault((core, queue), event.engine)
+                engine = self._columns["engines"][self._columns["other_engine"][number]]
+                places.append((event.other_core, int(self._columns["other_queue"][number]), engine))
+            for core, queue, engine in places:
+                tracks.setdefault((core, queue), engine)
                 rows.append(
                     {
                         "name": event.instruction,

@@ -17,6 +17,7 @@
 #include "aten/op_table.h"
 #include "aten/operator_plan.h"
 #include "aten/system.h"
+#include "aten/unwinding.h"
 
 namespace trn::aten {
 
@@ -363,12 +364,8 @@ void run(const OperatorPlan& plan, DispatchKey cpu_key, Stack* stack) {
     if (devices.results_on_device) {
       scope.emplace(devices.results);
     }
-    try {
-      plan.op.redispatchBoxed(c10::DispatchKeySet(cpu_key), stack);
-    } catch (...) {
-      aliases.follow_written();  // a kernel that raises may have resized its result before
-      throw;
-    }
+    following_errors([&] { plan.op.redispatchBoxed(c10::DispatchKeySet(cpu_key), stack); },
+                     [&] { aliases.follow_written(); });
   }
   const std::size_t first_result = stack->size() - plan.num_returns;
   if (devices.results_on_device) {

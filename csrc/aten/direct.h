@@ -27,6 +27,7 @@
 #include "aten/launching_thread.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
+#include "aten/unwinding.h"
 #include "aten/values.h"
 
 namespace trn::aten {
@@ -383,16 +384,15 @@ class DirectKernel<Result(Args...)> {
     auto compute = [&]() -> Result {
       BelowAutograd below_autograd;
       DeviceScope scope(call.device());
-      try {
-        if (C10_UNLIKELY(plan.draws_without_generator)) {
-          const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());
-          return target.compute.redispatch(kCpu, call.pass(I, args)...);
-        }
-        return target.compute.redispatch(kCpu, call.pass(I, args)...);
-      } catch (...) {
-        call.follow_written(plan);  // a kernel that raises may have resized its result before
-        throw;
-      }
+      return following_errors(
+          [&]() -> Result {
+            if (C10_UNLIKELY(plan.draws_without_generator)) {
+              const LaunchGenerator generator(static_cast<c10::DeviceIndex>(call.device()), call.num_draws());
+              return target.compute.redispatch(kCpu, call.pass(I, args)...);
+            }
+            return target.compute.redispatch(kCpu, call.pass(I, args)...);
+          },
+          [&] { call.follow_written(plan); });
     };
     if constexpr (std::is_reference_v<Result> || std::is_void_v<Result>) {
       compute();

@@ -17,6 +17,7 @@
 #include "aten/launching_thread.h"
 #include "aten/numerics.h"
 #include "aten/system.h"
+#include "aten/unwinding.h"
 #include "aten/values.h"
 
 namespace trn::aten {
@@ -322,12 +323,8 @@ void compute(const OperatorPlan& plan, Call& call, std::optional<HardwareRun>& h
     if (plan.draws_without_generator) {
       generator.emplace(static_cast<c10::DeviceIndex>(call.device()), num_draws);
     }
-    try {
-      plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
-    } catch (...) {
-      call.follow_written();  // a kernel that raises may have resized its result before
-      throw;
-    }
+    following_errors([&] { plan.compute.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack); },
+                     [&] { call.follow_written(); });
   }
   for (std::size_t i = stack.size() - plan.num_returns; i < stack.size(); ++i) {
     call.give_result(stack[i]);

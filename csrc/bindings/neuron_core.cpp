@@ -78,6 +78,15 @@ void require_reached(std::string_view where, Engine engine, std::initializer_lis
   }
 }
 
+// A function without a parameter of its own.
+Activation activation_named(std::string_view where, const std::string& op) {
+  const Activation function = named<Activation>(where, op);
+  if (function == Activation::prelu) {
+    emu::refuse(where, "prelu goes with a slope", "none", "Use activate2.");
+  }
+  return function;
+}
+
 // ScalarE's functions on GpSimdE: from NeuronCore-v4 on, without the registers.
 void require_on_gpsimd(std::string_view where, const RecordedCore& core, Engine engine,
                        std::initializer_list<const Tile*> tiles, emu::ReduceCmd cmd, const emu::View* reduce_res) {
@@ -258,7 +267,7 @@ void bind_elementwise(Class& core) {
              const std::optional<Operand>& bias, const Operand& scale, const std::optional<std::string>& reduce_op,
              const std::optional<Tile>& reduce_res, const std::string& cmd, const std::optional<std::string>& engine) {
             constexpr std::string_view where = "activation";
-            const Activation function = named<Activation>(where, op);
+            const Activation function = activation_named(where, op);
             const emu::ReduceCmd command = reduce_cmd(where, cmd);
             const Engine on = engine_of(where, engine, {Engine::scalar, Engine::gpsimd});
             issue(core, Opcode::activation, &dst, {&data, tile_of(bias), tile_of(scale)},
@@ -311,7 +320,7 @@ void bind_elementwise(Class& core) {
           "activation_reduce",
           [](RecordedCore& core, const Tile& dst, const std::string& op, const Tile& data, const std::string& reduce_op,
              const std::optional<Tile>& reduce_res, const std::optional<Operand>& bias, const Operand& scale) {
-            const Activation function = named<Activation>("activation_reduce", op);
+            const Activation function = activation_named("activation_reduce", op);
             issue(core, Opcode::activation_reduce, &dst, {&data, tile_of(bias), tile_of(scale)},
                   {.function = function, .res = tile_of(reduce_res)}, [&] {
                     is_add("activation_reduce", reduce_op);

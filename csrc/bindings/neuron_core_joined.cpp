@@ -37,7 +37,11 @@ void core_barrier(RecordedCore& core, const Tile& data, const std::vector<std::i
   constexpr std::string_view where = "core_barrier";
   require_pair(where, core);
   if (cores != std::vector<std::int64_t>{0, 1}) {
-    emu::refuse(where, "cores are (0, 1)", std::to_string(cores.size()) + " others", "Name both cores.");
+    std::string got;
+    for (const std::int64_t each : cores) {
+      got += (got.empty() ? "" : ", ") + std::to_string(each);
+    }
+    emu::refuse(where, "cores are (0, 1)", "(" + got + ")", "Name both cores.");
   }
   emu::require_memory(where, "the data lie in HBM, which both cores share", data.view,
                       data.view.memory == target::Memory::hbm, "Copy them there.");
@@ -58,8 +62,10 @@ Half exchanging(RecordedCore& core, Opcode opcode, const Tile& src, const Tile& 
   emu::require_memory(where, "both tiles lie in one memory, SBUF or HBM", dst.view,
                       dst.view.memory == src.view.memory && dst.view.memory != target::Memory::psum,
                       "Copy one of them.");
-  emu::require_initialized(where, src.view);
-  return {.instruction = instruction(core, opcode, &dst, {&src}, also),
+  const program::Instruction made = instruction(core, opcode, &dst, {&src}, also);
+  core.recorder.settle(made, where);
+  core.dma.require_written(where, src.view);
+  return {.instruction = made,
           .send_to_rank = send_to_rank,
           .recv_from_rank = recv_from_rank,
           .dma = &core.dma,
@@ -76,9 +82,11 @@ void sendrecv(RecordedCore& core, const Tile& src, const Tile& dst, std::int64_t
   emu::require_sbuf(where, src.view);
   emu::require_sbuf(where, dst.view);
   if (is_gpsimds) {
-    const std::int64_t size = target::itemsize(src.view.dtype);
-    emu::require_at_most(where, "gpsimd_dma moves at most 256 elements per partition", src.view.free_elements() * size,
-                         256 * size, "Split the tile, or use dma.");
+    emu::require_at_most(where, "gpsimd_dma moves at most 256 elements per partition", src.view.free_elements(), 256,
+                         "Split the tile, or use dma.");
+    if (core.core.gpsimd_dma_bytes_per_second == 0) {
+      emu::refuse(where, "GpSimdE has a DMA of its own", "a rate of 0 in the target", "Use dma.");
+    }
   }
   const Also also = {.engine = is_gpsimds ? Engine::gpsimd : Engine::dma, .queue = is_gpsimds ? std::nullopt : queue};
   Half half = exchanging(core, Opcode::sendrecv, src, dst, send_to_rank, recv_from_rank, also);
@@ -108,6 +116,18 @@ void bind_logical_core(py::module_& module) {
                  target, is_manual ? Synchronization::semaphores : Synchronization::automatic, num_cores);
            }),
            py::arg("target"), py::arg("num_cores") = 1, py::arg("synchronization") = "automatic")
+      .def(
+          "abandon",
+          [](LogicalCore& self) {
+            for (std::int16_t core = 0; core < self.recorder.num_cores(); ++core) {
+              self.recorder.abandon(core);
+            }
+          },
+          "Forgets what is in flight.")
+      .def(
+          "require_settled",
+          [](const LogicalCore& self, const std::string& where) { self.recorder.require_settled(where); },
+          py::arg("where"), "An error where a core still waits for another one.")
       .def_property_readonly("num_joined", [](const LogicalCore& self) { return self.recorder.num_joined(); })
       .def(
           "set_wait",

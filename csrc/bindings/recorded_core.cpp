@@ -43,7 +43,9 @@ void require_reached_by_dma(target::Opcode opcode, const Tile* tile) {
 }  // namespace
 
 LogicalCore::LogicalCore(const target::Target& target, program::Synchronization synchronization, std::int16_t num_cores)
-    : target(of_cores(target, num_cores)), recorder(synchronization, num_cores) {}
+    : target(of_cores(target, num_cores)),
+      recorder(synchronization, num_cores),
+      has_core(static_cast<std::size_t>(num_cores)) {}
 
 RecordedCore::RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t rank, std::uint64_t seed,
                            const emu::Numerics& numerics)
@@ -51,7 +53,19 @@ RecordedCore::RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t ra
       logical(std::move(logical)),
       rank(rank),
       recorder(this->logical->recorder) {
+  emu::require_index("NeuronCore", "a logical core has few cores", rank, recorder.num_cores(), "Use a lower rank.");
+  if (this->logical->has_core[static_cast<std::size_t>(rank)]) {
+    throw Error(Category::invalid_argument,
+                "[NeuronCore] a logical core has one core of each rank; got another one of " + std::to_string(rank) +
+                    ". Use LogicalCore's.");
+  }
+  this->logical->has_core[static_cast<std::size_t>(rank)] = true;
   psum.keep_marks();  // nc_matmul asks what was written where
+}
+
+RecordedCore::~RecordedCore() {
+  recorder.abandon(rank);
+  logical->has_core[static_cast<std::size_t>(rank)] = false;
 }
 
 program::Instruction instruction(const RecordedCore& core, target::Opcode opcode, const Tile* dst,

@@ -26,13 +26,14 @@ struct LogicalCore {
   // Arrays of HBM by where their bytes begin, as long as what owns those lives.
   std::map<std::pair<const void*, target::Dtype>, std::int16_t> tensors;
   std::vector<pybind11::object> kept;  // owners that cannot tell when they go
+  std::vector<bool> has_core;          // by rank
 };
 
 class RecordedCore : public emu::NeuronCore {
  public:
   RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t rank, std::uint64_t seed,
                const emu::Numerics& numerics);
-  ~RecordedCore() { recorder.abandon(rank); }
+  ~RecordedCore();
   RecordedCore(const RecordedCore&) = delete;
   RecordedCore& operator=(const RecordedCore&) = delete;
 

@@ -246,7 +246,7 @@ Tile Tile::pattern(std::int64_t partitions, std::int64_t start, const Pattern& f
 }
 
 py::array Tile::read() const {
-  core->recorder.settle({.opcode = target::Opcode::dma_copy, .src = {operand()}, .core = core->rank});
+  core->recorder.settle({.opcode = target::Opcode::dma_copy, .src = {operand()}, .core = core->rank}, "tile");
   emu::Lanes lanes;
   const std::vector<std::int64_t> shape = {view.partitions, view.free_elements()};
   if (emu::is_integer(view.dtype)) {
@@ -267,7 +267,7 @@ void Tile::write(const py::array& values) const {
   require_writable("tile");
   require_array_shape("tile", values, *this);
   require_values_fit(values, view.dtype);
-  core->recorder.settle({.opcode = target::Opcode::dma_copy, .dst = operand(), .core = core->rank});
+  core->recorder.settle({.opcode = target::Opcode::dma_copy, .dst = operand(), .core = core->rank}, "tile");
   emu::Lanes lanes;
   const std::int64_t n = view.free_elements();
   auto store = [&](auto typed) {

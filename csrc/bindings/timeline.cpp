@@ -49,6 +49,10 @@ py::dict timeline_to_dict(const program::Timeline& timeline) {
   result["core"] = column<std::int16_t>(events, [](const Event& e) { return e.core; });
   result["queue"] = column<std::int32_t>(events, [](const Event& e) { return e.queue; });
   result["other_core"] = column<std::int16_t>(events, [](const Event& e) { return e.joined_core; });
+  result["other_engine"] = column<std::int16_t>(events, [](const Event& e) {
+    const auto& joined = e.instruction->joined;
+    return joined ? joined->engine : e.instruction->engine;
+  });
   result["other_queue"] = column<std::int32_t>(events, [](const Event& e) { return e.joined_queue; });
   result["start_seconds"] = column<double>(events, [](const Event& e) { return e.start_seconds; });
   result["end_seconds"] = column<double>(events, [](const Event& e) { return e.end_seconds; });

@@ -142,7 +142,6 @@ TRN_INLINE void loops(Activation function, const Numerics& numerics, const float
       return run(softplus);
     case Activation::mish:
       return run([](float v) __attribute__((always_inline)) { return v * fast_tanh(softplus(v)); });
-    case Activation::prelu:  // its default slope
     case Activation::relu:
       if (numerics.relu_nan_is_zero) {
         return run([](float v) __attribute__((always_inline)) { return v > 0 ? v : 0.0F; });

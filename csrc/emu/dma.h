@@ -44,11 +44,13 @@ class Dma {
   // The same the other way round; with `accumulates` rows are added in fp32, one after another.
   void scatter(const View& dst, const View& src, const View& index, bool accumulates, bool skips_out_of_bounds = false);
 
+  // Strict mode: raises where nothing wrote a source.
+  void require_written(std::string_view where, const View& src) const;
+
   std::int64_t hbm_read_bytes() const { return hbm_read_bytes_; }
   std::int64_t hbm_write_bytes() const { return hbm_write_bytes_; }
 
  private:
-  void require_written(std::string_view where, const View& src) const;
   void count(const View& dst, const View& src);
   template <class Move>
   void indexed(std::string_view where, const View& rows, const View& tile, const View& index, bool skips, bool fills,

@@ -1,5 +1,6 @@
 // Retypes on-chip buffers by what reads and writes them.
 #include "kernels/precision.h"
+#include "emu/alu.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <vector>
+
+#include "emu/alu.h"
 
 namespace trn::kernels {
 namespace {
@@ -152,16 +155,12 @@ bool is_whole(float value) {
   return std::isinf(value) || std::trunc(value) == value;
 }
 
-bool has_integer_form(Alu alu) {
-  return alu != Alu::divide && alu != Alu::power && alu != Alu::modulo && alu != Alu::abs_max && alu != Alu::abs_min;
-}
-
 // Whether the engines compute the instruction on integer tiles as they do on integers.
 bool computes_integers(const Instruction& i) {
   bool has_scalar_tiles = false;
   for_each_scalar(i, [&](const Tile& tile) { has_scalar_tiles = has_scalar_tiles || tile.buffer >= 0; });
-  if (has_scalar_tiles || !is_whole(i.scalar0) || !is_whole(i.scalar1) || !has_integer_form(i.alu0) ||
-      !has_integer_form(i.alu1)) {
+  if (has_scalar_tiles || !is_whole(i.scalar0) || !is_whole(i.scalar1) || !emu::has_integer_form(i.alu0) ||
+      !emu::has_integer_form(i.alu1)) {
     return false;
   }
   switch (i.opcode) {

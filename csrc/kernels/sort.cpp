@@ -124,11 +124,7 @@ class SortKernel {
 
   // The kernel sorts in descending order.
   float pad(float least) const { return shape_.ascending ? -least : least; }
-  void turn_around(const Tile& keys) {
-    if (shape_.ascending) {
-      builder_.tensor_scalar(keys, keys, Alu::multiply, -1);
-    }
-  }
+  void turn_around(const Tile& keys) { kernels::turn_around(builder_, keys, shape_.ascending); }
 
   void load(const Tile& keys, const Index& row, const Index& column, std::int64_t partitions, std::int64_t columns) {
     if (!inputs_.empty() && is_regular(shape_.inputs, 0, shape_.rows * shape_.cols)) {

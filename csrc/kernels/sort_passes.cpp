@@ -1,4 +1,4 @@
-// Passes of eight.
+// Searches, puts the least value where it found the largest, and searches again.
 #include "kernels/sort_passes.h"
 
 #include <algorithm>
@@ -62,24 +62,18 @@ void SortPasses::build(Builder& builder, const Load& load, const Store& store) c
   const std::int16_t keys = builder.sbuf("keys", key_, num_partitions, std::max(chunk_, kPass));
   const std::int16_t values = builder.sbuf("values", key_, num_partitions, width());
   const std::int16_t positions = builder.sbuf("positions", Dtype::uint32, num_partitions, width());
-  // The kernel sorts in descending order.
   const float least = shape_.ascending ? kInfinity : -kInfinity;
-  auto turn_around = [&](const Tile& tile) {
-    if (shape_.ascending) {
-      builder.tensor_scalar(tile, tile, Alu::multiply, -1);
-    }
-  };
   auto read = [&](const Index& row, std::int64_t partitions, const Index& column, std::int64_t columns) {
     const Tile tile = on_chip_tile(keys, partitions, std::max(columns, kPass));
     if (columns < kPass) {
       builder.memset(tile, least);
     }
     load(on_chip_tile(keys, partitions, columns), row, column, columns);
-    turn_around(tile);
+    turn_around(builder, tile, shape_.ascending);
     return tile;
   };
   auto write = [&](const Index& row, std::int64_t partitions) {
-    turn_around(on_chip_tile(values, partitions, shape_.k));
+    turn_around(builder, on_chip_tile(values, partitions, shape_.k), shape_.ascending);
     store(on_chip_tile(values, partitions, shape_.k), on_chip_tile(positions, partitions, shape_.k), row);
   };
   const std::int64_t candidates = chunk_ < shape_.cols ? num_chunks() * width() : 0;

@@ -30,6 +30,13 @@ inline Dtype key_dtype(Dtype dtype) {
   return is_wide ? tiling::sbuf_dtype(dtype) : Dtype::float32;
 }
 
+// The kernels sort in descending order: ascending keys change their sign before and after.
+inline void turn_around(tiling::Builder& builder, const tiling::Tile& keys, bool ascending) {
+  if (ascending) {
+    builder.tensor_scalar(keys, keys, target::Alu::multiply, -1);
+  }
+}
+
 // A row padded to a power of two, and where it lies. `spread`: over all partitions, one row at a time; else a row per
 // partition. `chunks`: parts of a row that pass through SBUF one after the other, 1 when it fits.
 struct Network {

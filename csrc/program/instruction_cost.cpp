@@ -415,7 +415,7 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
     add_bytes(&Counts::hbm_read_bytes, &Counts::sbuf_read_bytes, &Counts::psum_read_bytes, counts, program, instruction,
               tile, times);
   }
-  if (adds_in_place(instruction)) {
+  if (adds_in_place(instruction) && buffer_of(program, instruction.dst).memory == Memory::hbm) {
     counts.hbm_read_bytes += times * hbm_bytes(program, instruction, instruction.dst);
   }
   if (instruction.engine == Engine::dma && instruction.dst.buffer >= 0) {
@@ -429,9 +429,7 @@ void add_instruction(Counts& counts, const Program& program, const Instruction& 
     const std::int64_t columns = moves_data ? moving.partitions : moving.free_elements();
     const std::int64_t flops = times * 2 * core.num_partitions * core.stationary_free_max_elements * columns;
     const Dtype dtype = buffer_of(program, moving).dtype;
-    // What moves data alone takes one pass, whatever its width.
-    const bool is_one_pass = moves_data && target::itemsize(dtype) >= 4;
-    counts.hardware_flops[is_one_pass ? Dtype::bfloat16 : dtype] += flops;
+    counts.hardware_flops[moves_data ? Dtype::bfloat16 : dtype] += flops;  // one pass, whatever is moved
     counts.transpose_flops += moves_data ? flops : 0;
   }
 }

@@ -86,7 +86,8 @@ constexpr OpcodeTraits kTraits[] = {
      "8 to 16384 elements per partition; vals [P, 8]; dst [P, 8], uint16 or uint32"},
     {Opcode::nc_match_replace8, Engine::vector, 1, CycleRule::full, "dst, data, vals, imm, [dst_idx]",
      "at most 16384 elements per partition; vals [P, 8]; dst_idx uint16 or uint32"},
-    {Opcode::rng, Engine::vector, 0, CycleRule::full, "dst, [engine]", "integers; GpSimdE from v3, in SBUF", 2, true},
+    {Opcode::rng, Engine::vector, 0, CycleRule::full, "dst, [engine]", "integers; GpSimdE from v3, in SBUF, in 150 + N",
+     2, true},
     {Opcode::tensor_scalar_reduce, Engine::vector, 1, CycleRule::plus_reduce,
      "dst, data, op0, operand0, reduce_op, [reduce_res], [reverse0], [reduce_cmd], [reduce_init], [reduce_res_negate]",
      "no bitwise operations; reduce_op add, multiply, maximum or minimum; reduce_res [P, 1]; reduce_init with "
@@ -147,8 +148,7 @@ constexpr OpcodeTraits kTraits[] = {
      "both cores of a logical one; data in HBM; cores (0, 1); holds up the engine", 3, true},
     {Opcode::sendrecv, Engine::dma, 1, CycleRule::gpsimd_dma,
      "src, dst, send_to_rank, recv_from_rank, pipe_id, [dma_engine], [queue]",
-     "both cores of a logical one; SBUF, one dtype and shape on both; gpsimd_dma: at most 1024, 512 "
-     "or "
+     "both cores of a logical one; SBUF, one dtype and shape on both; gpsimd_dma: at most 1024, 512 or "
      "256 bytes per partition of 32, 16 or 8 bits",
      3, true},
     {Opcode::sendrecv_compute, Engine::dma, 1, CycleRule::none,
@@ -181,13 +181,13 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::transpose:
       return "TensorE max(P, min(64, F)); VectorE max(64, N)";
     case CycleRule::activation:
-      return "max(64, N), and 64 to read a sum out; GpSimdE 150 + N";
+      return "max(64, N), and 64 to read a sum out; on GpSimdE 150 + N";
     case CycleRule::plus_reduce:
       return "max(64, N) + 64";
     case CycleRule::copy:
       return "max(64, N / performance mode); GpSimdE 150 + N";
     case CycleRule::full:
-      return "max(64, N); GpSimdE 150 + N";
+      return "max(64, N)";
     case CycleRule::tensor_tensor:
       return "max(64, N) with an input in PSUM, or 16-bit add, subtract, multiply; max(64, 2 N)";
     case CycleRule::scalar_tensor:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "program/instruction_cost.h"
 #include "program/opcode.h"
 #include "target/error.h"
 
@@ -17,7 +18,17 @@ std::int16_t core_of(const Instruction& instruction) {
   return std::max<std::int16_t>(instruction.core, 0);
 }
 
+bool covers(const Footprint& all, const Footprint& part) {
+  return all == part || (all.dims.empty() && all.begin <= part.begin && part.end <= all.end);
+}
+
 }  // namespace
+
+// An exchange's sources, then its results, are the first core's and the other's in turn; where it is over for one core
+// it is for that core's tiles.
+bool Races::goes_by_core(const Instruction& instruction) const {
+  return is_exchange(instruction.opcode) && instruction.joined && (is_automatic_ || instruction.engine == Engine::dma);
+}
 
 Races::Queue Races::queue_of(const Place& place) const {
   if (is_automatic_) {
@@ -92,12 +103,16 @@ Races::Known Races::released(const Instruction& wait) const {
 }
 
 void Races::check(const Program& program, const Instruction& instruction) {
-  if (is_automatic_ && instruction.joined) {
+  if (is_automatic_ && instruction.opcode == Opcode::core_barrier) {
     return;  // after all that either core did
   }
-  const std::vector<Queue> queues = queues_of(instruction);
+  const std::vector<Queue> both = queues_of(instruction);
+  const bool is_by_core = goes_by_core(instruction);
+  std::size_t place = 0;
   const std::string remedy = is_automatic_ ? "Let a core_barrier on it come between." : "Increment a semaphore on ";
   for (const Access& access : accesses(program, instruction, {})) {
+    const std::size_t side = place++ % 2;
+    const std::vector<Queue> queues = is_by_core ? std::vector{both[side]} : both;
     if (!is_told(program, access)) {
       continue;
     }
@@ -146,8 +161,7 @@ void Races::enter_joined(const std::vector<Queue>& queues) {
 }
 
 void Races::use(const Program& program, const Instruction& instruction, const std::vector<Queue>& queues) {
-  // A transfer between two cores: its sources, then its results, the first core's before the other's.
-  const bool is_by_core = queues.size() > 1 && !runs_in_turn(queues.front());
+  const bool is_by_core = goes_by_core(instruction);
   std::size_t place = 0;
   for (const Access& access : accesses(program, instruction, {})) {
     const std::size_t side = place++ % 2;
@@ -157,7 +171,8 @@ void Races::use(const Program& program, const Instruction& instruction, const st
     auto& part = regions_.at(access.buffer, access.footprint);
     if (is_automatic_ && instruction.opcode == Opcode::core_barrier) {
       for (const std::size_t number : part.overlapping) {
-        regions_.parts(access.buffer)[number].state = {};
+        auto& other = regions_.parts(access.buffer)[number];
+        other.state = covers(access.footprint, other.footprint) ? State{} : other.state;
       }
       continue;
     }

@@ -48,6 +48,7 @@ class Races {
   // Whether a queue's next instruction starts when those before it are over.
   bool runs_in_turn(Queue queue) const { return is_automatic_ || queue % kQueuesPerCore < kNumEngines; }
   bool is_ordered(const Use& earlier, const std::vector<Queue>& later) const;
+  bool goes_by_core(const Instruction& instruction) const;
   bool is_told(const Program& program, const Access& access) const;
   // What whoever waits for `value` knows.
   Known released(const Instruction& wait) const;

@@ -35,15 +35,14 @@ void Recorder::enter(Instruction instruction) {
   program_.nests.back().body.emplace_back(std::move(instruction));
 }
 
-void Recorder::settle(const Instruction& instruction) {
+void Recorder::settle(const Instruction& instruction, std::string_view where) {
   while (const Half* waiting = pairs_.in_the_way(program_, instruction)) {
     const std::string what = describe(*waiting);
     if (!wait_) {
-      throw Error(Category::invalid_argument, "[" + std::string(name(instruction.opcode)) +
-                                                  "] what a core shares with another one is used when both " +
-                                                  "have come; got " + what +
-                                                  ", which the other one has not called yet. Call it there first, or " +
-                                                  "let LogicalCore.run drive both.");
+      throw Error(Category::invalid_argument,
+                  "[" + std::string(where) + "] what a core shares with another one is used when both " +
+                      "have come; got " + what + ", which the other one has not called yet. Call it there first, or " +
+                      "let LogicalCore.run drive both.");
     }
     wait_(instruction.core, what);
   }
@@ -71,7 +70,7 @@ Counts Recorder::count(const target::Core& core, std::int16_t rank) const {
 }
 
 void Recorder::join(Half half) {
-  settle(half.instruction);
+  settle(half.instruction, name(half.instruction.opcode));
   std::optional<Half> other = pairs_.partner(half);
   if (!other) {
     pairs_.keep(std::move(half));

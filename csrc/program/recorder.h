@@ -26,7 +26,7 @@ class Recorder {
   // Where semaphores alone synchronise, and between cores, refuses a race first. What `run` throws was never issued.
   template <class Run>
   void issue(Instruction instruction, Run run) {
-    settle(instruction);
+    settle(instruction, name(instruction.opcode));
     if (finds_races_) {
       races_.check(program_, instruction);
     }
@@ -39,8 +39,9 @@ class Recorder {
   // A core that is gone comes to nothing any more.
   void abandon(std::int16_t core) { pairs_.forget_all_of(core); }
 
-  // Waits until what `core` would touch, or the queue that it would stand in, is in flight no more.
-  void settle(const Instruction& instruction);
+  // Waits until what the instruction would touch, or the queue that it would stand in, is in flight no more; `where` is
+  // for errors.
+  void settle(const Instruction& instruction, std::string_view where);
   // Throws where a core still waits for another one.
   void require_settled(std::string_view where) const;
   // Lets the core that `waiting` waits for run; without it, waiting is an error.

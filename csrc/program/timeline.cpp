@@ -30,7 +30,7 @@ class Expansion {
 
   Timeline run() {
     for (const Nest& nest : program_.nests) {
-      nest_cores_ = std::max(std::ceil(most_cores(nest.body, target_.device)), recorded_cores(nest.body));
+      nest_cores_ = std::ceil(most_cores(nest.body, target_.device));
       add_items(nest.body);
     }
     const std::vector<emu::Scheduled> schedule = clock_.run();
@@ -42,9 +42,10 @@ class Expansion {
       event.bound_by = schedule[i].bound_by;
       const double seconds = event.end_seconds - event.start_seconds;
       const Engine engine = event.instruction->engine;
-      const auto core = static_cast<std::size_t>(engine == Engine::dma ? 0 : event.core);
+      const bool is_shared = engine == Engine::dma && event.instruction->core < 0;
+      const auto core = static_cast<std::size_t>(is_shared ? 0 : event.core);
       busy[core][static_cast<std::size_t>(engine)] += seconds;
-      if (event.joined_core >= 0 && engine != Engine::dma) {
+      if (event.joined_core >= 0) {
         busy[static_cast<std::size_t>(event.joined_core)]
             [static_cast<std::size_t>(event.instruction->joined->engine)] += seconds;
       }
@@ -60,16 +61,6 @@ class Expansion {
 
  private:
   static constexpr std::int16_t kAllCores = -1;
-
-  static double recorded_cores(const std::vector<Item>& items) {
-    std::int16_t last = 0;
-    for (const Item& item : items) {
-      if (const auto* instruction = std::get_if<Instruction>(&item)) {
-        last = std::max(last, instruction->core);
-      }
-    }
-    return last + 1;
-  }
 
   // HBM orders instructions only where a program reads what it writes.
   static std::vector<bool> tracked(const Program& program) {
@@ -153,12 +144,14 @@ class Expansion {
     const auto operation = static_cast<std::int32_t>(clock_.size());
     const std::int16_t core = std::max<std::int16_t>({core_, instruction.core, 0});
     const bool is_dma = instruction.engine == Engine::dma;
-    const std::int32_t queue = queue_of(instruction, {core, instruction.engine, instruction.queue}, instruction.dst);
+    const std::int32_t queue = queue_of({core, instruction.engine, instruction.queue}, instruction.dst,
+                                        instruction.src.empty() ? nullptr : &instruction.src.front());
     emu::Operation timed{.queue = queue};
     Event event{.instruction = &instruction, .core = core, .queue = queue};
     if (instruction.joined) {
       event.joined_core = instruction.joined->core;
-      event.joined_queue = timed.joined = queue_of(instruction, *instruction.joined, instruction.res);
+      event.joined_queue = timed.joined =
+          queue_of(*instruction.joined, instruction.res, instruction.src.empty() ? nullptr : &instruction.src.back());
     }
     dependencies_.clear();
     if (instruction.opcode == Opcode::semaphore_wait) {
@@ -191,9 +184,11 @@ class Expansion {
 
   void time_transfer(const Instruction& instruction, emu::Operation& timed) {
     const int passes = transfer_passes(program_, instruction, target_.core);
-    timed.resource = 0;
+    // Of a recorded program each core has its own DMA engines; of a split one the cores draw on all of them together.
+    const double cores = instruction.core < 0 ? nest_cores_ : instruction.joined ? 2 : 1;
+    timed.resource = std::max<std::int16_t>(instruction.core, 0);
     timed.startup_seconds = passes * target_.core.dma_fixed_seconds;
-    timed.busy_seconds = passes * dma_seconds(program_, instruction, target_, nest_cores_);
+    timed.busy_seconds = passes * dma_seconds(program_, instruction, target_, cores);
     for (const std::int32_t queue : {timed.queue, timed.joined}) {
       if (const auto found = last_wait_.find(queue); found != last_wait_.end()) {
         dependencies_.push_back({found->second, false});
@@ -202,14 +197,14 @@ class Expansion {
   }
 
   // DMA queues: as the instruction says, or one for each on-chip tile that is loaded or stored.
-  std::int32_t queue_of(const Instruction& instruction, const Place& place, const Tile& dst) {
+  std::int32_t queue_of(const Place& place, const Tile& dst, const Tile* src) {
     if (place.engine != Engine::dma) {
       return place.core * kNumEngines + static_cast<std::int32_t>(place.engine);
     }
     std::int32_t key = -1 - place.queue;
     if (place.queue < 0) {
       const bool is_load = program_.buffers[static_cast<std::size_t>(dst.buffer)].memory != Memory::hbm;
-      key = is_load || instruction.src.empty() ? dst.buffer : instruction.src.front().buffer;
+      key = is_load || src == nullptr ? dst.buffer : src->buffer;
     }
     const auto [found, is_new] = dma_queues_.try_emplace({place.core, key}, num_queues_);
     num_queues_ += is_new ? 1 : 0;

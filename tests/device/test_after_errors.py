@@ -24,7 +24,7 @@ def resized_then_raises() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(resized_then_raises()))
+@pytest.mark.parametrize("name", ["remainder", "floor_divide", "index_select", "gather", "take", "frac"])
 def test_a_result_resized_by_a_kernel_that_raises(name: str) -> None:
     call = resized_then_raises()[name]
     for _ in range(3):
@@ -48,7 +48,7 @@ def test_the_result_has_the_size_that_it_has_on_the_cpu() -> None:
 
 def test_a_copy_to_nothing_is_checked() -> None:
     for source in (torch.ones(2, 4), torch.ones(2, 4, device="trn")):
-        with pytest.raises(RuntimeError, match="0"):
+        with pytest.raises(RuntimeError, match=r"expanded size of the tensor \(0\) must match the existing size \(4\)"):
             torch.empty(2, 0, device="trn").copy_(source)
     torch.empty(2, 0, device="trn").copy_(torch.ones(2, 1))
 

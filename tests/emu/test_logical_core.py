@@ -1,6 +1,7 @@
 """The cores of a logical one: what they send each other, what a barrier orders, and what waits for what."""
 
 import gc
+import itertools
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_by_hand_what_is_in_flight_is_not_used() -> None:
     got = [core.sbuf("float32", *SHAPE) for core in (zero, one)]
     send(zero, mine[0], got[0])
     zero.tensor_scalar(zero.sbuf("float32", *SHAPE), mine[0], "multiply", 2.0)  # reads what is sent: allowed
-    with pytest.raises(ValueError, match=r"\[dma_copy\] .* got sendrecv of core 0, which the other one has not called"):
+    with pytest.raises(ValueError, match=r"\[tile\] .* got sendrecv of core 0, which the other one has not called"):
         got[0].read()
     with pytest.raises(ValueError, match=r"\[memset\] .* sendrecv of core 0"):
         zero.memset(mine[0], 0)
@@ -218,7 +219,7 @@ def test_rules() -> None:
     zero, one = LogicalCore("trn2").cores
     mine, other = tile_of(zero, uniform(0)), tile_of(one, uniform(1))
     for error, call in [
-        (r"cores are \(0, 1\)", lambda: zero.core_barrier(zero.hbm(uniform(0)), (0,))),
+        (r"cores are \(0, 1\); got \(1, 0\)", lambda: zero.core_barrier(zero.hbm(uniform(0)), (1, 0))),
         ("the data lie in HBM", lambda: zero.core_barrier(mine, (0, 1))),
         ("a logical core has two cores", lambda: zero.sendrecv(mine, mine, 2, 0, 0)),
         ("one dtype and shape", lambda: send(zero, mine, zero.sbuf("bfloat16", *SHAPE))),
@@ -326,6 +327,106 @@ def test_a_barrier_in_semaphore_mode_joins_engines() -> None:
     zero.core_barrier(zero.hbm(data), (0, 1))
     with pytest.raises(RuntimeError, match=r"\[core_barrier\] a semaphore orders"):  # the transfer may not have landed
         one.core_barrier(one.hbm(data), (0, 1))
+
+
+def test_a_barrier_in_semaphore_mode_lets_the_other_core_read() -> None:
+    logical = LogicalCore("trn2", synchronization="semaphores")
+    zero, one = logical.cores
+    data = np.zeros(SHAPE, np.float32)
+    zero.dma_copy(zero.hbm(data), tile_of(zero, uniform(0)), queue=0)
+    zero.semaphore_increment(1, engine="dma", queue=0)
+    zero.semaphore_wait(1, 1, engine="gpsimd")
+    for core in (zero, one):
+        core.core_barrier(core.hbm(data), (0, 1))
+    one.semaphore_increment(2, engine="gpsimd")
+    got = one.sbuf("float32", *SHAPE)
+    with pytest.raises(RuntimeError, match=r"\[dma_copy\] a semaphore orders"):
+        one.dma_copy(got, one.hbm(data), queue=0)
+    one.semaphore_wait(2, 1, engine="dma", queue=0)
+    one.dma_copy(got, one.hbm(data), queue=0)
+    np.testing.assert_array_equal(got.read(), uniform(0))
+
+
+def test_an_exchange_in_hbm_is_over_for_its_own_core() -> None:
+    def kernel(core: Any) -> Any:
+        mine, result = core.hbm(uniform(core.rank)), core.hbm(SHAPE)
+        other = 1 - core.rank
+        core.sendrecv_compute(mine, result, send_to_rank=other, recv_from_rank=other, reduce_op="add")
+        got = core.sbuf("float32", *SHAPE)
+        core.dma_copy(got, result)
+        return got.read()
+
+    for got in LogicalCore("trn2").run(kernel):
+        np.testing.assert_array_equal(got, uniform(0) + uniform(1))
+
+
+def test_what_the_other_core_wrote_is_not_sent_without_a_barrier() -> None:
+    zero, one = LogicalCore("trn2").cores
+    source = uniform(0)
+    one.dma_copy(one.hbm(source), tile_of(one, uniform(1)))
+    how = {"reduce_op": "add"}
+    one.sendrecv_compute(one.hbm(uniform(2)), one.hbm(SHAPE), send_to_rank=0, recv_from_rank=0, **how)
+    with pytest.raises(RuntimeError, match=r"\[sendrecv_compute\] a barrier orders .* core 0 reading"):
+        zero.sendrecv_compute(zero.hbm(source), zero.hbm(SHAPE), send_to_rank=1, recv_from_rank=1, **how)
+
+
+def test_a_barrier_orders_its_own_part_only() -> None:
+    zero, one = LogicalCore("trn2").cores
+    shared = np.zeros((256, 64), np.float32)
+    zero.dma_copy(zero.hbm(shared[128:]), tile_of(zero, uniform(0)))
+    for core in (zero, one):
+        core.core_barrier(core.hbm(shared[:128]), (0, 1))
+    with pytest.raises(RuntimeError, match="a barrier orders"):
+        one.dma_copy(one.sbuf("float32", *SHAPE), one.hbm(shared[128:]))
+
+
+def test_a_run_that_failed_leaves_nothing_in_flight() -> None:
+    logical = LogicalCore("trn2")
+
+    def kernel(core: Any, fails: bool) -> Any:
+        mine, other = tile_of(core, np.full(SHAPE, core.rank + 100 * fails, np.float32)), core.sbuf("float32", *SHAPE)
+        if fails and core.rank == 1:
+            raise KeyError("mine")
+        send(core, mine, other)
+        return other.read()[0, 0]
+
+    with pytest.raises(KeyError, match="mine"):
+        logical.run(kernel, True)
+    assert logical.run(kernel, False) == [1.0, 0.0]
+    with pytest.raises(RuntimeError, match=r"\[LogicalCore.run\] one kernel runs at a time"):
+        logical.run(lambda core: logical.run(kernel, False))
+
+
+def test_ranks_are_of_the_logical_core_and_once() -> None:
+    for rank in (-1, 1, 20_000):
+        with pytest.raises(RuntimeError, match=r"\[NeuronCore\] a logical core has few cores"):
+            NeuronCore("trn2", rank=rank)
+    with pytest.raises(ValueError, match="one core of each rank; got another one of 0"):
+        NeuronCore(LogicalCore("trn2"))
+
+
+def test_strict_sources_that_arrive_later_and_in_hbm() -> None:
+    def kernel(core: Any) -> Any:
+        tiles = [tile_of(core, uniform(core.rank)), *(core.sbuf("float32", *SHAPE) for _ in range(2))]
+        for src, dst in itertools.pairwise(tiles):
+            send(core, src, dst)
+        return tiles[-1].read()
+
+    got = LogicalCore("trn2", strict=True).run(kernel)
+    np.testing.assert_array_equal(got[0], uniform(0))
+    zero, _ = LogicalCore("trn2", strict=True).cores
+    with pytest.raises(RuntimeError, match="written before they are read"):
+        zero.sendrecv_compute(zero.hbm(SHAPE), zero.hbm(SHAPE), 1, 1, "add")
+
+
+def test_each_core_has_its_own_dma_engines() -> None:
+    seconds = []
+    for both in (False, True):
+        logical = LogicalCore("trn2")
+        for core in logical.cores[: 1 + both]:
+            core.load(core.sbuf("float32", 128, 8192), np.zeros((128, 8192), np.float32))
+        seconds.append(logical.timeline().seconds)
+    assert seconds[0] == pytest.approx(seconds[1])
 
 
 def test_a_core_that_goes_away_takes_its_half_along() -> None:

@@ -111,7 +111,7 @@ def test_rows_that_pass_in_chunks(target: Any, rows: int, cols: int, k: int, asc
     assert_sorts(target, sort_part(rows, cols, k, ascending=ascending), x)
 
 
-def test_a_vocabulary_costs_little_more_than_reading_it(target: Any) -> None:
+def test_the_cost_of_a_vocabulary_follows_its_length(target: Any) -> None:
     def seconds(cols: int) -> float:
         return float(_C.cost([sort_part(256, cols, 8)], target)["seconds"])
 

@@ -78,7 +78,8 @@ def _get_device_index(device: DeviceLike, optional: bool = False, allow_cpu: boo
         device = torch.device(device)
     if device is not None and not isinstance(device, torch.device):
         raise TypeError(
-            f"[{device_type()}] a device is a torch.device, an index, a name or None; got {type(device).__name__}."
+            f"[{device_type()}] a device is a torch.device, an index, a name or None; got {type(device).__name__}. "
+            f'Pass "{device_type()}:0" or 0.'
         )
     if device is not None:
         if allow_cpu and device.type == "cpu":

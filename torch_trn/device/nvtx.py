@@ -44,7 +44,9 @@ def range_start(msg: str) -> record_function:
 def range_end(range_id: record_function) -> None:
     """Ends a range that `range_start` began."""
     if not isinstance(range_id, record_function):
-        raise TypeError(f"[nvtx.range_end] a range is what range_start returned; got {type(range_id).__name__}.")
+        raise TypeError(
+            f"[nvtx.range_end] a range is what range_start returned; got {type(range_id).__name__}. Keep its result."
+        )
     range_id.__exit__(None, None, None)
 
 

@@ -52,12 +52,6 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const Tenso
   return {of_input.defined() ? of_input.clone() : Tensor(), of_weight.defined() ? of_weight.clone() : Tensor()};
 }
 
-std::tuple<Tensor, Tensor> rms_norm_backward_shapes(const Tensor&, const Tensor& input, IntArrayRef, const Tensor&,
-                                                    const OptionalTensor& weight, std::array<bool, 2> output_mask) {
-  const bool has_weight = is_given(weight) && output_mask[1];
-  return {output_mask[0] ? at::empty_like(input) : Tensor(), has_weight ? at::empty_like(*weight) : Tensor()};
-}
-
 TORCH_LIBRARY_FRAGMENT(trn, m) {
   m.def("_fused_rms_norm(Tensor input, int[] normalized_shape, Tensor? weight, float? eps) -> (Tensor, Tensor)");
   m.def(
@@ -65,13 +59,15 @@ TORCH_LIBRARY_FRAGMENT(trn, m) {
       "bool[2] output_mask) -> (Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(trn, CPU, m) {
+void register_passes(torch::Library& m) {
   m.impl("_fused_rms_norm", TORCH_FN(rms_norm));
   m.impl("_fused_rms_norm_backward", TORCH_FN(rms_norm_backward));
 }
+TORCH_LIBRARY_IMPL(trn, CPU, m) {
+  register_passes(m);
+}
 TORCH_LIBRARY_IMPL(trn, Meta, m) {
-  m.impl("_fused_rms_norm", TORCH_FN(rms_norm));
-  m.impl("_fused_rms_norm_backward", TORCH_FN(rms_norm_backward_shapes));
+  register_passes(m);  // made of operators that have shape rules
 }
 
 }  // namespace
