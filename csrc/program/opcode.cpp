@@ -11,8 +11,7 @@ constexpr OpcodeTraits kTraits[] = {
      "dst, src, [priority], [oob_mode], [dge_mode], [engine], [dst_rmw_op], [queue]",
      "HBM or SBUF, as many elements; casts through fp32, not with hwdge; dst_rmw_op is add; priority 0 to 3 from v4; "
      "dge_mode unknown, none, swdge or hwdge (from v3), engine sync or scalar with hwdge: hints without a cost of "
-     "their "
-     "own"},
+     "their own"},
     {Opcode::dma_transpose, Engine::dma, 1, CycleRule::none,
      "dst, src, [axes], [priority], [dge_mode], [oob_mode], [queue]",
      "dst in SBUF; 2 or 4 bytes; axes (1, 0), (2, 1, 0) or (3, 1, 2, 0)"},
@@ -32,14 +31,12 @@ constexpr OpcodeTraits kTraits[] = {
     {Opcode::activation, Engine::scalar, 1, CycleRule::activation,
      "dst, op, data, [bias], [scale], [reduce_op], [reduce_res], [reduce_cmd]",
      "scale fp32, bias not tf32, scalars (bias from v3) or [P, 1]; reduce_op is add; GpSimdE from v4, in SBUF and "
-     "without "
-     "a reduction"},
+     "without a reduction"},
     {Opcode::activation_reduce, Engine::scalar, 1, CycleRule::activation,
      "dst, op, data, reduce_op, [reduce_res], [bias], [scale]", "as activation; reduce_res [P, 1]"},
     {Opcode::activate2, Engine::scalar, 1, CycleRule::activation,
      "dst, op, data, imm0, imm1, op0, op1, [relu_param], [reverse0], [reverse1], [reduce_op], [reduce_res], "
-     "[reduce_cmd], "
-     "[engine]",
+     "[reduce_cmd], [engine]",
      "op0 and op1 multiply with add, subtract or bypass, or add, subtract or bypass alone; imm0, imm1 and relu_param "
      "scalars or [P, 1]; reduce_op add, maximum, minimum, abs_max or abs_min; GpSimdE in SBUF and without a reduction",
      4},
@@ -50,8 +47,7 @@ constexpr OpcodeTraits kTraits[] = {
     {Opcode::tensor_scalar, Engine::vector, 1, CycleRule::copy,
      "dst, data, op0, operand0, [reverse0], [op1], [operand1], [reverse1], [engine]",
      "operands scalars or [P, 1]; both operations bitwise or neither; ScalarE before v4: multiply, add, multiply and "
-     "add; "
-     "reciprocal in 8 N; rsqrt alone on GpSimdE, in 4 N, in SBUF; abs_max, abs_min, square and relu from v4"},
+     "add; reciprocal in 8 N; rsqrt alone on GpSimdE, in 4 N, in SBUF; abs_max, abs_min, square and relu from v4"},
     {Opcode::scalar_tensor_tensor, Engine::vector, 2, CycleRule::scalar_tensor,
      "dst, data, op0, operand0, op1, operand1, [reverse0], [reverse1]",
      "not both inputs in PSUM; no bitwise operations"},

@@ -11,12 +11,8 @@
 namespace trn::program {
 namespace {
 
-bool goes_with(const Half& a, const Half& b) {
-  return a.instruction.core != b.instruction.core && a.instruction.opcode == b.instruction.opcode && a.pipe == b.pipe;
-}
-
-bool is_same(const Half& a, const Half& b) {
-  return a.instruction.core == b.instruction.core && a.instruction.opcode == b.instruction.opcode && a.pipe == b.pipe;
+bool share_a_pipe(const Half& a, const Half& b) {
+  return a.instruction.opcode == b.instruction.opcode && a.pipe == b.pipe;
 }
 
 // Engines run in order; so do transfers of a DMA queue that was asked for.
@@ -102,12 +98,16 @@ Instruction part_of(const Instruction& joined, std::int16_t core) {
 }
 
 std::optional<Half> Pairs::partner(const Half& half) const {
-  const auto found = std::ranges::find_if(in_flight_, [&](const Half& other) { return goes_with(half, other); });
+  const auto found = std::ranges::find_if(in_flight_, [&](const Half& other) {
+    return half.instruction.core != other.instruction.core && share_a_pipe(half, other);
+  });
   return found == in_flight_.end() ? std::nullopt : std::optional(*found);
 }
 
 void Pairs::forget(const Half& half) {
-  in_flight_.erase(std::ranges::find_if(in_flight_, [&](const Half& other) { return is_same(half, other); }));
+  in_flight_.erase(std::ranges::find_if(in_flight_, [&](const Half& other) {
+    return half.instruction.core == other.instruction.core && share_a_pipe(half, other);
+  }));
 }
 
 void Pairs::forget_all_of(std::int16_t core) {

@@ -24,12 +24,6 @@ bool covers(const Footprint& all, const Footprint& part) {
 
 }  // namespace
 
-// An exchange's sources, then its results, are the first core's and the other's in turn; where it is over for one core
-// it is for that core's tiles.
-bool Races::goes_by_core(const Instruction& instruction) const {
-  return is_exchange(instruction.opcode) && instruction.joined && (is_automatic_ || instruction.engine == Engine::dma);
-}
-
 Races::Queue Races::queue_of(const Place& place) const {
   if (is_automatic_) {
     return place.core * kQueuesPerCore;
@@ -44,6 +38,15 @@ std::vector<Races::Queue> Races::queues_of(const Instruction& instruction) const
     queues.push_back(queue_of(*instruction.joined));
   }
   return queues;
+}
+
+// An exchange's sources, then its results, are the first core's and the other's in turn; where it is over for one core
+// it is for that core's tiles.
+std::vector<Races::Queue> Races::users_of(const Instruction& instruction, std::size_t access) const {
+  const std::vector<Queue> queues = queues_of(instruction);
+  const bool is_by_core =
+      is_exchange(instruction.opcode) && instruction.joined && (is_automatic_ || instruction.engine == Engine::dma);
+  return is_by_core ? std::vector{queues[access % 2]} : queues;
 }
 
 std::string Races::describe(Queue queue) const {
@@ -106,13 +109,10 @@ void Races::check(const Program& program, const Instruction& instruction) {
   if (is_automatic_ && instruction.opcode == Opcode::core_barrier) {
     return;  // after all that either core did
   }
-  const std::vector<Queue> both = queues_of(instruction);
-  const bool is_by_core = goes_by_core(instruction);
   std::size_t place = 0;
   const std::string remedy = is_automatic_ ? "Let a core_barrier on it come between." : "Increment a semaphore on ";
   for (const Access& access : accesses(program, instruction, {})) {
-    const std::size_t side = place++ % 2;
-    const std::vector<Queue> queues = is_by_core ? std::vector{both[side]} : both;
+    const std::vector<Queue> queues = users_of(instruction, place++);
     if (!is_told(program, access)) {
       continue;
     }
@@ -160,11 +160,10 @@ void Races::enter_joined(const std::vector<Queue>& queues) {
   }
 }
 
-void Races::use(const Program& program, const Instruction& instruction, const std::vector<Queue>& queues) {
-  const bool is_by_core = goes_by_core(instruction);
+void Races::use(const Program& program, const Instruction& instruction) {
   std::size_t place = 0;
   for (const Access& access : accesses(program, instruction, {})) {
-    const std::size_t side = place++ % 2;
+    const std::vector<Queue> queues = users_of(instruction, place++);
     if (!is_told(program, access)) {
       continue;
     }
@@ -177,7 +176,7 @@ void Races::use(const Program& program, const Instruction& instruction, const st
       continue;
     }
     auto& users = is_write(access.touch) ? part.state.writers : part.state.readers;
-    for (const Queue queue : is_by_core ? std::vector{queues[side]} : queues) {
+    for (const Queue queue : queues) {
       const Use entered{queue, num_instructions_[queue], instruction.opcode};
       const auto found = std::ranges::find(users, queue, &Use::queue);
       if (found == users.end()) {
@@ -207,7 +206,7 @@ void Races::enter(const Program& program, const Instruction& instruction) {
   for (const Queue each : queues) {
     ++num_instructions_[each];
   }
-  use(program, instruction, queues);
+  use(program, instruction);
   if (instruction.joined && !is_automatic_) {
     enter_joined(queues);
   }

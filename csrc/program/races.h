@@ -44,16 +44,17 @@ class Races {
 
   Queue queue_of(const Place& place) const;
   std::vector<Queue> queues_of(const Instruction& instruction) const;
+  // Those on which the instruction's access, by its place in accesses(), is known to be over.
+  std::vector<Queue> users_of(const Instruction& instruction, std::size_t access) const;
   std::string describe(Queue queue) const;
   // Whether a queue's next instruction starts when those before it are over.
   bool runs_in_turn(Queue queue) const { return is_automatic_ || queue % kQueuesPerCore < kNumEngines; }
   bool is_ordered(const Use& earlier, const std::vector<Queue>& later) const;
-  bool goes_by_core(const Instruction& instruction) const;
   bool is_told(const Program& program, const Access& access) const;
   // What whoever waits for `value` knows.
   Known released(const Instruction& wait) const;
   void enter_joined(const std::vector<Queue>& queues);
-  void use(const Program& program, const Instruction& instruction, const std::vector<Queue>& queues);
+  void use(const Program& program, const Instruction& instruction);
 
   bool is_automatic_;
   Regions<State> regions_{0};
