@@ -1,10 +1,9 @@
-"""Runs the cells that were selected, all suites together, once a session; each test then reads its own outcome."""
+"""Runs the cells that were selected, all suites together, once a session; each test waits for its own outcome."""
 
 import json
 import os
-import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opinfo import pool
@@ -20,27 +19,18 @@ def _cell(item: pytest.Item) -> Cell | None:
 
 
 @pytest.fixture(scope="session")
-def outcomes(request: pytest.FixtureRequest) -> dict[Cell, Outcome]:
+def outcomes(request: pytest.FixtureRequest) -> Iterator[Mapping[Cell, Outcome]]:
     chosen = {cell: None for item in request.session.items if (cell := _cell(item))}
-    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
-    started, done = time.monotonic(), 0
-
-    def progress(cell: Cell, outcome: Outcome) -> None:
-        nonlocal done
-        done += 1
-        if done % 250 == 0 or done == len(chosen):
-            with capture.global_and_fixture_disabled():
-                print(f"\n{done} of {len(chosen)} cells, {time.monotonic() - started:.0f} s", end="", flush=True)
-
-    results = pool.run(chosen, DEVICE, progress=progress)
+    running = pool.Pool(chosen, DEVICE)
+    yield running
+    results = running.close()
     add_section(request.config, f"PyTorch's databases on {DEVICE} against CPU", _summary(results))
     path = os.environ.get("TORCH_TRN_OPINFO_REPORT")
     if path:
         Path(path).write_text(json.dumps({str(c): o.to_dict() for c, o in results.items()}, indent=1))
-    return results
 
 
-def _summary(results: dict[Cell, Outcome]) -> list[str]:
+def _summary(results: Mapping[Cell, Outcome]) -> list[str]:
     lines = [
         f"{suite:8} {row['passed']} of {row['cells']} cells pass, {row['checks']} checks, {row['bit_equal']} of "
         f"{row['value_checks']} value checks bit-equal ({row['bit_equal_cells']} cells), "

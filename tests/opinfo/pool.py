@@ -1,7 +1,6 @@
 """Two worker processes over a list of cells: slow cells first, a time-out per cell, a crash costs only its own cell."""
 
 import argparse
-import collections
 import contextlib
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,45 +89,83 @@ def slowness(cell: Cell) -> float:
     return float(SLOW.get(f"{cell.suite}-{cell.name}", 0.0)) or weight * 0.01
 
 
-def run(
-    cells: Iterable[Cell],
-    device: str,
-    timeout: float = TIMEOUT_SECONDS,
-    num_workers: int = NUM_WORKERS,
-    progress: Callable[[Cell, Outcome], None] = lambda cell, outcome: None,
-) -> dict[Cell, Outcome]:
-    queue = collections.deque(sorted(cells, key=slowness, reverse=True))
-    results: dict[Cell, Outcome] = {}
-    lock = threading.Lock()
+class Pool(Mapping[Cell, Outcome]):
+    """Outcomes by cell, as the workers reach them: reading one waits for it alone, and it is begun next.
 
-    def serve() -> None:
+    So no test waits for all of them, however slow the machine is.
+    """
+
+    def __init__(
+        self,
+        cells: Iterable[Cell],
+        device: str,
+        timeout: float = TIMEOUT_SECONDS,
+        num_workers: int = NUM_WORKERS,
+        progress: Callable[[Cell, Outcome], None] = lambda cell, outcome: None,
+    ):
+        self._cells = dict.fromkeys(cells)
+        self._waiting = dict.fromkeys(sorted(self._cells, key=slowness, reverse=True))
+        self._wanted: Cell | None = None
+        self._done: dict[Cell, Outcome] = {}
+        self._changed = threading.Condition()
+        self._device, self._timeout, self._progress = device, timeout, progress
+        count = min(num_workers, max(1, len(self._cells)))
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def __getitem__(self, cell: Cell) -> Outcome:
+        if cell not in self._cells:
+            raise KeyError(cell)
+        with self._changed:
+            while cell not in self._done:
+                self._wanted = cell
+                if not any(thread.is_alive() for thread in self._threads):
+                    raise RuntimeError(f"[opinfo.pool] every worker's thread ended before {cell}")
+                self._changed.wait(1.0)
+            return self._done[cell]
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def close(self) -> dict[Cell, Outcome]:
+        """Begins no other cell, waits for those that run, and gives all outcomes that there are."""
+        with self._changed:
+            self._waiting.clear()
+        for thread in self._threads:
+            thread.join()
+        return self._done
+
+    def _next(self) -> Cell | None:
+        with self._changed:
+            if not self._waiting:
+                return None
+            cell = self._wanted if self._wanted in self._waiting else next(iter(self._waiting))
+            assert cell is not None
+            del self._waiting[cell]
+            return cell
+
+    def _serve(self) -> None:
         worker: Worker | None = None
-        while True:
-            with lock:
-                cell = queue.popleft() if queue else None
-            if cell is None:
-                break
-            worker = worker or Worker(device)
-            outcome = worker.run(cell, timeout)
+        while (cell := self._next()) is not None:
+            worker = worker or Worker(self._device)
+            outcome = worker.run(cell, self._timeout)
             if outcome is None:
-                outcome = Outcome(failures=[worker.reason(timeout)])
+                outcome = Outcome(failures=[worker.reason(self._timeout)])
                 worker.close()
                 worker = None
-            with lock:
-                results[cell] = outcome
-                progress(cell, outcome)
+            with self._changed:
+                self._done[cell] = outcome
+                self._progress(cell, outcome)
+                self._changed.notify_all()
         if worker:
             worker.close()
 
-    threads = [threading.Thread(target=serve) for _ in range(min(num_workers, max(1, len(queue))))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
-
-def totals(results: dict[Cell, Outcome]) -> dict[str, dict[str, Any]]:
+def totals(results: Mapping[Cell, Outcome]) -> dict[str, dict[str, Any]]:
     """Per suite: cells, cells passed, cells whose every value is CPU's to the last bit, checks, seconds of work."""
     table: dict[str, dict[str, Any]] = {}
     for cell, outcome in results.items():
@@ -165,7 +202,8 @@ def main() -> None:
         if outcome.failures:
             print(f"FAIL {cell} ({len(outcome.failures)}): {outcome.failures[0]}", flush=True)
 
-    results = run(chosen, options.device, options.timeout, options.workers, progress)
+    pool = Pool(chosen, options.device, options.timeout, options.workers, progress)
+    results = dict(pool)
     for suite, row in totals(results).items():
         print(suite, {k: round(v, 1) for k, v in row.items()})
     print(f"{len(results)} cells in {time.perf_counter() - started:.0f} s")

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ def reason_for(cell: Cell) -> str | None:
     return next((e["reason"] for e in EXCEPTIONS if re.fullmatch(e["cells"], str(cell))), None)
 
 
-def judge(cell: Cell, outcomes: dict[Cell, Outcome]) -> None:
+def judge(cell: Cell, outcomes: Mapping[Cell, Outcome]) -> None:
     outcome, reason = outcomes[cell], reason_for(cell)
     if reason is not None:
         assert outcome.failures, f"{cell} is listed as an exception and passes; take it out of exceptions.toml"
