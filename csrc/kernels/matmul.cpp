@@ -105,9 +105,10 @@ MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& sh
     bias_hbm_ = builder_.hbm("bias", out_dtype, bias_.elements);
   }
   out_hbm_ = builder_.hbm("out", out_dtype, s_.batch * s_.m * s_.n / (complex_ ? 2 : 1), true);
+  choose_groups();
   declare(a_, "stationary", a_dtype, b_dtype);
   declare(b_, "moving", b_dtype, a_dtype);
-  out_rows_ = builder_.sbuf("out_rows", tiling::sbuf_dtype(out_dtype), partitions_, plan.n_block);
+  out_rows_ = builder_.sbuf("out_rows", tiling::sbuf_dtype(out_dtype), partitions_, out_together_ * plan.n_block);
   sums_ = builder_.psum("sums", Dtype::float32, partitions_, columns_);
   if (accumulates()) {
     partial_ = builder_.sbuf("partial", Dtype::float32, partitions_, ceil_div(plan.m_block, rows_) * plan.n_block, 1);
@@ -123,8 +124,37 @@ void MatmulEmitter::declare(Operand& operand, const std::string& name, Dtype dty
   const Dtype on_chip = tensor_dtype(cast(dtype), cast(other));
   operand.sbuf = builder_.sbuf(name, on_chip, partitions_, ceil_div(plan_.k_block, partitions_) * operand.block);
   if (!operand.k_major) {
-    operand.staged = builder_.sbuf(name + "_rows", on_chip, partitions_, std::min(plan_.k_block, staged_columns_));
+    operand.staged = builder_.sbuf(name + "_rows", on_chip, partitions_,
+                                   operand.rows_together * std::min(plan_.k_block, staged_columns_));
     operand.transposed = builder_.psum(name + "_transposed", on_chip, partitions_, rows_);
+  }
+}
+
+// Rows that lie behind one another in HBM and are shorter than a good descriptor go several to one, as long as enough
+// groups of them are left for every core to load one while it computes on another.
+void MatmulEmitter::choose_groups() {
+  constexpr std::int64_t kMost = 16;  // tiles: what is staged stays small, and a chunk of it has whole groups
+  const std::int64_t num_blocks = s_.batch * plan_.num_m_blocks * plan_.num_n_blocks;
+  const auto together = [&](std::int64_t row_elements, Dtype dtype, std::int64_t block, std::int64_t lanes) {
+    const std::int64_t num_tiles = block / lanes;
+    const std::int64_t spare = num_blocks * num_tiles / (4 * target_.device.num_cores);
+    const std::int64_t wanted = tiling::rows_per_descriptor(target_, row_elements * target::itemsize(dtype));
+    std::int64_t most = 1;
+    while (2 * most <= std::min({wanted, num_tiles, spare, kMost})) {
+      most *= 2;
+    }
+    return most;
+  };
+  for (Operand* operand : {&a_, &b_}) {
+    const Dtype dtype = component(operand == &a_ ? s_.a_dtype : s_.b_dtype);
+    if (!operand->k_major && plan_.k_block >= s_.k && s_.k <= staged_columns_) {
+      operand->rows_together = together(s_.k, dtype, operand->block, rows_);
+    } else if (operand->k_major && operand->block >= operand->extent) {
+      k_together_ = std::max(k_together_, together(operand->extent, dtype, plan_.k_block, partitions_));
+    }
+  }
+  if (plan_.n_block >= s_.n) {
+    out_together_ = together(s_.n / (complex_ ? 2 : 1), component(s_.out_dtype), plan_.m_block, rows_);
   }
 }
 
@@ -174,7 +204,7 @@ void MatmulEmitter::outer_block(const Index& batch, const Index& first, std::int
         const Block at =
             plan_.m_outer ? Block{batch, first, inner, size, inner_size} : Block{batch, inner, first, inner_size, size};
         if (!complex_ && bias_.per_block()) {
-          load_bias(at, 0, std::min(at.m_size, rows_));
+          load_bias(at, {.first = 0, .number = 0, .rows = std::min(at.m_size, rows_)});
         }
         if (accumulates()) {
           accumulated_block(at);
@@ -191,20 +221,32 @@ void MatmulEmitter::resident_block(const Block& at) {
   } else {
     load(a_, at.batch, at.m, at.m_size, 0, s_.k);
   }
-  builder_.tiles(
-      at.m_size, rows_,
-      [&](const Index& row, std::int64_t rows) {
-        if (!complex_ && bias_.per_row()) {
-          load_bias(at, row, rows);
-        }
-        builder_.tiles(
-            at.n_size, columns_,
-            [&](const Index& column, std::int64_t columns) {
-              sum_over_k(row, rows, column, columns, s_.k);
-              finish(on_chip_tile(sums_, rows, columns), column, columns);
-            },
-            true);
-        store(at, row, rows);
+  finished_rows(at, [&](const RowTile& tile, const Index& out_row) {
+    builder_.tiles(
+        at.n_size, columns_,
+        [&](const Index& column, std::int64_t columns) {
+          sum_over_k(tile, column, columns, s_.k);
+          finish(on_chip_tile(sums_, tile.rows, columns), column, columns, out_row);
+        },
+        true);
+  });
+}
+
+// The block's results: finish_tile(tile, where its columns begin in out_rows) for each tile of rows, and each group of
+// them stored.
+template <class Body>
+void MatmulEmitter::finished_rows(const Block& at, Body finish_tile) {
+  builder_.groups(
+      tiling::row_groups(at.m_size, rows_, out_together_),
+      [&](const Index& first, const tiling::RowGroup& group) {
+        builder_.tiles_of(group, [&](const Index& t) {
+          const RowTile tile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles};
+          if (!complex_ && bias_.per_row()) {
+            load_bias(at, tile);
+          }
+          finish_tile(tile, t * (at.n_size / (complex_ ? 2 : 1)));
+        });
+        store(at, first, group);
       },
       true);
 }
@@ -217,42 +259,39 @@ void MatmulEmitter::accumulated_block(const Block& at) {
   if (s_.k > num_full * size) {
     partial_products(at, num_full * size, s_.k - num_full * size, false);
   }
-  builder_.tiles(
-      at.m_size, rows_,
-      [&](const Index& row, std::int64_t rows) {
-        if (!complex_ && bias_.per_row()) {
-          load_bias(at, row, rows);
-        }
-        finish(on_chip_tile(partial_, rows, at.n_size, row / rows_ * plan_.n_block), 0, at.n_size);
-        store(at, row, rows);
-      },
-      true);
+  finished_rows(at, [&](const RowTile& tile, const Index& out_row) {
+    finish(on_chip_tile(partial_, tile.rows, at.n_size, tile.number * plan_.n_block), 0, at.n_size, out_row);
+  });
 }
 
 void MatmulEmitter::partial_products(const Block& at, const Index& k, std::int64_t k_size, bool is_first) {
   load(a_, at.batch, at.m, at.m_size, k, k_size);
   load(b_, at.batch, at.n, at.n_size, k, k_size);
-  auto per_tile = [&](const Index& row, std::int64_t rows, const Index& column, std::int64_t columns) {
-    sum_over_k(row, rows, column, columns, k_size);
-    const Tile sums = on_chip_tile(sums_, rows, columns);
-    const Tile partial = on_chip_tile(partial_, rows, columns, row / rows_ * plan_.n_block + column);
+  auto per_tile = [&](const RowTile& tile, const Index& column, std::int64_t columns) {
+    sum_over_k(tile, column, columns, k_size);
+    const Tile sums = on_chip_tile(sums_, tile.rows, columns);
+    const Tile partial = on_chip_tile(partial_, tile.rows, columns, tile.number * plan_.n_block + column);
     if (is_first) {
       builder_.activation(partial, sums, Activation::copy);
     } else {
       builder_.tensor_tensor(partial, partial, sums, Alu::add);
     }
   };
-  builder_.tiles(
-      at.m_size, rows_,
-      [&](const Index& row, std::int64_t rows) {
-        builder_.tiles(
-            at.n_size, columns_,
-            [&](const Index& column, std::int64_t columns) { per_tile(row, rows, column, columns); }, true);
+  builder_.groups(
+      tiling::row_groups(at.m_size, rows_, out_together_),
+      [&](const Index& first, const tiling::RowGroup& group) {
+        builder_.tiles_of(group, [&](const Index& t) {
+          const RowTile tile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles};
+          builder_.tiles(
+              at.n_size, columns_, [&](const Index& column, std::int64_t columns) { per_tile(tile, column, columns); },
+              true);
+        });
       },
       true);
 }
 
-// [k_size, size] with K on partitions: element (k, x) lies at k / 128 * block + x of partition k % 128.
+// [k_size, size] with K on partitions: tile t of K begins at t * block of each partition. Which 128 elements of K make
+// a tile is for row_groups to say; both operands agree in it.
 void MatmulEmitter::load(const Operand& operand, const Index& batch, const Index& first, std::int64_t size,
                          const Index& k, std::int64_t k_size) {
   const Index matrix = batch * operand.batch_stride;
@@ -260,66 +299,84 @@ void MatmulEmitter::load(const Operand& operand, const Index& batch, const Index
     load_transposed(operand, matrix + first * s_.k + k, size, k_size);
     return;
   }
-  builder_.tiles(k_size, partitions_, [&](const Index& row, std::int64_t rows) {
-    builder_.dma(on_chip_tile(operand.sbuf, rows, size, row / partitions_ * operand.block),
-                 hbm_tile(operand.hbm, rows, operand.extent, {{size, 1}}, matrix + (k + row) * operand.extent + first));
-  });
+  builder_.groups(
+      tiling::row_groups(k_size, partitions_, k_together_), [&](const Index& row, const tiling::RowGroup& group) {
+        const auto tiles = [&](std::int64_t pitch) {
+          return group.tiles == 1 ? std::vector<Dim>{{size, 1}} : std::vector<Dim>{{group.tiles, pitch}, {size, 1}};
+        };
+        builder_.dma(on_chip_tile(operand.sbuf, group.lanes, tiles(operand.block), row / partitions_ * operand.block),
+                     hbm_tile(operand.hbm, group.lanes, group.tiles * operand.extent, tiles(operand.extent),
+                              matrix + (k + row) * operand.extent + first));
+      });
 }
 
 // The same from [extent, k]: rows are staged in SBUF, and TensorE turns them tile by tile.
 void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, std::int64_t size,
                                     std::int64_t k_size) {
-  builder_.tiles(
-      size, rows_,
-      [&](const Index& x, std::int64_t count) {
+  const auto spread = [](std::int64_t elements, std::int64_t stride) { return std::vector<Dim>{{elements, stride}}; };
+  const auto turn = [&](const Index& k, const Index& at, std::int64_t k_rows, std::int64_t k_step, const Index& x,
+                        const tiling::RowGroup& group) {
+    const Tile turned = on_chip_tile(operand.transposed, k_rows, group.lanes);
+    builder_.transpose(turned, on_chip_tile(operand.staged, group.lanes, spread(k_rows, k_step), at));
+    builder_.tensor_copy(on_chip_tile(operand.sbuf, k_rows, spread(group.lanes, group.tiles), k * operand.block + x),
+                         turned);
+  };
+  builder_.groups(
+      tiling::row_groups(size, rows_, operand.rows_together),
+      [&](const Index& x, const tiling::RowGroup& group) {
         builder_.tiles(k_size, staged_columns_, [&](const Index& chunk, std::int64_t chunk_size) {
-          builder_.dma(on_chip_tile(operand.staged, count, chunk_size),
-                       hbm_tile(operand.hbm, count, s_.k, {{chunk_size, 1}}, start + x * s_.k + chunk));
-          builder_.tiles(chunk_size, partitions_, [&](const Index& row, std::int64_t rows) {
-            const Tile turned = on_chip_tile(operand.transposed, rows, count);
-            builder_.transpose(turned, on_chip_tile(operand.staged, count, rows, row));
-            builder_.tensor_copy(
-                on_chip_tile(operand.sbuf, rows, count, (chunk + row) / partitions_ * operand.block + x), turned);
+          builder_.dma(on_chip_tile(operand.staged, group.lanes, group.tiles * chunk_size),
+                       hbm_tile(operand.hbm, group.lanes, group.tiles * s_.k, {{group.tiles * chunk_size, 1}},
+                                start + x * s_.k + chunk));
+          builder_.tiles_of(group, [&](const Index& t) {
+            builder_.groups(tiling::row_groups(chunk_size, partitions_, k_together_),
+                            [&](const Index& row, const tiling::RowGroup& of_k) {
+                              builder_.tiles_of(of_k, [&](const Index& k) {
+                                turn((chunk + row) / partitions_ + k, t * chunk_size + row + k, of_k.lanes, of_k.tiles,
+                                     x + t, group);
+                              });
+                            });
           });
         });
       },
       true);
 }
 
-void MatmulEmitter::load_bias(const Block& at, const Index& row, std::int64_t rows) {
+void MatmulEmitter::load_bias(const Block& at, const RowTile& tile) {
   const std::int64_t columns = bias_.column_stride == 0 ? 1 : at.n_size;
-  const Index address = at.batch * bias_.batch_stride + (at.m + row) * bias_.row_stride + at.n * bias_.column_stride;
-  builder_.dma(on_chip_tile(bias_rows_, rows, columns),
-               hbm_tile(bias_hbm_, rows, bias_.row_stride, {{columns, 1}}, address));
+  const Index address =
+      at.batch * bias_.batch_stride + (at.m + tile.first) * bias_.row_stride + at.n * bias_.column_stride;
+  builder_.dma(on_chip_tile(bias_rows_, tile.rows, columns),
+               hbm_tile(bias_hbm_, tile.rows, tile.step * bias_.row_stride, {{columns, 1}}, address));
 }
 
-void MatmulEmitter::sum_over_k(const Index& row, std::int64_t rows, const Index& column, std::int64_t columns,
-                               std::int64_t k_size) {
+void MatmulEmitter::sum_over_k(const RowTile& tile, const Index& column, std::int64_t columns, std::int64_t k_size) {
   bool is_first = true;
   for (const Segment& k : split(k_size, partitions_)) {
     builder_.loop(k.trips, [&](const Index& i) {
-      const Index tile = i + k.start / partitions_;
-      builder_.matmul(on_chip_tile(sums_, rows, columns),
-                      on_chip_tile(a_.sbuf, k.size, rows, tile * plan_.m_block + row),
-                      on_chip_tile(b_.sbuf, k.size, columns, tile * plan_.n_block + column),
-                      is_first ? static_cast<std::int16_t>(builder_.depth() - 1) : program::kAccumulate);
+      const Index number = i + k.start / partitions_;
+      builder_.matmul(
+          on_chip_tile(sums_, tile.rows, columns),
+          on_chip_tile(a_.sbuf, k.size, std::vector<Dim>{{tile.rows, tile.step}}, number * plan_.m_block + tile.first),
+          on_chip_tile(b_.sbuf, k.size, columns, number * plan_.n_block + column),
+          is_first ? static_cast<std::int16_t>(builder_.depth() - 1) : program::kAccumulate);
     });
     is_first = false;
   }
 }
 
-// Scales, bias and cast: from fp32 sums to columns of out_rows.
-void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t columns) {
+// Scales, bias and cast: from fp32 sums to columns of out_rows, those of a tile from `out_row` on.
+void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t columns, const Index& out_row) {
   const std::int64_t rows = sums.partitions;
   if (complex_) {
     const std::int64_t half = columns / 2;
     Tile real = sums, imaginary = sums;
     real.free = imaginary.free = {Dim{half, 1}};
     imaginary.offset += half;
-    builder_.tensor_tensor(on_chip_tile(out_rows_, rows, half, column / 2), real, imaginary, Alu::add);
+    builder_.tensor_tensor(on_chip_tile(out_rows_, rows, half, out_row + column / 2), real, imaginary, Alu::add);
     return;
   }
-  const Tile out = on_chip_tile(out_rows_, rows, columns, column);
+  const Tile out = on_chip_tile(out_rows_, rows, columns, out_row + column);
   if (bias_.elements == 0) {
     builder_.activation(out, sums, Activation::copy, s_.alpha);
     return;
@@ -342,13 +399,14 @@ void MatmulEmitter::finish(const Tile& sums, const Index& column, std::int64_t c
                  .scalar0 = scales_bias ? s_.beta : s_.alpha});
 }
 
-void MatmulEmitter::store(const Block& at, const Index& row, std::int64_t rows) {
+void MatmulEmitter::store(const Block& at, const Index& first, const tiling::RowGroup& group) {
   const std::int64_t halves = complex_ ? 2 : 1;
   const std::int64_t row_stride = s_.n / halves;
   const Index column = at.n / halves;
-  builder_.dma(hbm_tile(out_hbm_, rows, row_stride, {{at.n_size / halves, 1}},
-                        at.batch * (s_.m * row_stride) + (at.m + row) * row_stride + column),
-               on_chip_tile(out_rows_, rows, at.n_size / halves));
+  const std::int64_t elements = group.tiles * at.n_size / halves;
+  builder_.dma(hbm_tile(out_hbm_, group.lanes, group.tiles * row_stride, {{elements, 1}},
+                        at.batch * (s_.m * row_stride) + (at.m + first) * row_stride + column),
+               on_chip_tile(out_rows_, group.lanes, elements));
 }
 
 // Complex results take their bias in a pass of its own over the bias.

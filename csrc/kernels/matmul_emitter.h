@@ -25,6 +25,7 @@ class MatmulEmitter {
   struct Operand {
     bool k_major = true;
     std::int64_t extent = 0, block = 0, batch_stride = 0;
+    std::int64_t rows_together = 1;  // tiles of rows in a descriptor, where the operand is not k-major
     std::int16_t hbm = -1, sbuf = -1, staged = -1, transposed = -1;
   };
 
@@ -32,6 +33,12 @@ class MatmulEmitter {
   struct Block {
     Index batch, m, n;
     std::int64_t m_size = 0, n_size = 0;
+  };
+
+  // A tile of a block's rows: `rows` of them, every `step`-th from `first`; the `number`-th tile of the block.
+  struct RowTile {
+    Index first, number;
+    std::int64_t rows = 0, step = 1;
   };
 
   // The strides over batch, rows and columns of what is added to the result.
@@ -43,6 +50,7 @@ class MatmulEmitter {
 
   bool accumulates() const { return plan_.k_block < s_.k; }
   Bias bias_of_shape() const;
+  void choose_groups();
   void declare(Operand& operand, const std::string& name, Dtype hbm_dtype, Dtype tensor_dtype);
   void outer_block(const Index& batch, const Index& first, std::int64_t size);
   void block(const Block& block);
@@ -52,10 +60,12 @@ class MatmulEmitter {
   void load(const Operand& operand, const Index& batch, const Index& first, std::int64_t size, const Index& k,
             std::int64_t k_size);
   void load_transposed(const Operand& operand, const Index& start, std::int64_t size, std::int64_t k_size);
-  void load_bias(const Block& block, const Index& row, std::int64_t rows);
-  void sum_over_k(const Index& row, std::int64_t rows, const Index& column, std::int64_t columns, std::int64_t k_size);
-  void finish(const Tile& sums, const Index& column, std::int64_t columns);
-  void store(const Block& block, const Index& row, std::int64_t rows);
+  template <class Body>
+  void finished_rows(const Block& block, Body finish_tile);
+  void load_bias(const Block& block, const RowTile& tile);
+  void sum_over_k(const RowTile& tile, const Index& column, std::int64_t columns, std::int64_t k_size);
+  void finish(const Tile& sums, const Index& column, std::int64_t columns, const Index& out_row);
+  void store(const Block& block, const Index& first, const tiling::RowGroup& group);
   void stream_complex_bias();
 
   const target::Target& target_;
@@ -66,6 +76,7 @@ class MatmulEmitter {
   const std::int64_t partitions_, rows_, columns_;  // of a tile: K, M and N
   const std::int64_t staged_columns_;
   tiling::Builder builder_;
+  std::int64_t k_together_ = 1, out_together_ = 1;  // tiles of K, and of the result's rows, in a descriptor
   Operand a_, b_;
   Bias bias_;
   std::int16_t bias_hbm_ = -1, bias_rows_ = -1, out_hbm_ = -1, out_rows_ = -1, sums_ = -1, partial_ = -1;

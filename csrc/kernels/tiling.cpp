@@ -56,6 +56,29 @@ std::vector<Segment> split(std::int64_t extent, std::int64_t tile) {
   return segments;
 }
 
+std::vector<RowGroup> row_groups(std::int64_t extent, std::int64_t lanes, std::int64_t tiles) {
+  std::vector<RowGroup> groups;
+  std::int64_t start = 0;
+  const auto add = [&](std::int64_t trips, std::int64_t of_tiles, std::int64_t of_lanes) {
+    if (trips > 0 && of_tiles > 0 && of_lanes > 0) {
+      groups.push_back({start, trips, of_tiles, of_lanes});
+      start += trips * groups.back().rows();
+    }
+  };
+  add(extent / (tiles * lanes), tiles, lanes);
+  add(1, (extent - start) / lanes, lanes);
+  add(1, 1, extent - start);
+  return groups;
+}
+
+std::int64_t rows_per_descriptor(const target::Target& target, std::int64_t row_bytes) {
+  std::int64_t rows = 1;
+  while (rows * row_bytes < target.core.dma_saturating_bytes) {
+    rows *= 2;
+  }
+  return rows;
+}
+
 Dtype sbuf_dtype(Dtype dtype) {
   switch (dtype) {
     case Dtype::float64:

@@ -45,6 +45,19 @@ struct Segment {
 };
 std::vector<Segment> split(std::int64_t extent, std::int64_t tile);
 
+// Short rows of HBM go several to a descriptor: lane p of a group has its rows p * tiles to p * tiles + tiles - 1, side
+// by side, and tile t of the group is the t-th row of every lane. With one tile a lane is a row.
+struct RowGroup {
+  std::int64_t start = 0, trips = 0, tiles = 1, lanes = 0;  // `trips` groups, one behind the other
+
+  std::int64_t rows() const { return tiles * lanes; }
+};
+// Of `extent` rows, `lanes` of them to a tile, at most `tiles` to a group: whole groups, one of fewer tiles, then what
+// does not fill a tile. All but the last begin at a whole number of tiles.
+std::vector<RowGroup> row_groups(std::int64_t extent, std::int64_t lanes, std::int64_t tiles);
+// Rows that make a run which saturates the DMA engines, a power of two.
+std::int64_t rows_per_descriptor(const target::Target& target, std::int64_t row_bytes);
+
 // The dtype that a tensor has in SBUF: 64-bit types are narrowed to 32 bits, and a DMA converts on the way.
 Dtype sbuf_dtype(Dtype dtype);
 
@@ -94,6 +107,22 @@ class Builder {
   void tiles(std::int64_t extent, std::int64_t tile, Body body, bool parallel = false) {
     for (const Segment& segment : split(extent, tile)) {
       loop(segment.trips, [&](const Index& i) { body(i * segment.size + segment.start, segment.size); }, parallel);
+    }
+  }
+  // for each group: body(first row, group).
+  template <std::invocable<const Index&, const RowGroup&> Body>
+  void groups(const std::vector<RowGroup>& groups, Body body, bool parallel = false) {
+    for (const RowGroup& group : groups) {
+      loop(group.trips, [&](const Index& i) { body(i * group.rows() + group.start, group); }, parallel);
+    }
+  }
+  // for each tile of a group: body(number of the tile).
+  template <std::invocable<const Index&> Body>
+  void tiles_of(const RowGroup& group, Body body) {
+    if (group.tiles == 1) {
+      body(Index(0));
+    } else {
+      loop(group.tiles, std::move(body));
     }
   }
   // Number of loops that are open here; the innermost has depth() - 1.
