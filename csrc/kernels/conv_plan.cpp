@@ -44,12 +44,23 @@ Range touched(const ConvShape& s, std::size_t axis, std::int64_t first, std::int
   return {first * stride - padding, (size - 1) * stride + reach + 1};
 }
 
+// The same, but up to the end of the axis for a block that has all of it: a stride leaves a few positions over, and
+// without them the rows in HBM would be a descriptor each.
+Range loaded(const ConvShape& s, std::size_t axis, std::int64_t first, std::int64_t size, std::int64_t from,
+             std::int64_t to) {
+  Range range = touched(s, axis, first, size);
+  if (axis > 0 && first == 0 && size == to && range.start <= 0) {
+    range.length = std::max(range.length, from - range.start);
+  }
+  return range;
+}
+
 std::vector<AxisBlocks> axis_blocks(const ConvShape& s, std::size_t axis, std::int64_t from, std::int64_t to,
                                     std::int64_t block) {
   std::vector<AxisBlocks> result;
   for (std::int64_t start = 0; start < to; start += block) {
     AxisBlocks next{.start = start, .trips = 1, .size = std::min(block, to - start)};
-    const Range range = touched(s, axis, start, next.size);
+    const Range range = loaded(s, axis, start, next.size, from, to);
     const std::int64_t low = std::clamp<std::int64_t>(range.start, 0, from);
     next.window_start = low;
     next.window = std::max<std::int64_t>(std::min(range.start + range.length, from) - low, 0);
@@ -174,7 +185,8 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
   const std::int64_t window_tiles = ceil_div(std::min(contracted_pass, channels), depth);
   auto fits = [&] {
     for (std::size_t axis = 0; axis < axes_given; ++axis) {
-      extent[axis] = touched(s, axis, 0, std::max<std::int64_t>(block[axis], 1)).length + (reversed ? 1 : 0);
+      const std::int64_t size = std::max<std::int64_t>(block[axis], 1);
+      extent[axis] = loaded(s, axis, 0, size, from[axis], to[axis]).length + (reversed ? 1 : 0);
     }
     // weight_gradient holds grad_out twice, as loaded and with positions on partitions.
     const std::int64_t result = s.direction == ConvDirection::weight_gradient
@@ -197,6 +209,10 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
     block[axis] = std::max<std::int64_t>(std::min(low * unit, to[axis]), 1);
   }
   fits();
+  is_gapless = !reversed && std::ranges::all_of(s.padding, [](auto size) { return size == 0; });
+  for (std::size_t axis = 1; axis < axes_given; ++axis) {
+    is_gapless = is_gapless && block[axis] == to[axis];
+  }
   for (std::size_t axis = 0; axis < axes_given; ++axis) {
     axes.push_back(axis_blocks(s, axis, from[axis], to[axis], std::max<std::int64_t>(block[axis], 1)));
   }

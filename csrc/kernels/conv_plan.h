@@ -47,6 +47,7 @@ struct ConvPlan {
   std::int64_t depth = 128;          // window channels per tile: fewer than partitions under very large kernels
   std::int64_t fold = 1;             // taps of the last axis on partitions beside the channels
   std::int64_t fold_step = 1;        // positions of the window between them
+  bool is_gapless = false;           // a window has no zeros, and whole rows: it is one run of HBM
   std::int64_t pass = 0;             // produced channels of a pass; the window is read once per pass
   std::int64_t contracted_pass = 0;  // weight_gradient: window channels of a pass; grad_out is read once per pass
   std::int64_t num_taps = 1;

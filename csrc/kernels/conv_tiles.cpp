@@ -64,6 +64,15 @@ void load_window(Builder& builder, const ConvPlan& plan, const ConvBlock& block,
       if (sizes.back() <= 0 || product(sizes) == 0) {
         continue;
       }
+      if (plan.is_gapless && plan.fold > 1) {
+        // One run: what wraps from one row to the one before it lies where no tap looks.
+        const std::int64_t run = product(block.window) - shift;
+        Tile into = on_chip_tile(window, depth, run, base);
+        into.start_partition = copy * depth;
+        builder.dma(
+            into, hbm_tile(hbm, depth, size, {{run, 1}}, (channel + k) * size + at(block.window_start, from) + shift));
+        continue;
+      }
       Index inside;
       for (std::size_t axis = 0; axis < before.size(); ++axis) {
         inside = inside + before[axis] * strides[axis];
