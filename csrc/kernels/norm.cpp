@@ -28,7 +28,7 @@ class NormForward {
         piece_(target.core.moving_free_max_elements),
         measures_(shape.kind != NormKind::batch || shape.training),
         wide_((shape.weight || shape.bias) && !geometry_.per_row),
-        k_(target, "norm", shape.rows, shape.cols, geometry_.across) {
+        k_(target, "norm", shape.rows, shape.cols) {
     if (s_.kind == NormKind::group) {
       k_.set_unit(geometry_.spatial);
       k_.set_period(geometry_.rows_per_sample);
@@ -316,6 +316,9 @@ class NormForward {
 // weight and bias read once (layer and rms: once per 128 rows where a row does not fit); statistics that are computed
 // are written, running ones read and, in training, written.
 program::Program norm(const target::Target& target, const NormShape& shape) {
+  if (is_channels_last(shape)) {
+    return norm_channels_last(target, shape);
+  }
   return shape.backward ? norm_backward(target, shape) : NormForward(target, shape).emit();
 }
 

@@ -30,7 +30,7 @@ class NormBackward {
         folds_(!geometry_.per_row && (weight_gradient_ || s_.bias_gradient)),
         dots_needed_(needs_sums_ || (geometry_.per_row && weight_gradient_)),
         piece_(target.core.moving_free_max_elements),
-        k_(target, "norm_backward", shape.rows, shape.cols, geometry_.across),
+        k_(target, "norm_backward", shape.rows, shape.cols),
         num_shares_(k_.num_shares()) {
     auto& b = k_.builder;
     if (is_group()) {

@@ -31,10 +31,13 @@ NormGeometry::NormGeometry(const NormShape& shape) {
       spatial = shape.spatial > 0 ? std::min(shape.spatial, cols) : cols;
       num_parameters = shape.rows;
       per_row = true;
-      across = spatial == 1 && cols > 1;
       run_elements = spatial < cols ? spatial : 0;
       break;
   }
+}
+
+bool is_channels_last(const NormShape& shape) {
+  return shape.kind == NormKind::batch && shape.spatial == 1 && shape.cols > 1;
 }
 
 Dtype statistics_dtype(const NormShape& shape) {

@@ -15,7 +15,6 @@ struct NormGeometry {
   std::int64_t num_parameters = 0;       // elements of weight and of bias
   std::int64_t run_elements = 0;         // of a row in HBM; 0: contiguous
   bool per_row = false;                  // batch: one weight and bias per row
-  bool across = false;                   // batch of [samples, channels]: a row is a column of HBM
   std::int64_t bytes_per_parameter = 0;  // in SBUF
 
   explicit NormGeometry(const NormShape& shape);
@@ -117,6 +116,10 @@ void each_row_group(rows::RowKernel& kernel, const NormShape& shape, const NormG
     samples(full, 0, (num_samples - full * tiles.samples) * tiles.lanes);
   }
 }
+
+// The whole of a batch norm's program, forward or backward, where channels are the contiguous axis of HBM.
+bool is_channels_last(const NormShape& shape);
+program::Program norm_channels_last(const target::Target& target, const NormShape& shape);
 
 // The whole of a norm's backward pass; norm() dispatches to it.
 program::Program norm_backward(const target::Target& target, const NormShape& shape);
