@@ -213,6 +213,8 @@ def windows(part: Part, axis: int, block: int, shift: int = 0) -> int:
     s, p, d, k = (part[name][axis] for name in ("stride", "padding", "dilation", "kernel"))
     reverse = part["direction"] == "input_gradient"
     here, there = (part["in"][axis], part["out"][axis]) if reverse else (part["out"][axis], part["in"][axis])
+    if axis > 0 and block >= here and ((p - (k - 1) * d) // s if reverse else -p) <= 0:
+        return max(there - max(shift - p, 0), 0)  # whole rows
     total = 0
     for first in range(0, here, block):
         last = min(first + block, here) - 1
@@ -240,8 +242,13 @@ def conv_bytes(part: Part, first_block: int | None = None, passes: int = 1, grad
     reverse = direction == "input_gradient"
     here = part["in"] if reverse else part["out"]
     blocks = [first_block or here[0], *here[1:]]
+    copies, last = conv_fold(part), len(blocks) - 1
     positions = math.prod(windows(part, axis, block) for axis, block in enumerate(blocks[:-1]))
-    positions *= sum(windows(part, -1, blocks[-1], copy * part["dilation"][-1]) for copy in range(conv_fold(part)))
+    if copies > 1 and last > 0 and not any(part["padding"]):  # each copy of a block is one run
+        missing = part["dilation"][-1] * copies * (copies - 1) // 2 * -(-here[0] // blocks[0])
+        positions = copies * positions * windows(part, last, blocks[-1]) - missing
+    else:
+        positions *= sum(windows(part, last, blocks[-1], copy * part["dilation"][-1]) for copy in range(copies))
     window = batch * part["out_channels" if reverse else "in_channels"] * positions * passes
     if direction == "weight_gradient":
         # Where grad_out is read more than once, the bias gradient reads it once more.
