@@ -117,9 +117,14 @@ ScalarClass scalar_class(double value) {
     return ScalarClass::one;
   }
   constexpr std::pair<double, ScalarClass> kSpecial[] = {
-      {0, ScalarClass::zero},       {0.5, ScalarClass::half},          {2, ScalarClass::two},
-      {3, ScalarClass::three},      {-0.5, ScalarClass::minus_half},   {-1, ScalarClass::minus_one},
-      {-2, ScalarClass::minus_two}, {HUGE_VAL, ScalarClass::infinity}, {-HUGE_VAL, ScalarClass::minus_infinity},
+      {0, ScalarClass::zero},
+      {0.5, ScalarClass::half},
+      {2, ScalarClass::two},
+      {3, ScalarClass::three},
+      {-1, ScalarClass::minus_one},
+      {-2, ScalarClass::minus_two},
+      {HUGE_VAL, ScalarClass::infinity},
+      {-HUGE_VAL, ScalarClass::minus_infinity},
   };
   for (const auto& [special, result] : kSpecial) {
     if (value == special) {

@@ -67,7 +67,6 @@ enum class ScalarClass : std::uint8_t {
   one,
   two,
   three,
-  minus_half,
   minus_one,
   minus_two,
   infinity,

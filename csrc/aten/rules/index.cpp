@@ -201,16 +201,10 @@ Spec embedding_backward(const LaunchArguments& args) {
 Spec index(const LaunchArguments& args) {
   const auto& self = args.tensor("self");
   const auto& out = args.output();
-  const auto indices = indices_of(args);
-  Spec spec;
-  if (indices.boolean) {
-    for (const auto& mask : named(args, {"indices"})) {
-      spec = concat(std::move(spec), positions_of_mask(mask));
-    }
-  }
+  const auto indices = indices_of(args);  // a mask has become positions, by a launch of its own
   const auto row = std::max<std::int64_t>(row_of(self, indices), 1);
-  auto picked = rows(IndexKind::gather, numel(out) / row, row, dtype(self), indices.elements, indices.type);
-  return concat(std::move(spec), along_axis(std::move(picked), self, indices));
+  return along_axis(rows(IndexKind::gather, numel(out) / row, row, dtype(self), indices.elements, indices.type), self,
+                    indices);
 }
 
 Spec index_put(const LaunchArguments& args) {
