@@ -16,9 +16,9 @@ instruction. On the clock a cycle of TensorE lasts 1 / `tensor_efficiency` of a 
 trn2 and trn3, 0.725 on trn1). A `tensor_tensor` of 16-bit operands in SBUF takes half of its column's cycles from
 NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. The performance
 modes look at what an instruction streams, not at operands of one element per partition, and at one-byte floats from
-NeuronCore-v4 on. Of nki.isa's list these are not here: `core_barrier`, `sendrecv` and `sendrecv_compute`, between the
-two cores of a logical one; `activate2`, `topk`, `scalar_load` and `scalar_store`, newer than SDK 2.29. An engine may be
-left out, or "unknown": then it is the one that the documents name first. `register_alloc` gives a register, whose value
+NeuronCore-v4 on. Of nki.isa's list these are not here: `topk`, `scalar_load` and `scalar_store`, newer than SDK 2.29.
+`core_barrier`, `sendrecv` and `sendrecv_compute` are of `torch_trn.emu.LogicalCore`'s cores. An engine may be left out,
+or "unknown": then it is the one that the documents name first. `register_alloc` gives a register, whose value
 is a number or a condition in Python, and costs what moves or loads it. `right_shift` is arithmetic for signed integers,
 as NKI's own simulators compute it.
 """

@@ -360,7 +360,7 @@ def compare(
     loss: Loss | None = None,
     optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer] | None = None,
     steps: int = 1,
-    backward: bool = True,
+    backward: bool | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     **departures: Any,
@@ -379,7 +379,7 @@ def compare(
         optimizer: makes one of parameters, e.g. `lambda p: torch.optim.AdamW(p, lr=3e-4)`. Needed for more than
             one step.
         steps: training steps.
-        backward: whether gradients are computed.
+        backward: whether gradients are computed; by default, if the loss depends on anything that requires them.
         seed: of random operators; the same in both runs.
         device: where to run; the current device by default.
         departures: switches of hardware numerics, as in `set_numerics`; the others are those in force.
@@ -388,10 +388,11 @@ def compare(
         A `Comparison`: a table when printed, `to_dict()`, `plot(path)`.
 
     Raises:
-        ValueError: several steps without an optimizer, or a model with no floating-point result.
+        ValueError: several steps without an optimizer, gradients of a loss that has none, or a model with no
+            floating-point result.
         RuntimeError: the runs call different operators, as control flow depends on values.
     """
-    if steps < 1 or (steps > 1 and (optimizer is None or not backward)):
+    if steps < 1 or (steps > 1 and (optimizer is None or backward is False)):
         raise ValueError(f"[compare] several steps need an optimizer and gradients; got {steps} steps.")
     from torch_trn import device_name
 
@@ -408,9 +409,14 @@ def compare(
         losses = []
 
         def step() -> None:
-            with torch.set_grad_enabled(backward):
+            with torch.set_grad_enabled(backward is not False):
                 value = loss_of(mine(*args, **kwargs))
-                if backward:
+                if backward and not value.requires_grad:
+                    raise ValueError(
+                        "[compare] backward=True takes gradients of a loss that depends on parameters; got one that "
+                        "requires none. Leave backward out, or let a parameter or an input require gradients."
+                    )
+                if value.requires_grad:
                     value.backward()  # type: ignore[no-untyped-call]
                 if stepper is not None:
                     stepper.step()

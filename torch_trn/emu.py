@@ -133,13 +133,21 @@ class LogicalCore:
         self._shared.set_wait(turns.wait)
         self._is_running = True
         try:
-            return turns.run([functools.partial(kernel, core, *args) for core in self.cores])
+            results = turns.run([functools.partial(kernel, core, *args) for core in self.cores])
+            self._require_all_met()
+            return results
         except BaseException:
             self._shared.abandon()  # nobody comes to what a kernel that failed has left in flight
             raise
         finally:
             self._is_running = False
             self._shared.set_wait(None)
+
+    def _require_all_met(self) -> None:
+        try:
+            self._shared.require_settled("LogicalCore.run")
+        except ValueError as error:
+            raise RuntimeError(str(error)) from None
 
     def timeline(self) -> Timeline:
         """Every instruction so far on the simulated clock; the cores have the device's HBM to themselves."""

@@ -1,6 +1,7 @@
 // Instructions as a Program holds them.
 #include "bindings/recorded_core.h"
 
+#include <algorithm>
 #include <string>
 
 #include "emu/limits.h"
@@ -46,6 +47,20 @@ LogicalCore::LogicalCore(const target::Target& target, program::Synchronization 
     : target(of_cores(target, num_cores)),
       recorder(synchronization, num_cores),
       has_core(static_cast<std::size_t>(num_cores)) {}
+
+void LogicalCore::require_room(std::int64_t bytes) const {
+  std::int64_t used = 0;
+  for (const auto& [key, buffer] : tensors) {
+    const program::Buffer& held = recorder.program().buffers[static_cast<std::size_t>(buffer)];
+    used += held.shares_with < 0 ? held.elements * target::itemsize(held.dtype) : 0;
+  }
+  const std::int64_t free = std::max<std::int64_t>(target.device.hbm_bytes - used, 0);
+  if (bytes > free) {
+    throw Error(Category::out_of_memory, "[hbm] arrays fit in the device's memory; got " + std::to_string(bytes) +
+                                             " bytes beside " + std::to_string(used) + ", limit " +
+                                             std::to_string(free) + ". Delete others, or take slices.");
+  }
+}
 
 RecordedCore::RecordedCore(std::shared_ptr<LogicalCore> logical, std::int16_t rank, std::uint64_t seed,
                            const emu::Numerics& numerics)

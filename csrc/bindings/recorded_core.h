@@ -21,6 +21,9 @@ struct LogicalCore {
   // `num_cores` have the device's HBM to themselves.
   LogicalCore(const target::Target& target, program::Synchronization synchronization, std::int16_t num_cores);
 
+  // An Error where `bytes` more do not fit in the device's HBM beside the arrays that live.
+  void require_room(std::int64_t bytes) const;
+
   const target::Target target;
   program::Recorder recorder;
   // Arrays of HBM by where their bytes begin, as long as what owns those lives.

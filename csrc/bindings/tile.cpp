@@ -41,7 +41,7 @@ Tile Tile::allocate(const Core& core, target::Memory memory, const std::string& 
                                     .name = name,
                                     .partitions = core->core.num_partitions,
                                     .elements_per_partition = elements});
-  return tile.part(partitions, 0, elements, start_partition);
+  return tile.placed(partitions, 0, {{elements, 1}}, start_partition);
 }
 
 namespace {
@@ -183,6 +183,11 @@ Tile Tile::fresh_hbm(const Core& core, const std::vector<py::ssize_t>& shape, co
         Category::invalid_argument,
         "[hbm] sizes are not negative; got " + std::to_string(std::ranges::min(shape)) + ", limit 0. Check the shape.");
   }
+  std::int64_t bytes = target::itemsize(kind);
+  for (const py::ssize_t size : shape) {
+    bytes = emu::bounded_product(bytes, size);
+  }
+  core->logical->require_room(bytes);
   const bool has_numpy = emu::is_integer(kind) || kind == target::Dtype::float32 || kind == target::Dtype::float16;
   py::array array(py::dtype(has_numpy ? dtype : "u" + std::to_string(target::itemsize(kind))), shape);
   std::memset(array.mutable_data(), 0xFF, static_cast<std::size_t>(array.nbytes()));
@@ -214,6 +219,9 @@ void Tile::place(const py::array& in) {
   const auto other = tensors.lower_bound({whole.data(), target::Dtype{}});
   const bool is_shared = other != tensors.end() && other->first.first == key.first;
   const std::int16_t owner = is_shared ? core->recorder.program().owner(other->second) : std::int16_t{-1};
+  if (!is_shared) {
+    core->logical->require_room(static_cast<std::int64_t>(whole.nbytes()));
+  }
   const auto [found, is_new] = tensors.try_emplace(key, std::int16_t{-1});
   if (is_new) {
     found->second = core->recorder.add({.memory = target::Memory::hbm,
@@ -233,12 +241,24 @@ Tile Tile::part(std::int64_t partitions, std::int64_t start, std::int64_t size, 
 
 Tile Tile::pattern(std::int64_t partitions, std::int64_t start, const Pattern& free,
                    std::int64_t start_partition) const {
-  Tile tile = *this;
   if (view.memory == target::Memory::hbm) {
-    throw Error(Category::invalid_argument, "[tile] parts are taken on the chip; got hbm. Slice the array.");
+    throw Error(Category::invalid_argument,
+                "[tile] parts are taken on the chip; got hbm. Slice the array, and pass hbm(array[...]).");
   }
+  const emu::Extents dims = extents(free);
+  const emu::Reach own = emu::reach(view.free);
+  const std::string_view where = target::name(view.memory);
+  emu::require_partitions_within(where, start_partition, partitions, view.partitions);
+  emu::require_within(where, emu::tile_called(name), "its buffer", partitions, dims, start - own.lowest,
+                      own.highest - own.lowest + 1);
+  return placed(partitions, this->start + start, dims, view.start_partition + start_partition);
+}
+
+Tile Tile::placed(std::int64_t partitions, std::int64_t start, const emu::Extents& free,
+                  std::int64_t start_partition) const {
+  Tile tile = *this;
   auto part_of = [&](auto& memory) {
-    return memory.view(offset, elements, view.dtype, partitions, start, extents(free), name, start_partition);
+    return memory.view(offset, elements, view.dtype, partitions, start, free, name, start_partition);
   };
   tile.view = view.memory == target::Memory::sbuf ? part_of(core->sbuf) : part_of(core->psum);
   tile.start = start;
@@ -297,9 +317,11 @@ void bind_tile(py::module_& module) {
                              })
       .def_property_readonly("array", [](const Tile& tile) { return tile.array ? tile.array : py::none(); })
       .def("part", &Tile::part, py::arg("partitions"), py::arg("start"), py::arg("size"),
-           py::arg("start_partition") = 0, "`size` elements from `start` of each of the partitions.")
+           py::arg("start_partition") = 0,
+           "`size` elements from `start` on of each of `partitions` partitions of this tile.")
       .def("pattern", &Tile::pattern, py::arg("partitions"), py::arg("start"), py::arg("pattern"),
-           py::arg("start_partition") = 0, "Elements from `start` on by [step, num] pairs, outermost first.")
+           py::arg("start_partition") = 0,
+           "Elements of this tile from `start` on, by [step, num] pairs, outermost first.")
       .def("read", &Tile::read, "Values as float32, int64 of integers; no instruction.")
       .def("write", &Tile::write, py::arg("values"), "Sets values, rounded to nearest even; no instruction.");
 }

@@ -47,7 +47,7 @@ struct Tile {
   // A dense array of another tile's dtype and elements as its rows; `where` is for errors.
   static Tile rows(std::string_view where, const pybind11::array& array, const Tile& like);
 
-  // [partitions, size] from element `start` of partition `start_partition` on.
+  // Of this tile: [partitions, size] from its element `start` of its partition `start_partition` on.
   Tile part(std::int64_t partitions, std::int64_t start, std::int64_t size, std::int64_t start_partition) const;
   Tile pattern(std::int64_t partitions, std::int64_t start, const Pattern& free, std::int64_t start_partition) const;
   // An Error where it lies in an array that must not be written.
@@ -57,6 +57,9 @@ struct Tile {
   void write(const pybind11::array& values) const;
 
  private:
+  // The same of the whole allocation.
+  Tile placed(std::int64_t partitions, std::int64_t start, const emu::Extents& free,
+              std::int64_t start_partition) const;
   // Finds the recorded program's tensor that holds the view.
   void place(const pybind11::array& in);
 };

@@ -161,6 +161,7 @@ void Dma::indexed(std::string_view where, const View& rows, const View& tile, co
   require_memory(where, "indices lie in SBUF", index, index.memory == Memory::sbuf, "Load them by DMA first.");
   require_dtype(where, "indices are integers of 32 or 64 bits", index,
                 is_integer(index.dtype) && target::itemsize(index.dtype) >= 4, "Cast them.");
+  require_initialized(where, index);
   require_equal(where, "a partition has indices of its own", index.partitions, tile.partitions, "Give both one shape.");
   const std::int64_t n = index.free_elements(), e = rows.free_elements();
   require_equal(where, "the tile has a row per index", tile.free_elements(), n * e, "Give it this width.");
@@ -200,6 +201,7 @@ void Dma::gather(const View& dst, const View& src, const View& index, bool skips
 }
 
 void Dma::scatter(const View& dst, const View& src, const View& index, bool accumulates, bool skips_out_of_bounds) {
+  require_written("dma_scatter", src);
   indexed("dma_scatter", dst, src, index, skips_out_of_bounds, false, [&](const View& part, const View& row) {
     if (accumulates) {
       accumulate(row, part);

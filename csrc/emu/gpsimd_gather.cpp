@@ -42,9 +42,10 @@ void GpSimdEngine::local_gather(const View& dst, const View& src_buffer, const V
     require_partitions(where, *view, dst.partitions);
   }
   require_initialized(where, src_buffer);
+  require_initialized(where, index);
   require_dtype(where, "indices are uint16", index, index.dtype == Dtype::uint16, "Cast them.");
   require_dtype(where, "source and result have one dtype", dst, dst.dtype == src_buffer.dtype, "Cast afterwards.");
-  require_equal(where, "tiles have a multiple of 16 partitions", dst.partitions % kCorePartitions, 0, "Pad them.");
+  require_multiple(where, "tiles have whole groups of 16 partitions", dst.partitions, kCorePartitions, "Pad them.");
   if (elements_per_index < 1 || elements_per_index > 32 ||
       !std::has_single_bit(static_cast<std::uint64_t>(elements_per_index))) {
     refuse(where, "an index stands for 1, 2, 4, 8, 16 or 32 elements", std::to_string(elements_per_index),
@@ -86,6 +87,7 @@ void GpSimdEngine::nc_n_gather(const View& dst, const View& data, const View& in
     require_partitions(where, *view, dst.partitions);
   }
   require_initialized(where, data);
+  require_initialized(where, indices);
   require_dtype(where, "indices are uint32", indices, indices.dtype == Dtype::uint32, "Cast them.");
   require_dtype(where, "source and result have one dtype", dst, dst.dtype == data.dtype, "Cast afterwards.");
   const std::int64_t n = dst.free_elements(), columns = data.free_elements();

@@ -41,6 +41,15 @@ inline void require_equal(std::string_view where, std::string_view rule, std::in
   }
 }
 
+inline void require_multiple(std::string_view where, std::string_view rule, std::int64_t got, std::int64_t factor,
+                             std::string_view fix) {
+  if (factor < 1 || got % factor != 0) {
+    throw Error(Category::hardware_constraint, "[" + std::string(where) + "] " + std::string(rule) + "; got " +
+                                                   std::to_string(got) + ", limit a multiple of " +
+                                                   std::to_string(factor) + ". " + std::string(fix));
+  }
+}
+
 // One of `count` things, numbered from 0.
 inline void require_index(std::string_view where, std::string_view rule, std::int64_t got, std::int64_t count,
                           std::string_view fix) {
@@ -144,6 +153,17 @@ inline void require_elements(std::string_view where, const View& view) {
                 "Use another dtype.");
 }
 
+// What one instruction streams per partition: 64 Ki elements of SBUF, 4 Ki of PSUM, from NeuronCore-v4 on all of it
+// (NKI's architecture guides).
+inline void require_free_size(std::string_view where, const target::Core& core, const View& view) {
+  constexpr std::int64_t kMostOfSbuf = 64 * 1024, kMostOfPsum = 4 * 1024;
+  const bool is_psum = view.memory == Memory::psum;
+  const std::int64_t most_of_psum =
+      generation(core) >= 4 ? core.psum_bytes_per_partition / target::itemsize(view.dtype) : kMostOfPsum;
+  require_at_most(where, is_psum ? "a partition of an operand in PSUM is short" : "a partition of an operand is short",
+                  view.free_elements(), is_psum ? most_of_psum : kMostOfSbuf, "Split the tile.");
+}
+
 // On the chip, within the partitions; of any shape.
 inline void require_tile(std::string_view where, const target::Core& core, const View& view) {
   require_memory(where, "operands lie in SBUF or PSUM", view,
@@ -151,6 +171,7 @@ inline void require_tile(std::string_view where, const target::Core& core, const
   require_at_most(where, "an operand spans at most every partition", view.partitions, core.num_partitions,
                   "Split the tile.");
   require_start_partition(where, view);
+  require_free_size(where, core, view);
 }
 
 inline void require_source(std::string_view where, const target::Core& core, const View& view) {
@@ -204,6 +225,11 @@ inline void require_scalar(std::string_view where, const target::Core& core, con
     require_vector(where, core, *operand.vector, partitions);
     require_initialized(where, *operand.vector);
   }
+}
+
+// For errors; tiles without a name of their own are called "tile".
+inline std::string tile_called(std::string_view name) {
+  return name == "tile" ? "a tile" : "tile " + std::string(name);
 }
 
 // A tile holds at least one element and lies within a buffer of `elements` from `address` on. Of each memory, where it

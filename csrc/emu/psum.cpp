@@ -16,7 +16,7 @@ Psum::Psum(const target::Core& core)
 std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view name) {
   const std::int64_t bytes = pitch(bytes_per_partition);
   if (used_bytes_ + bytes > bytes_per_partition_) {
-    throw Error(Category::out_of_memory, "[psum] tile " + std::string(name) + " must fit beside the others; got " +
+    throw Error(Category::out_of_memory, "[psum] " + tile_called(name) + " must fit beside the others; got " +
                                              std::to_string(bytes / bank_bytes_) + " banks, limit " +
                                              std::to_string((bytes_per_partition_ - used_bytes_) / bank_bytes_) +
                                              ". Use smaller tiles or fewer copies.");
@@ -30,7 +30,7 @@ std::int64_t Psum::allocate(std::int64_t bytes_per_partition, std::string_view n
 View Psum::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
                 const Extents& free, std::string_view name, std::int64_t start_partition) const {
   require_partitions_within("psum", start_partition, partitions, num_partitions_);
-  require_within("psum", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
+  require_within("psum", tile_called(name), "its buffer", partitions, free, address, elements);
   const std::int64_t start = address * target::itemsize(dtype);
   View view{.data = bytes_.at(offset * num_partitions_) + start,
             .memory = Memory::psum,

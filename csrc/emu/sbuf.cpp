@@ -15,7 +15,7 @@ Sbuf::Sbuf(const target::Core& core)
 std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view name) {
   const std::int64_t bytes = pitch(bytes_per_partition);
   if (bytes > free_bytes()) {
-    throw Error(Category::out_of_memory, "[sbuf] tile " + std::string(name) + " must fit beside the others; got " +
+    throw Error(Category::out_of_memory, "[sbuf] " + tile_called(name) + " must fit beside the others; got " +
                                              std::to_string(bytes) + " bytes per partition, limit " +
                                              std::to_string(free_bytes()) + ". Use smaller tiles or fewer copies.");
   }
@@ -28,7 +28,7 @@ std::int64_t Sbuf::allocate(std::int64_t bytes_per_partition, std::string_view n
 View Sbuf::view(std::int64_t offset, std::int64_t elements, Dtype dtype, std::int64_t partitions, std::int64_t address,
                 const Extents& free, std::string_view name, std::int64_t start_partition) const {
   require_partitions_within("sbuf", start_partition, partitions, num_partitions_);
-  require_within("sbuf", "tile " + std::string(name), "its buffer", partitions, free, address, elements);
+  require_within("sbuf", tile_called(name), "its buffer", partitions, free, address, elements);
   View view{.data = bytes_.at(offset * num_partitions_) + address * target::itemsize(dtype),
             .memory = Memory::sbuf,
             .dtype = dtype,

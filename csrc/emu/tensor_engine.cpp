@@ -87,7 +87,7 @@ void TensorEngine::require_array_tile(std::string_view where, const ArrayTile& t
       refuse(where, "the array splits into tiles of 32 (from NeuronCore-v3), 64 or 128", std::to_string(size),
              "Choose one of them.");
     }
-    require_equal(where, "a tile starts at a multiple of its size", start % size, 0, "Move it.");
+    require_multiple(where, "a tile starts at a multiple of its size", start, size, "Move it.");
     require_at_least(where, "a tile starts within the array", start, 0, "Move it.");
     require_at_most(where, "a tile ends within the array", start + size, 128, "Move it.");
   }
@@ -254,8 +254,8 @@ void TensorEngine::nc_matmul_mx(const View& dst, const View& stationary, const V
   require_generation(where, core_, 4);
   require_operands(where, stationary, moving);
   const std::int64_t k = stationary.partitions, m = stationary.free_elements(), n = moving.free_elements();
-  require_equal(where, "K is a multiple of 32 partitions", k % kQuadrant, 0, "Pad K.");
-  require_equal(where, "the stationary tile has an even number of columns", m % 2, 0, "Pad M.");
+  require_multiple(where, "K has whole quadrants", k, kQuadrant, "Pad K.");
+  require_multiple(where, "the stationary tile has an even number of columns", m, 2, "Pad M.");
   require_row_tile(where, tile, k, m);
   require_at_most(where, "the moving tile has few columns", n, most_columns(dst), "Split N.");
   for (const auto& [values, scale] : {std::pair{&stationary, &stationary_scale}, {&moving, &moving_scale}}) {

@@ -72,8 +72,8 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
   require_dtype(where, "scales are uint8", dst_scale, dst_scale.dtype == Dtype::uint8, "Allocate a uint8 tile.");
   require_initialized(where, src);
   const std::int64_t columns = src.free_elements(), packed = columns / kPacked;
-  require_equal(where, "the source has a multiple of 32 partitions", src.partitions % kQuadrant, 0, "Pad the tile.");
-  require_equal(where, "the source has a multiple of 4 columns", columns % kPacked, 0, "Pad the tile.");
+  require_multiple(where, "the source has whole quadrants", src.partitions, kQuadrant, "Pad the tile.");
+  require_multiple(where, "the source has columns in fours", columns, kPacked, "Pad the tile.");
   require_partitions(where, src, dst.partitions);
   require_equal(where, "the result has a packed element per four columns", dst.free_elements(), packed,
                 "Give it a quarter of the columns.");

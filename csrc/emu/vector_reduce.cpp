@@ -65,8 +65,7 @@ void VectorEngine::tensor_reduce(const View& dst, Alu alu, const View& data, boo
   require_source(where, core_, data);
   require_partitions(where, data, dst.partitions);
   const std::int64_t n = data.free_elements(), kept = dst.free_elements();
-  require_equal(where, "the result's elements divide the input's", n % std::max<std::int64_t>(kept, 1), 0,
-                "Reduce whole axes.");
+  require_multiple(where, "the input's elements are a multiple of the result's", n, kept, "Reduce whole axes.");
   const std::int64_t reduced = n / kept;
   const bool is_exact = !negate && computes_integers({&dst, &data}, {alu});
   if (is_bitwise(alu) || is_exact) {
@@ -216,7 +215,7 @@ void VectorEngine::bn_aggr(const View& dst, const View& data) {
   require_source(where, core_, data);
   require_partitions(where, data, dst.partitions);
   const std::int64_t n = data.free_elements();
-  require_equal(where, "a partition holds triples of bn_stats", n % 3, 0, "Pass whole results of bn_stats.");
+  require_multiple(where, "a partition holds triples of bn_stats", n, 3, "Pass whole results of bn_stats.");
   require_equal(where, "the result has two elements per partition", dst.free_elements(), 2,
                 "Give it the shape [P, 2].");
   for (std::int64_t p = 0; p < dst.partitions; ++p) {

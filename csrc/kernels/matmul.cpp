@@ -10,6 +10,8 @@
 #include "kernels/matmul_emitter.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string>
 #include <utility>
 
 #include "kernels/build.h"
@@ -55,10 +57,18 @@ Dtype tensor_dtype(Dtype dtype, Dtype other) {
   return is_cast(dtype) && is_cast(other) ? Dtype::tfloat32 : Dtype::float32;
 }
 
+std::int64_t elements_of_bias(const MatmulShape& shape) {
+  std::int64_t elements = 1;
+  for (const std::int64_t size : shape.bias) {
+    elements *= size;
+  }
+  return elements;
+}
+
 }  // namespace
 
 MatmulShape normalised(MatmulShape shape) {
-  const bool row_bias = shape.bias_elements == 0 || shape.bias_elements == shape.n;
+  const bool row_bias = shape.bias.empty() || (shape.bias.size() == 3 && shape.bias[0] == 1 && shape.bias[1] == 1);
   if (shape.batch > 1 && shape.b_batch == 1 && shape.a_batch == shape.batch && !shape.a_k_major && row_bias) {
     shape.m *= shape.batch;
     shape.batch = shape.a_batch = 1;
@@ -159,24 +169,31 @@ void MatmulEmitter::choose_groups() {
 }
 
 MatmulEmitter::Bias MatmulEmitter::bias_of_shape() const {
-  const std::int64_t e = s_.bias_elements;
-  if (e == 0) {
+  if (s_.bias.empty()) {
     return {};
   }
+  const std::int64_t e = elements_of_bias(s_);
   if (complex_) {
     return {.elements = 2 * e};
   }
-  struct Form {
-    std::int64_t elements, row_stride, column_stride;
-  };
-  for (const Form& form : {Form{s_.n, 0, 1}, Form{s_.m, 1, 0}, Form{s_.m * s_.n, s_.n, 1}, Form{1, 0, 0}}) {
-    if (e == form.elements || e == s_.batch * form.elements) {
-      return {e, e == form.elements ? 0 : form.elements, form.row_stride, form.column_stride};
-    }
+  const std::int64_t extents[] = {s_.batch, s_.m, s_.n};
+  std::string sizes;
+  bool is_broadcast = s_.bias.size() == std::size(extents);
+  for (std::size_t axis = 0; axis < s_.bias.size(); ++axis) {
+    sizes += (axis > 0 ? ", " : "") + std::to_string(s_.bias[axis]);
+    is_broadcast = is_broadcast && (s_.bias[axis] == 1 || s_.bias[axis] == extents[axis]);
   }
-  throw Error(Category::invalid_argument,
-              "[matmul] a bias has 1, n, m or m * n elements, for all batches or for each; got " + std::to_string(e) +
-                  " for m " + std::to_string(s_.m) + ", n " + std::to_string(s_.n) + ". Expand it first.");
+  if (!is_broadcast) {
+    throw Error(Category::invalid_argument, "[matmul] a bias has the result's sizes [batch, m, n], or 1; got [" +
+                                                sizes + "], limit [" + std::to_string(s_.batch) + ", " +
+                                                std::to_string(s_.m) + ", " + std::to_string(s_.n) +
+                                                "]. Expand it first.");
+  }
+  const std::int64_t rows = s_.bias[1], columns = s_.bias[2];
+  return {.elements = e,
+          .batch_stride = s_.bias[0] > 1 ? rows * columns : 0,
+          .row_stride = rows > 1 ? columns : 0,
+          .column_stride = columns > 1 ? 1 : 0};
 }
 
 Program MatmulEmitter::emit() {
@@ -429,8 +446,9 @@ Program matmul(const target::Target& target, const MatmulShape& shape, Dtype aut
   // An empty sum: the result is its bias, or zero.
   const Access out{shape.out_dtype, shape.batch * shape.m * shape.n, shape.batch * shape.m * shape.n};
   PointwiseShape fill{.elements = out.elements, .inputs = {}, .outputs = {out}, .steps = {}, .axes = {}, .repeats = {}};
-  if (shape.bias_elements > 0) {
-    fill.inputs.push_back({shape.out_dtype, shape.bias_elements, shape.bias_elements});
+  if (!shape.bias.empty()) {
+    const std::int64_t elements = elements_of_bias(shape);
+    fill.inputs.push_back({shape.out_dtype, elements, elements});
   }
   return pointwise(target, fill);
 }

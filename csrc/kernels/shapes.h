@@ -38,7 +38,7 @@ struct MatmulShape {
   bool a_k_major = false;                 // a is laid out [k, m]: no transpose needed for the stationary operand
   bool b_k_major = true;                  // b is laid out [k, n]: no transpose needed for the moving operand
   std::int64_t a_batch = 1, b_batch = 1;  // distinct matrices, 1 when one serves every batch
-  std::int64_t bias_elements = 0;         // 0, n, m or m*n elements added to the result
+  std::vector<std::int64_t> bias;         // sizes of what is added, by [batch, m, n], 1: broadcast; empty: none
   float alpha = 1, beta = 1;
   template <class V>
   static void visit(V&& v, auto& s) {
@@ -53,7 +53,7 @@ struct MatmulShape {
     v("b_k_major", s.b_k_major);
     v("a_batch", s.a_batch);
     v("b_batch", s.b_batch);
-    v("bias_elements", s.bias_elements);
+    v("bias", s.bias);
     v("alpha", s.alpha);
     v("beta", s.beta);
   }

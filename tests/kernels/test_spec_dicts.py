@@ -34,7 +34,7 @@ EXAMPLES: list[Part] = [
         "b_k_major": False,
         "a_batch": 2,
         "b_batch": 1,
-        "bias_elements": 4,
+        "bias": [1, 1, 4],
         "alpha": 0.5,
         "beta": 2.0,
     },

@@ -40,7 +40,7 @@ def matmul(rng: random.Random) -> Part:
         "out_dtype": dtype,
         "a_k_major": rng.random() < 0.5,
         "b_k_major": rng.random() < 0.5,
-        "bias_elements": 0,
+        "bias": [],
         "alpha": 1.0,
         "beta": 1.0,
     }

@@ -65,7 +65,7 @@ def matmul_part(m: int, n: int, k: int, dtype: str = "float32", **fields: Any) -
         "out_dtype": dtype,
         "a_k_major": False,
         "b_k_major": True,
-        "bias_elements": 0,
+        "bias": [],
         "alpha": 1.0,
         "beta": 1.0,
     }

@@ -34,7 +34,8 @@ def test_matmul(target: Any, seed: int) -> None:
     m, n, k = rng.randint(1, 600), rng.randint(1, 1500), rng.randint(1, 700)
     dtype = rng.choice(["float32", "bfloat16"])
     bias = rng.choice([0, n])
-    part = matmul_part(m, n, k, dtype, bias_elements=bias, batch=1, a_k_major=rng.random() < 0.5)
+    sizes = [1, 1, n] if bias else []
+    part = matmul_part(m, n, k, dtype, bias=sizes, batch=1, a_k_major=rng.random() < 0.5)
     values = np.random.default_rng(seed)
     inputs = [to_device(values.standard_normal(size), dtype) for size in (m * k, k * n) + ((bias,) if bias else ())]
     assert_threads_agree(part, target, inputs, empty(m * n, dtype))

@@ -32,7 +32,7 @@ def check_values(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, 
     b = rng.standard_normal((part["b_batch"], k, n))
     a_stored = to_device(a.transpose(0, 2, 1) if part["a_k_major"] else a, part["a_dtype"])
     b_stored = to_device(b if part["b_k_major"] else b.transpose(0, 2, 1), part["b_dtype"])
-    bias = rng.standard_normal(part["bias_elements"])
+    bias = rng.standard_normal(part["bias"] or [0])
     bias_stored = to_device(bias, part["out_dtype"])
     inputs = [a_stored, b_stored] + ([bias_stored] if bias.size else [])
     out = empty(batch * m * n, part["out_dtype"])
@@ -46,7 +46,7 @@ def check_values(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, 
     expected = alpha * np.broadcast_to(exact_a @ exact_b, (batch, m, n))
     scale = abs(alpha) * np.broadcast_to(np.abs(exact_a) @ np.abs(exact_b), (batch, m, n))
     if bias.size:
-        added = beta * reshape_bias(from_device(bias_stored, part["out_dtype"]), batch, m, n)
+        added = beta * from_device(bias_stored.ravel(), part["out_dtype"]).reshape(part["bias"])
         expected += added
         scale += np.abs(added)
     got = from_device(out, part["out_dtype"]).reshape(batch, m, n)
@@ -56,29 +56,19 @@ def check_values(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, 
     return counts
 
 
-def reshape_bias(bias: Array, batch: int, m: int, n: int) -> Array:
-    for shape in [(1, 1, n), (batch, 1, n), (1, m, 1), (batch, m, 1), (1, m, n), (batch, m, n), (1, 1, 1)]:
-        if bias.size == np.prod(shape):
-            return bias.reshape(shape)
-    raise AssertionError(bias.size)
-
-
 def closed_form(part: dict[str, Any], target: Any) -> tuple[int, int]:
     """HBM bytes read and written. A b that serves all batches makes the stacked rows one product."""
     batch, m, n, k = part["batch"], part["m"], part["n"], part["k"]
     plan = _C.matmul_plan(part, target)
     stacked = batch > 1 and part["b_batch"] == 1 and part["a_batch"] == batch and not part["a_k_major"]
-    if stacked and part["bias_elements"] in (0, n):
+    if stacked and (not part["bias"] or part["bias"][:2] == [1, 1]):
         batch, m = 1, batch * m
     a = m * k * BYTES[part["a_dtype"]] * plan["a_reads"]
     b = n * k * BYTES[part["b_dtype"]] * plan["b_reads"]
-    bias = part["bias_elements"]
-    if bias in (n, batch * n):
-        read_bias = batch * n * plan["num_m_blocks"]
-    elif bias in (m, batch * m):
-        read_bias = batch * m * plan["num_n_blocks"]
-    else:
-        read_bias = batch * m * n if bias else 0
+    read_bias = 0
+    if part["bias"]:
+        _, rows, columns = part["bias"]
+        read_bias = batch * (m if rows > 1 else plan["num_m_blocks"]) * (n if columns > 1 else plan["num_n_blocks"])
     size = BYTES[part["out_dtype"]]
     return batch * (a + b) + read_bias * size, batch * m * n * size
 
@@ -92,7 +82,8 @@ def random_part(rng: random.Random, largest: int) -> dict[str, Any]:
         part["out_dtype"] = rng.choice(["float32", "bfloat16"])
     if batch > 1:
         part["a_batch"], part["b_batch"] = rng.choice([(batch, batch), (batch, 1), (1, batch)])
-    part["bias_elements"] = rng.choice([0, 0, 0, n, m, m * n])
+    sizes = [1, 1, n], [1, m, 1], [1, m, n], [batch, 1, n], [batch, m, 1], [batch, m, n], [batch, 1, 1], [1, 1, 1]
+    part["bias"] = rng.choice(sizes) if rng.random() < 0.5 else []
     if rng.random() < 0.5:
         part["alpha"], part["beta"] = rng.choice([1.0, 0.5, -3.0]), rng.choice([1.0, 2.5])
     return part
@@ -219,8 +210,9 @@ def test_errors(target: Any) -> None:
         _C.execute(part, target, [a, a, a], [a.copy()])
     with pytest.raises(ValueError, match=r"\[execute\] arrays are dense and in C order; got strides in a\."):
         _C.execute(part, target, [a.T[::1].copy().T, a], [a.copy()])
-    with pytest.raises(ValueError, match=r"\[matmul\] a bias has 1, n, m or m \* n elements.*got 3 for m 4, n 4"):
-        _C.cost([matmul_part(4, 4, 4, bias_elements=3)], target)
+    for bias in ([1, 1, 3], [4], [2, 4, 4]):
+        with pytest.raises(ValueError, match=r"\[matmul\] a bias has the result's sizes.*limit \[1, 4, 4\]"):
+            _C.cost([matmul_part(4, 4, 4, bias=bias)], target)
     with pytest.raises(NotImplementedError, match=r"\[matmul\] complex elements are counted, not executed"):
         _C.execute(matmul_part(4, 4, 4, "complex64"), target, [], [])
 

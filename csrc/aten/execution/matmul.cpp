@@ -49,13 +49,13 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::M
   BoundPart bound;
   bound.inputs.push_back(laid_out(matrices(a, shape.a_batch, shape.m, shape.k), !shape.a_k_major));
   bound.inputs.push_back(laid_out(matrices(b, shape.b_batch, shape.k, shape.n), shape.b_k_major));
-  if (shape.bias_elements > 0) {
-    const at::Tensor bias = cpu_alias(args.tensor(0));
-    const bool is_whole = shape.bias_elements == shape.batch * shape.m * shape.n;
-    if (!is_whole && bias.numel() != shape.bias_elements) {
-      return std::nullopt;
+  if (!shape.bias.empty()) {
+    at::Tensor bias = cpu_alias(args.tensor(0)).expand(out.sizes());
+    for (std::int64_t d = 0; d < out.dim(); ++d) {
+      const auto axis = static_cast<std::size_t>(out.dim() == 1 ? 1 : 3 - out.dim() + d);
+      bias = bias.narrow(d, 0, shape.bias[axis]);
     }
-    bound.inputs.push_back((is_whole ? bias.expand(out.sizes()) : bias).contiguous());
+    bound.inputs.push_back(bias.contiguous());
   }
   bound.outputs.push_back(dense_result(cpu_alias(out)));
   return bound;

@@ -215,7 +215,7 @@ void unfold_backward(Composition& c) {
     return;
   }
   if (grad.numel() == 0 || out.dim() == 0) {
-    out.dim() == 0 && grad.numel() > 0 ? c.copy(grad.view({}), out) : c.fill(out, 0);
+    out.dim() == 0 && grad.numel() > 0 ? c.copy(grad.view(out.sizes()), out) : c.fill(out, 0);
     return;
   }
   const std::int64_t given = c.args().integer("dim", 0), dim = given < 0 ? given + out.dim() : given;

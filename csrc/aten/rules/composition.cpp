@@ -190,7 +190,7 @@ void Composition::product(const at::Tensor& a, const at::Tensor& b, const at::Te
   shape.alpha = alpha;
   std::vector<Stack> inputs{{shape.a_k_major ? a.mT() : a}, {shape.b_k_major ? b : b.mT()}};
   if (bias.defined()) {
-    shape.bias_elements = bias.numel();
+    shape.bias = {1, 1, bias.numel()};
     inputs.push_back({bias});
   }
   add(shape, std::move(inputs), {{output}});

@@ -26,18 +26,20 @@ Spec checked(const MatmulShape& shape) {
   return {shape};
 }
 
-// Distinct elements of the addend: 1, n, m or m * n, once or for each batch.
-std::int64_t bias_elements(const at::Tensor& bias, const MatmulShape& shape) {
+// Sizes of the addend by [batch, m, n], 1 where one element serves all; of a result [batch, m, n], [m, n] or, with
+// n = 1, [m].
+std::vector<std::int64_t> bias_of(const at::Tensor& bias, const at::Tensor& out, const MatmulShape& shape) {
   if (!is_strided(bias) || !is_device_tensor(bias)) {
-    return 0;
+    return {};
   }
-  const auto distinct = access_of(bias).elements;
-  for (const auto form : {shape.n, shape.m, shape.m * shape.n, std::int64_t{1}}) {
-    if (distinct == form || distinct == shape.batch * form) {
-      return distinct;
-    }
+  std::vector<std::int64_t> sizes = {1, 1, 1};
+  const std::int64_t extents[] = {shape.batch, shape.m, shape.n};
+  for (std::int64_t d = 1; d <= std::min<std::int64_t>(bias.dim(), 3); ++d) {
+    const auto axis = static_cast<std::size_t>(out.dim() == 1 ? 1 : 3 - d);
+    const bool differs = bias.size(-d) > 1 && bias.stride(-d) != 0;
+    sizes[axis] = differs ? extents[axis] : 1;
   }
-  return distinct > shape.m * shape.n ? shape.batch * shape.m * shape.n : shape.m * shape.n;
+  return sizes;
 }
 
 std::int64_t distinct_matrices(const at::Tensor& tensor) {
@@ -124,9 +126,11 @@ Spec addmm(const LaunchArguments& args) {
     return static_cast<float>(is_whole ? std::trunc(value) : value);
   };
   const float alpha = factor("alpha"), beta = factor("beta");
-  shape.bias_elements = beta == 0 ? 0 : bias_elements(args.tensor(0), shape);
+  if (beta != 0) {
+    shape.bias = bias_of(args.tensor(0), args.output(), shape);
+  }
   shape.alpha = alpha;
-  shape.beta = shape.bias_elements == 0 ? 1 : beta;
+  shape.beta = shape.bias.empty() ? 1 : beta;
   if (shape.k == 0 || alpha == 0) {
     return stream(args, steps_of(ts(Alu::multiply)));
   }
@@ -148,7 +152,7 @@ Spec linear(const LaunchArguments& args) {
   shape.a_dtype = dtype(input);
   shape.b_dtype = dtype(weight);
   shape.b_k_major = is_strided(weight) && weight.dim() == 2 && !is_contiguous_along(weight, -1);
-  shape.bias_elements = bias_elements(args.tensor(2), shape);
+  shape.bias = bias_of(args.tensor(2), args.output(), shape);
   return product_or_fill(args, shape);
 }
 

@@ -77,7 +77,9 @@ Spec rnn_layer(const LaunchArguments& args) {
   // All inputs in one product, then one product of the state per time step.
   auto input = matmul_shape(layer.type, layer.rows, layer.gates * layer.hidden, layer.in);
   input.b_k_major = false;
-  input.bias_elements = args.boolean("has_biases", false) ? layer.gates * layer.hidden : 0;
+  if (args.boolean("has_biases", false)) {
+    input.bias = {1, 1, layer.gates * layer.hidden};
+  }
   Spec spec{input};
   auto state = matmul_shape(layer.type, layer.batch, layer.gates * layer.hidden, layer.hidden);
   state.b_k_major = false;
