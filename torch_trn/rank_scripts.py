@@ -133,9 +133,10 @@ def run_as_main(script: str, as_module: bool) -> None:
         sys.argv[0] = spec.origin or script
     else:
         with io.open_code(os.path.realpath(script)) as file:
-            code = compile(file.read(), script, "exec", dont_inherit=True)
+            code = compile(file.read(), os.path.abspath(script), "exec", dont_inherit=True)
         main.__dict__.update(__package__=None)
-    main.__dict__.update(__file__=sys.argv[0], __builtins__=builtins, __cached__=None)
+    # Absolute, as Python has it: the script may change its folder.
+    main.__dict__.update(__file__=os.path.abspath(sys.argv[0]), __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main
     try:
         exec(code, main.__dict__)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def write_reports(recording: Recording, options: RunOptions, code: int, after: C
 
 
 def _run(script: str, arguments: list[str], as_module: bool) -> int:
+    from torch_trn.rank_scripts import run_as_main
+
     sys.argv = [script, *arguments]
     # As python does: the script's folder first, or with -m the current one, in place of this command's own.
     if not sys.flags.safe_path:
@@ -96,6 +99,8 @@ def _run(script: str, arguments: list[str], as_module: bool) -> int:
     try:
         if as_module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
+        elif os.path.isfile(script) and not zipfile.is_zipfile(script):
+            run_as_main(script, as_module)
         else:
             runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
@@ -146,8 +151,8 @@ def _show(error: BaseException) -> None:
 
 
 def _script_part(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from the script's first frame on, without this file and runpy."""
-    own = (__file__, runpy.__file__, "<frozen runpy>")
+    """The traceback from the script's first frame on, without the files that run it."""
+    own = (__file__, os.path.join(os.path.dirname(__file__), "rank_scripts.py"), runpy.__file__, "<frozen runpy>")
     while traceback is not None and traceback.tb_frame.f_code.co_filename in own:
         traceback = traceback.tb_next
     return traceback

@@ -5,11 +5,14 @@
 // with the same remainder share their taps. Small groups (depthwise: one channel each) are packed block-diagonally,
 // as many as fill 128 partitions; few input channels are joined by taps of the last axis ("fold").
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "kernels/build.h"
 #include "kernels/conv_plan.h"
 #include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -26,9 +29,9 @@ namespace {
 
 class ConvProduct {
  public:
-  ConvProduct(const target::Target& target, const ConvShape& shape)
+  ConvProduct(const target::Target& target, const ConvShape& shape, std::int64_t most_fold)
       : s_(shape),
-        plan_(target, shape),
+        plan_(target, shape, most_fold),
         reversed_(shape.direction == ConvDirection::input_gradient),
         b_(reversed_ ? "conv_input_gradient" : "conv"),
         to_(dense_strides(plan_.to)),
@@ -302,6 +305,17 @@ class ConvProduct {
 
 }  // namespace
 
+namespace {
+
+// Taps whose copies of a window have whole rows of HBM: with padding, those that begin within it.
+std::int64_t fold_of_whole_rows(const ConvShape& shape) {
+  const bool is_padded = std::ranges::any_of(shape.padding, [](auto size) { return size > 0; });
+  return is_padded && !shape.padding.empty() ? shape.padding.back() / shape.dilation.back() + 1
+                                             : std::numeric_limits<std::int64_t>::max();
+}
+
+}  // namespace
+
 void require_executable(const ConvShape& shape) {
   if (shape.dtype == Dtype::complex32 || shape.dtype == Dtype::complex64 || shape.dtype == Dtype::complex128) {
     throw Error(Category::unimplemented, "[conv] complex elements are counted, not executed; got " +
@@ -314,9 +328,23 @@ void require_executable(const ConvShape& shape) {
 // (kernel - 1) * dilation + 1 - stride; summed over the shifted copies that folded taps read): forward and
 // input_gradient read batch * channels * W * passes + weight + bias and write the result; weight_gradient: see
 // conv_weight_gradient.
+//
+// A copy of a padded window that is shifted by more than the padding has rows shorter than those of HBM, each a
+// descriptor: fewer copies may be faster, with more products.
 program::Program conv(const target::Target& target, const ConvShape& shape) {
-  return shape.direction == ConvDirection::weight_gradient ? conv_weight_gradient(target, shape)
-                                                           : ConvProduct(target, shape).emit();
+  const auto with_fold = [&](std::int64_t most) {
+    return shape.direction == ConvDirection::weight_gradient ? conv_weight_gradient(target, shape, most)
+                                                             : ConvProduct(target, shape, most).emit();
+  };
+  const std::int64_t all = target.core.num_partitions;
+  program::Program program = with_fold(all);
+  const std::int64_t whole_rows = fold_of_whole_rows(shape);
+  if (whole_rows >= all || ConvPlan(target, shape, all).fold <= whole_rows) {
+    return program;
+  }
+  program::Program fewer = with_fold(whole_rows);
+  return program::duration(fewer, target).seconds < program::duration(program, target).seconds ? std::move(fewer)
+                                                                                               : std::move(program);
 }
 
 }  // namespace trn::kernels

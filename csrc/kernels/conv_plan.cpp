@@ -119,7 +119,7 @@ Index at(const std::vector<Index>& start, const std::vector<std::int64_t>& strid
   return result;
 }
 
-ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
+ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s, std::int64_t most_fold) {
   const std::size_t axes_given = s.in.size();
   const auto is_positive = [](const std::vector<std::int64_t>& sizes) {
     return std::all_of(sizes.begin(), sizes.end(), [](auto size) { return size > 0; });
@@ -160,7 +160,7 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
   depth = pack > 1 ? partitions : std::clamp<std::int64_t>(staged, 1, partitions);
   const std::int64_t channels = std::max<std::int64_t>(pack * contracted, 1);
   if (!reversed && channels <= std::min(partitions / 2, depth)) {
-    fold = std::max<std::int64_t>(std::min(s.kernel.back(), partitions / channels), 1);
+    fold = std::max<std::int64_t>(std::min({s.kernel.back(), partitions / channels, most_fold}), 1);
     fold_step = s.dilation.back();
   }
 
@@ -209,9 +209,9 @@ ConvPlan::ConvPlan(const target::Target& target, const ConvShape& s) {
     block[axis] = std::max<std::int64_t>(std::min(low * unit, to[axis]), 1);
   }
   fits();
-  is_gapless = !reversed && std::ranges::all_of(s.padding, [](auto size) { return size == 0; });
+  is_gapless = !reversed && s.padding.back() == 0;
   for (std::size_t axis = 1; axis < axes_given; ++axis) {
-    is_gapless = is_gapless && block[axis] == to[axis];
+    is_gapless = is_gapless && block[axis] == to[axis] && s.padding[axis] == 0;
   }
   for (std::size_t axis = 0; axis < axes_given; ++axis) {
     axes.push_back(axis_blocks(s, axis, from[axis], to[axis], std::max<std::int64_t>(block[axis], 1)));

@@ -47,7 +47,7 @@ struct ConvPlan {
   std::int64_t depth = 128;          // window channels per tile: fewer than partitions under very large kernels
   std::int64_t fold = 1;             // taps of the last axis on partitions beside the channels
   std::int64_t fold_step = 1;        // positions of the window between them
-  bool is_gapless = false;           // a window has no zeros, and whole rows: it is one run of HBM
+  bool is_gapless = false;           // a window has no zeros within, and whole rows: it is one run of HBM
   std::int64_t pass = 0;             // produced channels of a pass; the window is read once per pass
   std::int64_t contracted_pass = 0;  // weight_gradient: window channels of a pass; grad_out is read once per pass
   std::int64_t num_taps = 1;
@@ -56,7 +56,7 @@ struct ConvPlan {
   std::vector<std::vector<AxisBlocks>> axes;
   Dtype dtype = Dtype::float32;  // in SBUF
 
-  ConvPlan(const target::Target& target, const ConvShape& shape);
+  ConvPlan(const target::Target& target, const ConvShape& shape, std::int64_t most_fold);
 
   std::int64_t block_elements() const;
   std::int64_t window_elements() const;
@@ -97,6 +97,6 @@ void load_window(tiling::Builder& builder, const ConvPlan& plan, const ConvBlock
 tiling::Tile block_diagonal(tiling::Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows,
                             std::int64_t cols);
 
-program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape);
+program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape, std::int64_t most_fold);
 
 }  // namespace trn::kernels

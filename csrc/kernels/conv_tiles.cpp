@@ -67,7 +67,7 @@ void load_window(Builder& builder, const ConvPlan& plan, const ConvBlock& block,
       if (plan.is_gapless && plan.fold > 1) {
         // One run: what wraps from one row to the one before it lies where no tap looks.
         const std::int64_t run = product(block.window) - shift;
-        Tile into = on_chip_tile(window, depth, run, base);
+        Tile into = on_chip_tile(window, depth, run, base + block.pad_before.front() * strides.front());
         into.start_partition = copy * depth;
         builder.dma(
             into, hbm_tile(hbm, depth, size, {{run, 1}}, (channel + k) * size + at(block.window_start, from) + shift));

@@ -22,9 +22,9 @@ namespace {
 
 class ConvWeightGradient {
  public:
-  ConvWeightGradient(const target::Target& target, const ConvShape& shape)
+  ConvWeightGradient(const target::Target& target, const ConvShape& shape, std::int64_t most_fold)
       : s_(shape),
-        plan_(target, shape),
+        plan_(target, shape, most_fold),
         b_("conv_weight_gradient"),
         cores_(std::max<std::int64_t>(target.device.num_cores, 1)),
         num_banks_(std::max<std::int64_t>(target.core.psum_num_banks - 3, 1)),
@@ -334,8 +334,8 @@ class ConvWeightGradient {
 
 // HBM bytes / itemsize: read batch * (in channels * W * passes over out channels + out channels * positions * passes
 // over in channels (+ 1 for the bias where these are several)), written weight (+ bias). W as in conv().
-program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape) {
-  return ConvWeightGradient(target, shape).emit();
+program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape, std::int64_t most_fold) {
+  return ConvWeightGradient(target, shape, most_fold).emit();
 }
 
 }  // namespace trn::kernels

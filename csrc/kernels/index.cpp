@@ -131,24 +131,36 @@ class IndexKernel {
       if (has_index_per_row()) {
         load_indices(tile);
       }
-      each_table([&](const Index& table) {
+      // An index picks short rows of several tables at a time.
+      const std::int64_t room = rows_per_partition * chunk / (tile.free * chunk);
+      const std::int64_t together = chunk < shape_.row_elements ? 1 : room;
+      each_table(together, [&](const Index& table, std::int64_t count) {
         builder_.tiles(shape_.row_elements, chunk, [&](const Index& column, std::int64_t width) {
-          const Index from = table * (table_rows() * shape_.row_elements) + column;
-          const Tile rows = hbm_tile(table_, table_rows(), shape_.row_elements, {{width, 1}}, from);
-          move(rows, hbm_rows(tile, table, column, width), on_chip_tile(values_, tile.partitions, tile.free * width),
+          const std::int64_t table_elements = table_rows() * shape_.row_elements;
+          const Tile rows = hbm_tile(table_, table_rows(), shape_.row_elements,
+                                     with_tables(count, table_elements, {{width, 1}}), table * table_elements + column);
+          move(rows, hbm_rows(tile, table, count, column, width),
+               on_chip_tile(values_, tile.partitions, tile.free * count * width),
                on_chip_tile(picks_, tile.partitions, tile.free));
         });
       });
     });
   }
 
+  // body(first table, tables)
   template <class Body>
-  void each_table(Body body) {
+  void each_table(std::int64_t together, Body body) {
     if (shape_.num_tables == 1) {
-      body(Index(0));
+      body(Index(0), 1);
     } else {
-      builder_.loop(shape_.num_tables, body);
+      builder_.tiles(shape_.num_tables, std::clamp<std::int64_t>(together, 1, shape_.num_tables), body, true);
     }
+  }
+  static std::vector<Dim> with_tables(std::int64_t count, std::int64_t pitch, std::vector<Dim> row) {
+    if (count > 1) {
+      row.insert(row.end() - 1, {count, pitch});
+    }
+    return row;
   }
 
   void load_other_indices(std::int64_t rows_per_partition) {
@@ -193,13 +205,15 @@ class IndexKernel {
   }
 
   // The rows of a tile in the tensor that has one for each index.
-  Tile hbm_rows(const StreamTile& tile, const Index& table, const Index& column, std::int64_t width) const {
-    const std::int64_t row = shape_.row_elements;
-    const Index at = table * (shape_.num_rows / shape_.num_tables * row) + tile.first * row + column;
-    if (width == row) {
+  Tile hbm_rows(const StreamTile& tile, const Index& table, std::int64_t count, const Index& column,
+                std::int64_t width) const {
+    const std::int64_t row = shape_.row_elements, of_table = shape_.num_rows / shape_.num_tables * row;
+    const Index at = table * of_table + tile.first * row + column;
+    if (width == row && count == 1) {
       return hbm_tile(rows_, tile.partitions, tile.free * row, {{tile.free * row, 1}}, at);
     }
-    return hbm_tile(rows_, tile.partitions, tile.free * row, {{tile.free, row}, {width, 1}}, at);
+    return hbm_tile(rows_, tile.partitions, tile.free * row,
+                    with_tables(count, of_table, {{tile.free, row}, {width, 1}}), at);
   }
 
   void move(const Tile& table, const Tile& rows, const Tile& values, const Tile& picks) {
@@ -269,7 +283,7 @@ class IndexKernel {
   // Partitions hold some of a table's picks in every column.
   void emit_table_rows(std::int64_t rows_per_partition) {
     stream(builder_, target_, picks_per_column(), rows_per_partition, [&](const StreamTile& tile) {
-      each_table([&](const Index& table) {
+      each_table(1, [&](const Index& table, std::int64_t) {
         const Tile pattern = hbm_tile(-1, tile.partitions, 0, {{tile.free, 0}, {shape_.columns, 1}});
         elements(pattern, table * table_size(), table_size(),
                  (table * picks_per_column() + tile.first) * shape_.columns, tile.partitions,

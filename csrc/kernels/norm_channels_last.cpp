@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/conv_plan.h"
 #include "kernels/norm_parameters.h"
 
 namespace trn::kernels {
@@ -257,6 +258,9 @@ class Forward : public ChannelsLast {
       triples_ = b_.sbuf("triples", Dtype::float32, lanes_, num_shares_ * kTriple, 1);
       moments_ = b_.sbuf("moments", Dtype::float32, lanes_, 2, 1);
       spread_ = b_.psum("spread", Dtype::float32, lanes_, lanes_, 1);
+      identity_ = b_.sbuf("identity", Dtype::float32, lanes_, lanes_, 1);
+      diagonal_ = b_.sbuf("diagonal", Dtype::float32, lanes_, lanes_, 1);
+      ones_ = b_.sbuf("ones", Dtype::float32, lanes_, lanes_, 1);
     }
   }
 
@@ -277,6 +281,8 @@ class Forward : public ChannelsLast {
     }
     phase("coefficients");
     if (s_.training) {
+      block_diagonal(b_, identity_, lanes_, 1, 1);
+      b_.memset(on_chip_tile(ones_, lanes_, lanes_), 1);
       b_.tiles(count, lanes_, [&](const Index& c, std::int64_t width) { spread_moments(c, width); });
     } else {
       load_row(mean_, running_mean_, block);
@@ -315,7 +321,8 @@ class Forward : public ChannelsLast {
     b_.tensor_tensor(deviation, deviation, number, Alu::multiply);
   }
 
-  // Mean and variance of 128 channels, of all shares, from a column to rows on every partition.
+  // Mean and variance of 128 channels, of all shares, from a column to rows on every partition: ones times a diagonal,
+  // as a transpose of NeuronCore-v2 would spread one channel's NaN over all.
   void spread_moments(const Index& c, std::int64_t width) {
     for (std::int64_t share = 0; share < num_shares_; ++share) {
       b_.tensor_copy(on_chip_tile(triples_, width, kTriple, share * kTriple),
@@ -324,8 +331,11 @@ class Forward : public ChannelsLast {
     rows::op(b_, Opcode::bn_aggr, on_chip_tile(moments_, width, 2),
              {on_chip_tile(triples_, width, num_shares_ * kTriple)});
     for (const auto& [row, which] : {std::pair{mean_, 0}, std::pair{var_, 1}}) {
-      b_.transpose(on_chip_tile(spread_, lanes_, width),
-                   on_chip_tile(moments_, width, std::vector<Dim>{{lanes_, 0}}, which));
+      const Tile diagonal = on_chip_tile(diagonal_, width, width);
+      rows::op(
+          b_, Opcode::select, diagonal,
+          {on_chip_tile(identity_, width, width), on_chip_tile(moments_, width, std::vector<Dim>{{width, 0}}, which)});
+      b_.matmul(on_chip_tile(spread_, lanes_, width), on_chip_tile(ones_, width, lanes_), diagonal);
       b_.tensor_copy(on_chip_tile(row, lanes_, width, c), on_chip_tile(spread_, lanes_, width));
     }
   }
@@ -372,7 +382,8 @@ class Forward : public ChannelsLast {
   const std::int64_t turned_tiles_;  // tiles of positions that one bn_stats takes
   std::int16_t x_hbm_ = -1, weight_hbm_ = -1, bias_hbm_ = -1, out_hbm_ = -1;
   std::int16_t running_mean_ = -1, running_var_ = -1, saved_mean_ = -1, saved_rstd_ = -1, new_mean_ = -1, new_var_ = -1;
-  std::int16_t x_ = -1, out_ = -1, turned_ = -1, stats_ = -1, triples_ = -1, moments_ = -1, spread_ = -1;
+  std::int16_t x_ = -1, out_ = -1, turned_ = -1, stats_ = -1, triples_ = -1, moments_ = -1, spread_ = -1,
+               identity_ = -1, diagonal_ = -1, ones_ = -1;
   std::int16_t mean_ = -1, var_ = -1, scale_ = -1, shift_ = -1, parameter_ = -1, factor_ = -1;
 };
 

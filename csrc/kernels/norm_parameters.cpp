@@ -37,7 +37,9 @@ NormGeometry::NormGeometry(const NormShape& shape) {
 }
 
 bool is_channels_last(const NormShape& shape) {
-  return shape.kind == NormKind::batch && shape.spatial == 1 && shape.cols > 1;
+  constexpr std::int64_t kLong = 8192;  // of one channel, which would be a single partition's
+  const bool is_one_long = shape.rows == 1 && shape.cols >= kLong;
+  return shape.kind == NormKind::batch && (shape.spatial == 1 || is_one_long) && shape.cols > 1;
 }
 
 Dtype statistics_dtype(const NormShape& shape) {

@@ -4,8 +4,9 @@
 //   seconds = exposed + longest stage + every instruction of the other stages once + latencies
 // where the third term is the fill and drain of the pipeline: the first tile's way to the longest stage, and the last
 // one's from there. A stage's time is its total over the nest. A load starts when a copy of its buffer is free, and
-// takes a DMA latency besides its transfer: the copies' turns are a stage too. A load into a buffer with one copy
-// cannot run ahead, and is `exposed`. A program whose tiles do not fit together overlaps nothing.
+// takes a DMA latency besides its transfer, as the store that frees it does: the copies' turns are a stage too. A load
+// into a buffer with one copy cannot run ahead, and is `exposed`. A program whose tiles do not fit together overlaps
+// nothing.
 //
 // Two DMA latencies are added, the first load's and the last store's; a nest that waits for a temporary of an earlier
 // nest pays them again. Rows picked by an index pay one more, the index's. An exposed load pays one each time. A
@@ -87,11 +88,7 @@ class Costing {
       work.latency_seconds += (times - 1) * target_.core.dma_fixed_seconds / cores;
     } else {
       work.seconds[static_cast<std::size_t>(Engine::dma)] += seconds;
-      if (dst.memory != Memory::hbm) {
-        const auto copies = static_cast<double>(dst.copies);
-        const double num_turns = std::max(times / cores - copies, 0.0) / copies;
-        work.turn_seconds[instruction.dst.buffer] += num_turns * (seconds / times + target_.core.dma_fixed_seconds);
-      }
+      add_turns(work, dst.memory == Memory::hbm ? instruction.src.front() : instruction.dst, seconds, times, cores);
     }
     work.first_tile_seconds[static_cast<std::size_t>(Engine::dma)] += seconds / times;
     if (is_indexed(instruction.opcode)) {  // the first index comes before the first row
@@ -101,6 +98,17 @@ class Costing {
       work.waits =
           work.waits || (tile.buffer >= 0 && program_.buffers[static_cast<std::size_t>(tile.buffer)].is_temporary);
     }
+  }
+
+  // The copies of an on-chip tile take turns: each is busy from the start of a transfer to its end.
+  void add_turns(Work& work, const Tile& tile, double seconds, double times, double cores) {
+    const Buffer& buffer = program_.buffers[static_cast<std::size_t>(tile.buffer)];
+    if (buffer.memory != Memory::sbuf && buffer.memory != Memory::psum) {
+      return;
+    }
+    const auto copies = static_cast<double>(buffer.copies);
+    const double num_turns = std::max(times / cores - copies, 0.0) / copies;
+    work.turn_seconds[tile.buffer] += num_turns * (seconds / times + target_.core.dma_fixed_seconds);
   }
 
   const Program& program_;
@@ -125,12 +133,11 @@ Duration duration(const Program& program, const target::Target& target) {
     }
     result.busy_seconds[static_cast<std::size_t>(Engine::dma)] += work.exposed_seconds;
     const auto slowest = std::ranges::max_element(work.seconds);
-    double longest = *slowest;
     first_tile -= work.first_tile_seconds[static_cast<std::size_t>(slowest - work.seconds.begin())];
+    double pipelined = overlaps ? std::min(*slowest + first_tile, sum) : sum;
     for (const auto& [buffer, seconds] : work.turn_seconds) {
-      longest = std::max(longest, seconds);
+      pipelined = std::max(pipelined, seconds + first_tile);
     }
-    const double pipelined = overlaps ? std::min(longest + first_tile, sum) : sum;
     result.seconds += work.latency_seconds + work.exposed_seconds + pipelined;
     const bool pays_load = work.loads && (!has_loaded || work.waits),
                pays_store = work.stores && (!has_stored || work.waits);

@@ -232,8 +232,9 @@ std::int64_t hbm_bytes(const Program& program, const Instruction& instruction, c
 }
 
 std::int64_t descriptors(const Program& program, const Instruction& instruction, const Tile& tile) {
-  if (is_indexed(instruction.opcode)) {
-    return instruction.src[1].elements();
+  if (is_indexed(instruction.opcode)) {  // a row for each index, in as many runs as it has
+    const Tile& rows = instruction.opcode == Opcode::dma_gather ? instruction.src[0] : instruction.dst;
+    return instruction.src[1].elements() * (rows.free_elements() / std::max<std::int64_t>(run_length(rows), 1));
   }
   const Buffer& buffer = buffer_of(program, tile);
   const std::int64_t row = run_length(tile);
@@ -371,7 +372,8 @@ double indexing_seconds(const Program& program, const Instruction& instruction, 
   if (!is_indexed(instruction.opcode) || target::itemsize(buffer_of(program, instruction.src[1]).dtype) < 8) {
     return 0;
   }
-  return static_cast<double>(instruction.src[1].elements()) * target.device.gather_int64_seconds_per_index;
+  const Tile& tile = instruction.opcode == Opcode::dma_gather ? instruction.dst : instruction.src[0];
+  return static_cast<double>(descriptors(program, instruction, tile)) * target.device.gather_int64_seconds_per_index;
 }
 
 }  // namespace

@@ -441,3 +441,17 @@ def test_a_core_that_goes_away_takes_its_half_along() -> None:
     send(one, other, other)  # waits for nobody
     with pytest.raises(ValueError, match="sendrecv of core 1"):
         one.timeline()
+
+
+def test_a_kernel_that_nobody_met_is_an_error_and_the_cores_go_on() -> None:
+    def lonely(core: Any) -> None:
+        if core.rank == 0:
+            tile = core.sbuf("float32", 4, 4)
+            tile.write(np.ones((4, 4)))
+            core.sendrecv(tile, core.sbuf("float32", 4, 4), send_to_rank=1, recv_from_rank=1, pipe_id=0)
+
+    logical = LogicalCore("trn2")
+    with pytest.raises(RuntimeError, match="both cores come to what they run together"):
+        logical.run(lonely)
+    assert logical.run(lambda core: core.rank) == [0, 1]
+    logical.timeline()

@@ -111,7 +111,7 @@ def test_rules() -> None:
         matmul(trn2, "bfloat16", "bfloat16", k=128, tile_position=(0, 0), tile_size=(64, 128)),
     )
     rejects(
-        r"a tile starts at a multiple of its size; got 16, limit 0\.",
+        r"a tile starts at a multiple of its size; got 16, limit a multiple of 32\.",
         matmul(trn2, "bfloat16", "bfloat16", tile_size=(32, 32), tile_position=(16, 0)),
     )
     rejects(
@@ -124,7 +124,7 @@ def test_rules() -> None:
     )
     packed, scale = trn3.sbuf("float8_e5m2_x4", 32, 7), trn3.sbuf("uint8", 4, 7)
     rejects(
-        r"the stationary tile has an even number of columns; got 1, limit 0\.",
+        r"the stationary tile has an even number of columns; got 7, limit a multiple of 2\.",
         lambda: trn3.nc_matmul_mx(trn3.psum("float32", 7, 7), packed, packed, scale, scale),
     )
 

@@ -141,3 +141,22 @@ def test_without_strict_mode_fresh_tiles_are_nan() -> None:
     x, y = core.sbuf("float32", 2, 4), core.sbuf("float32", 2, 4)
     core.tensor_copy(y, x)
     assert np.isnan(y.read()).all()
+
+
+def test_indices_that_nobody_wrote() -> None:
+    core = new_core(strict=True)
+    table = core.hbm(np.ones((8, 4), np.float32))
+    rows, picks = core.sbuf("float32", 4, 4), core.sbuf("int32", 4, 1)
+    core.memset(rows, 0.0)
+    for call in (
+        lambda: core.dma_gather(rows, table, picks, oob_mode="skip"),
+        lambda: core.dma_gather(rows, table, picks),
+        lambda: core.dma_scatter(table, rows, picks, oob_mode="skip"),
+    ):
+        with pytest.raises(RuntimeError, match="fresh memory in sbuf"):
+            call()
+    picks.write(np.arange(4).reshape(4, 1))
+    core.dma_gather(rows, table, picks)
+    fresh = core.sbuf("float32", 4, 4)
+    with pytest.raises(RuntimeError, match=r"\[dma_scatter\] sources are written before they are read"):
+        core.dma_scatter(table, fresh, picks)

@@ -177,16 +177,22 @@ def folds(part: dict[str, Any]) -> int:
     return int(min(part["kernel"][-1], 128 // channels)) if fits else 1
 
 
-def closed_form(part: dict[str, Any]) -> tuple[int, int]:
+def closed_forms(part: dict[str, Any]) -> set[tuple[int, int]]:
+    """With as many taps folded as fit, or as have whole rows where there is padding: the faster is taken."""
+    most, whole = folds(part), part["padding"][-1] // part["dilation"][-1] + 1
+    return {closed_form(part, most), closed_form(part, min(most, whole) if any(part["padding"]) else most)}
+
+
+def closed_form(part: dict[str, Any], fold: int) -> tuple[int, int]:
     """HBM bytes read and written of a convolution that is one block and one pass."""
     axes = range(len(part["in"]))
     here = part["in"] if part["direction"] == "input_gradient" else part["out"]
     positions = math.prod(windows(part, axis, here[axis], 0) for axis in axes[:-1])
-    if folds(part) > 1 and len(axes) > 1 and not any(part["padding"]):  # each copy is one run
-        missing = part["dilation"][-1] * folds(part) * (folds(part) - 1) // 2
-        positions = folds(part) * positions * windows(part, axes[-1], here[-1], 0) - missing
+    if fold > 1 and len(axes) > 1 and not any(part["padding"][1:]):  # each copy is one run
+        missing = part["dilation"][-1] * fold * (fold - 1) // 2
+        positions = fold * positions * windows(part, axes[-1], here[-1], 0) - missing
     else:
-        positions *= sum(windows(part, axes[-1], here[-1], f * part["dilation"][-1]) for f in range(folds(part)))
+        positions *= sum(windows(part, axes[-1], here[-1], f * part["dilation"][-1]) for f in range(fold))
     elements = {role: math.prod(shape) for role, shape in shapes(part).items()}
     item = BYTES[part["dtype"]]
     if part["direction"] == "weight_gradient":
@@ -230,7 +236,7 @@ def test_values_and_traffic(target: Any, seed: int, direction: str) -> None:
     rng = random.Random(seed)
     part = random_part(rng, direction, 300 if seed % 8 == 0 else 60, 400)
     counts = check_values(part, target, seed)
-    assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part), part
+    assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) in closed_forms(part), part
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import BYTES, EPSILON, Array, empty, from_device, load_target, matmul_part, run, some_size, to_device
+from programs import BYTES, EPSILON, empty, from_device, load_target, matmul_part, run, some_size, to_device
 
 from torch_trn import _C
 

@@ -55,6 +55,16 @@ def test_a_script_runs_as_main_with_its_arguments(tmp_path: Path) -> None:
     assert done.stdout.strip() == f"{[str(script), '--lr', '3', '-h']} {tmp_path} {script} 7"
 
 
+def test_a_script_finds_what_lies_beside_it_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("beside")
+    (tmp_path / "main.py").write_text(
+        "import builtins, os\nos.chdir('/')\nassert __builtins__ is builtins\n"
+        "print(open(os.path.join(os.path.dirname(__file__), 'data.txt')).read())\n"
+    )
+    done = trn("run", "--quiet", "main.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "beside"), done.stderr
+
+
 def test_a_module_runs_with_m(tmp_path: Path) -> None:
     (tmp_path / "tool.py").write_text("import sys\nprint(__name__, sys.argv[1:])\n")
     done = trn("run", "--quiet", "-m", "tool", "--lr", "3", cwd=tmp_path)

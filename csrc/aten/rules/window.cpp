@@ -60,6 +60,10 @@ void set_geometry(const LaunchArguments& args, const at::Tensor& in, const at::T
   shape.dilation = by_axis(args, "dilation", {1, 1});
   shape.counts_padding = args.boolean("count_include_pad", true);
   shape.divisor = args.integer("divisor_override", 0);
+  if (shape.divisor < 0) {  // PyTorch takes it; the program does not know it
+    shape.divisor = 0;
+    return;
+  }
   shape.planes = numel(in) / std::max<std::int64_t>(shape.in[0] * shape.in[1], 1);
 }
 
