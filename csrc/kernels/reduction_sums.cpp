@@ -30,8 +30,9 @@ void Reduction::sum_across() {
   const std::int64_t cores = std::max<std::int64_t>(target_.device.num_cores, 1);
   const std::int64_t fitting = std::max<std::int64_t>(core.sbuf_bytes_per_partition / 2 / bytes_per_element(), 1);
   const std::int64_t banks = std::max<std::int64_t>(core.psum_num_banks / 2, 1);
-  const std::int64_t width =
-      std::clamp<std::int64_t>(s_.rows / cores, 1, std::max<std::int64_t>(std::min(banks * moving, fitting), 1));
+  const std::int64_t most = std::max<std::int64_t>(std::min(banks * moving, fitting), 1);
+  // As many equal tiles for each core, and what does not divide, a few rows, in a nest of its own.
+  const std::int64_t width = std::max<std::int64_t>(s_.rows / tiling::round_up(ceil_div(s_.rows, most), cores), 1);
   for (auto& tensor : tiled_) {
     tensor.tile =
         b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, width);

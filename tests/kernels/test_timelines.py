@@ -238,6 +238,46 @@ def test_the_closed_form_is_within_its_bounds() -> None:
         assert 0.85 < np.median(values) < 1.1, family
 
 
+def small_tiles() -> dict[str, Part]:
+    """Many trips of little work each: what they wait for is latency."""
+    product = matmul(random.Random(0)) | dict.fromkeys(("a_dtype", "b_dtype", "out_dtype"), "float32")
+    product |= {"a_k_major": False, "b_k_major": True}
+    batches = dict.fromkeys(("batch", "a_batch", "b_batch"), 512)
+    tensors = pointwise(random.Random(0)) | {"elements": 1750, "segments": 50, "axes": [], "repeats": []}
+    step = {"opcode": "tensor_scalar", "alu": "add", "function": "copy", "scalar": 1.0, "alu1": "none", "scalar1": 1.0}
+    tensors["steps"] = [step | {"dst": 96, "a": 1, "b": 0, "c": 0}]
+    tensors |= {role: [parts.access("float32", 1750)] for role in ("inputs", "outputs")}
+    columns = {
+        "family": "index",
+        "kind": "gather",
+        "num_rows": 2100,
+        "row_elements": 1,
+        "dtype": "float32",
+        "index_dtype": "int64",
+        "num_indices": 7,
+        "base_elements": 0,
+        "table_rows": 64,
+        "num_tables": 300,
+        "columns": 0,
+        "wraps": False,
+        "scales": False,
+        "axes": [],
+    }
+    return {
+        "products of 8 x 8": product | batches | {"m": 8, "n": 8, "k": 8},
+        "a list of tensors": tensors,
+        "columns by index": columns,
+    }
+
+
+@pytest.mark.parametrize("name", small_tiles())
+@pytest.mark.parametrize("chip", TARGETS)
+def test_small_tiles_wait_in_the_closed_form_too(chip: str, name: str) -> None:
+    part, target = small_tiles()[name], _C.Target(torch_trn.target_files.load(chip))
+    ratio = _C.timeline(part, target)["seconds"] / _C.cost([part], target)["seconds"]
+    assert 0.7 < ratio < 1.4, ratio
+
+
 @pytest.mark.parametrize("name", ["trn1", "trn2", "trn3"])
 @pytest.mark.parametrize("k_major", [True, False])
 def test_large_products_keep_the_array_busy(name: str, k_major: bool) -> None:

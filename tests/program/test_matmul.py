@@ -120,6 +120,35 @@ def test_blocks_in_both_directions(kib: int, m: int, n: int, k: int, a_k_major: 
     assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part, target)
 
 
+# m, n, k, batch, a_k_major, b_k_major; every short row a descriptor of its own would be the second number.
+SHORT_ROWS = [
+    ((8192, 64, 64, 1, False, True), 2 * 8192 + 64),
+    ((8192, 16, 16, 1, True, False), 16 + 16 + 8192),
+    ((512, 512, 64, 16, False, True), 16 * (512 + 64 + 512)),
+    ((512, 64, 512, 16, True, True), 16 * (512 + 512 + 512)),
+    ((512, 24, 2048, 4, False, True), 4 * (512 + 2048 + 512)),
+]
+
+
+@pytest.mark.parametrize(("shape", "rows"), SHORT_ROWS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_short_rows_go_together(target: Any, shape: tuple[Any, ...], rows: int, dtype: str) -> None:
+    m, n, k, batch, a_k_major, b_k_major = shape
+    part = matmul_part(m, n, k, dtype, batch=batch, a_k_major=a_k_major, b_k_major=b_k_major, bias=[1, m, 1])
+    counts = check_values(part, target)
+    assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part, target)
+    without_bias = part | {"bias": []}
+    assert _C.cost([without_bias], target)["counts"]["dma_descriptors"] < rows / 2
+
+
+@pytest.mark.parametrize(
+    "bias", [[1, 1, 8], [1, 8, 1], [8, 1, 1], [8, 1, 8], [8, 8, 1], [1, 8, 8], [8, 8, 8], [1, 1, 1]]
+)
+def test_equal_extents_do_not_make_an_addend_ambiguous(target: Any, bias: list[int]) -> None:
+    for fields in ({}, {"b_batch": 1}, {"a_batch": 1}):
+        check_values(matmul_part(8, 8, 5, batch=8, bias=bias, beta=2.0, **fields), target)
+
+
 @pytest.mark.parametrize("dtype", ["float8_e5m2", "bfloat16", "float16", "float32"])
 def test_dtypes_of_operands(target: Any, dtype: str) -> None:
     check_values(matmul_part(100, 90, 300, dtype, out_dtype="float32"), target)

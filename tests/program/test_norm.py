@@ -306,6 +306,20 @@ def test_nan_and_infinity_stay_in_their_row(kind: str) -> None:
     assert all(np.isfinite(one[~wild]).all() for one in saved)
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("shape", [(200, 300), (300, 5000), (1, 20000), (3, 40000)])
+def test_a_channel_keeps_its_nan(name: str, shape: tuple[int, int]) -> None:
+    """Channels last: on NeuronCore-v2 too, whose transposes spread a NaN."""
+    rows, cols = shape
+    part = norm_part("batch", rows, cols, weight=False, bias=False, spatial=1, channels=rows)
+    x = np.random.default_rng(2).standard_normal((cols, rows)).astype(np.float32)
+    x[3, rows - 1] = np.nan
+    out, mean, rstd = np.empty_like(x), np.empty(rows, np.float32), np.empty(rows, np.float32)
+    run(part, TARGETS[name], [x.reshape(-1)], [out.reshape(-1), mean, rstd])
+    assert np.isnan(out[:, -1]).all() and np.isnan(mean[-1])
+    assert np.isfinite(out[:, :-1]).all() and np.isfinite(mean[:-1]).all() and np.isfinite(rstd[:-1]).all()
+
+
 def test_a_constant_row_gives_its_bias() -> None:
     for cols in (1, 2, 777):
         part = norm_part("layer", 3, cols, weight=False)

@@ -227,3 +227,13 @@ def test_errors_of_results(target: Any) -> None:
         NotImplementedError, match=r"\[reduction\] places and variances are of .*; got 33554432 columns\."
     ):
         _C.execute(wide, target, [], [])
+
+
+@pytest.mark.parametrize("rows", [2049, 4095, 8191])
+def test_an_odd_number_of_sums_costs_no_double(target: Any, rows: int) -> None:
+    """Sums over the outer axis: the cores share the rows, and what does not divide is not a core's share."""
+    odd, even = (
+        _C.cost([reduction_part(n, 8192, "float32", "float32", True, "add")], target)["seconds"]
+        for n in (rows, rows + 1)
+    )
+    assert odd < 1.6 * even
