@@ -243,3 +243,12 @@ def test_generators_and_switches_stay_as_they_are() -> None:
         nearest = torch_trn.compare(Casts(), x, backward=False, stochastic_rounding=False)
     assert {entry.name: entry.ulps for entry in rounded.operators}["_to_copy"] > 0
     assert all(entry.ulps == 0 for entry in nearest.operators)
+
+
+def test_a_model_without_gradients_is_compared_forward() -> None:
+    frozen = torch.nn.Linear(4, 4).requires_grad_(False)
+    for model in (torch.nn.ReLU(), frozen):
+        result = torch_trn.compare(model, torch.randn(3, 4))
+        assert {entry.phase for entry in result.operators} == {"forward"}
+    with pytest.raises(ValueError, match=r"\[compare\] backward=True takes gradients of a loss that depends on"):
+        torch_trn.compare(frozen, torch.randn(3, 4), backward=True)
