@@ -124,7 +124,8 @@ Site current_site() {
     }
     if (place_source && runs_python(*node)) {
       if (const Place place = place_source(); place.in_graph) {
-        site = {place.module.value_or(site.module), place.line, Phase::backward};
+        const bool tells_line = place.line != 0 && (!place.is_callers || site.line == 0);
+        site = {place.module.value_or(site.module), tells_line ? place.line : site.line, Phase::backward};
       }
     }
   }

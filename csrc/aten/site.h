@@ -28,6 +28,7 @@ struct Place {
   std::uint32_t line = 0;  // 0: unknown
   bool in_graph = false;   // of a compiled graph, which knows where its calls came from, and may know the module
   std::optional<std::uint32_t> module = {};
+  bool is_callers = false;  // the line: of the graph's caller, as the graph knows none of the user's
 };
 // Empty turns lines off.
 void set_place_source(std::function<Place()> source);

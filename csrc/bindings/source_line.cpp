@@ -94,6 +94,7 @@ aten::Place place_in_graph(PyFrameObject* frame) {
 }
 
 aten::Place place_of(PyFrameObject* frame) {
+  aten::Place of_graph;  // a call that its graph knows the module of, but no line of the user's: the caller's is taken
   while (frame) {
     PyCodeObject* code = PyFrame_GetCode(frame);
     Code& known = code_of(code);
@@ -107,16 +108,24 @@ aten::Place place_of(PyFrameObject* frame) {
                                       : aten::Place{.line = line_index(known.file, PyFrame_GetLineNumber(frame))};
         found = known.places.emplace(instruction, place).first;
       }
-      if (known.kind == Code::Kind::user || found->second.in_graph) {
+      aten::Place place = found->second;
+      const bool is_half = place.in_graph && place.line == 0;
+      if (known.kind == Code::Kind::user || (place.in_graph && !is_half)) {
         Py_DECREF(frame);
-        return found->second;
+        if (of_graph.in_graph) {
+          place = {.line = place.line, .in_graph = true, .module = of_graph.module, .is_callers = true};
+        }
+        return place;
+      }
+      if (is_half && !of_graph.in_graph) {
+        of_graph = place;
       }
     }
     PyFrameObject* back = PyFrame_GetBack(frame);
     Py_DECREF(frame);
     frame = back;
   }
-  return {};
+  return of_graph;
 }
 
 }  // namespace

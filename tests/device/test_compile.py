@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import torch_trn
+
 trn = torch.trn
 
 
@@ -216,3 +218,21 @@ def test_custom_operator():
     scale(x, 3.0).sum().backward()
     assert x.grad.tolist() == [3, 3, 3]
     torch.library.opcheck(scale, (torch.ones(3, device="trn"), 2.0))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_graph_of_library_modules_alone_is_at_its_callers_line(backend):
+    """nn.Sequential has no line of the user's; forward and backward are where the module is called."""
+    torch._dynamo.reset()
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).to("trn")
+    x = torch.randn(3, 4, device="trn")
+
+    def lines(call):
+        call(x).sum().backward()
+        with torch_trn.profile() as prof:
+            y = call(x)
+            y.sum().backward()
+        return {row.name.rsplit(":")[-1]: row.launches for row in prof.by_line()}
+
+    compiled, eager = lines(torch.compile(model, backend=backend)), lines(model)
+    assert "" not in compiled and compiled.keys() == eager.keys()
