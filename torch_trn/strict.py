@@ -13,17 +13,19 @@ import torch
 from torch_trn import _C
 
 _state: dict[str, Any] = {"fallback": False, "uninitialized": False, "pointers": False}
-_POINTER_OWNERS: tuple[Any, ...] = (torch.Tensor, torch.UntypedStorage)
-_data_ptr: dict[Any, Callable[[Any], int]] = {}
+_POINTER_OWNERS: tuple[Any, ...] = (torch.Tensor, torch.UntypedStorage, torch.storage.TypedStorage)
+_data_ptr: dict[Any, Callable[[Any], int] | None] = {}  # of a guarded class: its own; None: it inherits one
 
 
 def _refusing(original: Callable[[Any], int]) -> Callable[[Any], int]:
     def data_ptr(self: Any) -> int:
         # torch itself uses addresses to tell storages apart; only other code could follow one.
         caller = str(sys._getframe(1).f_globals.get("__name__", ""))
-        if self.device.type == torch._C._get_privateuse1_backend_name() and caller.split(".")[0] != "torch":
+        # TypedStorage.device warns that the class is deprecated.
+        device = self._untyped_storage.device if isinstance(self, torch.storage.TypedStorage) else self.device
+        if device.type == torch._C._get_privateuse1_backend_name() and caller.split(".")[0] != "torch":
             raise RuntimeError(
-                f"[strict] a device pointer means nothing to host code; got data_ptr() of memory on {self.device}, "
+                f"[strict] a device pointer means nothing to host code; got data_ptr() of memory on {device}, "
                 f"called from {caller or 'unknown code'}. Copy the tensor with .cpu() first."
             )
         return original(self)
@@ -34,14 +36,14 @@ def _refusing(original: Callable[[Any], int]) -> Callable[[Any], int]:
 def _guard_pointers(guard: bool) -> None:
     for owner in _POINTER_OWNERS:
         if guard and owner not in _data_ptr:
-            _data_ptr[owner] = owner.data_ptr
+            _data_ptr[owner] = owner.__dict__.get("data_ptr")
             owner.data_ptr = _refusing(owner.data_ptr)
         elif not guard and owner in _data_ptr:
-            original = _data_ptr.pop(owner)
-            if "data_ptr" in owner.__dict__:
+            own = _data_ptr.pop(owner)
+            if own is None:
                 del owner.data_ptr
-            if owner.data_ptr is not original:
-                owner.data_ptr = original
+            else:
+                owner.data_ptr = own
 
 
 def is_poisoning() -> bool:

@@ -51,13 +51,14 @@ def test_a_program_that_reads_fresh_memory_raises():
 def test_a_device_pointer_does_not_reach_host_code():
     x = torch.ones(3, device="trn")
     with torch_trn.strict(pointers=True):
-        for owner in (x, x.untyped_storage()):
+        storage = x.untyped_storage()
+        for owner in (x, storage, torch.storage.TypedStorage(wrap_storage=storage, dtype=x.dtype, _internal=True)):
             with pytest.raises(RuntimeError, match=r"\[strict\] a device pointer.*trn:0.*\.cpu\(\)"):
                 owner.data_ptr()
         assert torch.ones(3).data_ptr() != 0
         torch.save(x, BytesIO())
     assert x.data_ptr() != 0
-    assert "data_ptr" not in torch.Tensor.__dict__
+    assert "data_ptr" not in torch.Tensor.__dict__ and "data_ptr" in torch.storage.TypedStorage.__dict__
 
 
 def test_modes_nest_and_end():
