@@ -257,7 +257,6 @@ class Forward : public ChannelsLast {
       stats_ = b_.sbuf("stats", Dtype::float32, lanes_, num_shares_ * num_columns() * pitch(), 1);
       triples_ = b_.sbuf("triples", Dtype::float32, lanes_, num_shares_ * kTriple, 1);
       moments_ = b_.sbuf("moments", Dtype::float32, lanes_, 2, 1);
-      spread_ = b_.psum("spread", Dtype::float32, lanes_, lanes_, 1);
       identity_ = b_.sbuf("identity", Dtype::float32, lanes_, lanes_, 1);
       diagonal_ = b_.sbuf("diagonal", Dtype::float32, lanes_, lanes_, 1);
       ones_ = b_.sbuf("ones", Dtype::float32, lanes_, lanes_, 1);
@@ -335,8 +334,8 @@ class Forward : public ChannelsLast {
       rows::op(
           b_, Opcode::select, diagonal,
           {on_chip_tile(identity_, width, width), on_chip_tile(moments_, width, std::vector<Dim>{{width, 0}}, which)});
-      b_.matmul(on_chip_tile(spread_, lanes_, width), on_chip_tile(ones_, width, lanes_), diagonal);
-      b_.tensor_copy(on_chip_tile(row, lanes_, width, c), on_chip_tile(spread_, lanes_, width));
+      b_.matmul(on_chip_tile(unit_, lanes_, width), on_chip_tile(ones_, width, lanes_), diagonal);
+      b_.tensor_copy(on_chip_tile(row, lanes_, width, c), on_chip_tile(unit_, lanes_, width));
     }
   }
 
@@ -382,8 +381,8 @@ class Forward : public ChannelsLast {
   const std::int64_t turned_tiles_;  // tiles of positions that one bn_stats takes
   std::int16_t x_hbm_ = -1, weight_hbm_ = -1, bias_hbm_ = -1, out_hbm_ = -1;
   std::int16_t running_mean_ = -1, running_var_ = -1, saved_mean_ = -1, saved_rstd_ = -1, new_mean_ = -1, new_var_ = -1;
-  std::int16_t x_ = -1, out_ = -1, turned_ = -1, stats_ = -1, triples_ = -1, moments_ = -1, spread_ = -1,
-               identity_ = -1, diagonal_ = -1, ones_ = -1;
+  std::int16_t x_ = -1, out_ = -1, turned_ = -1, stats_ = -1, triples_ = -1, moments_ = -1, identity_ = -1,
+               diagonal_ = -1, ones_ = -1;
   std::int16_t mean_ = -1, var_ = -1, scale_ = -1, shift_ = -1, parameter_ = -1, factor_ = -1;
 };
 
