@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from synthetic_ledger import ADD, MATMUL, entry, record, recording, step
 
+import torch_trn
 from torch_trn import report
 from torch_trn.native import Target
 from torch_trn.recording import Recording
@@ -168,3 +170,12 @@ def test_perfetto_of_a_recosted_run_takes_its_time(tmp_path: Path, other: Callab
 def test_perfetto_without_a_timeline_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"profile\(timeline=True\)"):
         recording(entry(ADD, 1)).to_perfetto(tmp_path / "trace.json")
+
+
+def test_a_negative_divisor_of_an_average_leaves_a_report() -> None:
+    """PyTorch takes it; no program knows it."""
+    with torch_trn.profile() as prof:
+        for size in ((1, 1, 4, 4), (1, 1, 4, 4, 4)):
+            pool = torch.nn.functional.avg_pool2d if len(size) == 4 else torch.nn.functional.avg_pool3d
+            pool(torch.ones(size, device="trn"), 2, divisor_override=-2)
+    assert prof.device_seconds > 0 and "avg_pool2d" in str(prof)
