@@ -58,8 +58,8 @@ class ConvProduct {
       for (const auto& channels : tiling::split(groups.size * plan_.produced, plan_.pass)) {
         b_.nest(groups.start == 0 && channels.start == 0 ? "body" : "last_channels");
         if (plan_.pack > 1) {
-          block_diagonal(b_, diagonal_, groups.size, reversed_ ? plan_.contracted : plan_.produced,
-                         reversed_ ? plan_.produced : plan_.contracted);
+          rows::block_diagonal(b_, diagonal_, groups.size, reversed_ ? plan_.contracted : plan_.produced,
+                               reversed_ ? plan_.produced : plan_.contracted);
         }
         b_.parallel_loop(groups.trips, [&](const Index& g) {
           b_.parallel_loop(channels.trips, [&](const Index& c) {
@@ -303,15 +303,10 @@ class ConvProduct {
   std::int16_t sum_ = -1;
 };
 
-}  // namespace
-
-namespace {
-
 // Taps whose copies of a window have whole rows of HBM: with padding, those that begin within it.
 std::int64_t fold_of_whole_rows(const ConvShape& shape) {
   const bool is_padded = std::ranges::any_of(shape.padding, [](auto size) { return size > 0; });
-  return is_padded && !shape.padding.empty() ? shape.padding.back() / shape.dilation.back() + 1
-                                             : std::numeric_limits<std::int64_t>::max();
+  return is_padded ? shape.padding.back() / shape.dilation.back() + 1 : std::numeric_limits<std::int64_t>::max();
 }
 
 }  // namespace

@@ -94,14 +94,6 @@ std::vector<std::int64_t> dense_strides(const std::vector<std::int64_t>& sizes) 
   return strides;
 }
 
-std::int64_t product(const std::vector<std::int64_t>& sizes) {
-  std::int64_t result = 1;
-  for (const auto size : sizes) {
-    result *= size;
-  }
-  return result;
-}
-
 std::vector<tiling::Dim> dims(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& strides,
                               const std::vector<std::int64_t>& steps) {
   std::vector<tiling::Dim> result;

@@ -72,7 +72,6 @@ std::int64_t num_rectangles(const std::vector<std::int64_t>& counts, std::int64_
 
 // Strides of a dense array, last axis fastest.
 std::vector<std::int64_t> dense_strides(const std::vector<std::int64_t>& sizes);
-std::int64_t product(const std::vector<std::int64_t>& sizes);
 // Free dimensions of a tile: sizes[i], strides[i] * steps[i] apart (no steps: 1 each).
 std::vector<tiling::Dim> dims(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& strides,
                               const std::vector<std::int64_t>& steps = {});
@@ -93,10 +92,6 @@ void each_tile(tiling::Builder& builder, std::int64_t count, std::int64_t partit
 // copies of it, each shifted by fold_step, on the partitions behind the channels.
 void load_window(tiling::Builder& builder, const ConvPlan& plan, const ConvBlock& block, std::int16_t window,
                  std::int16_t hbm, const tiling::Index& channel, std::int64_t count);
-// [groups * rows, groups * cols]: ones where a row and a column belong to the same group, else zeros.
-tiling::Tile block_diagonal(tiling::Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows,
-                            std::int64_t cols);
-
 program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape, std::int64_t most_fold);
 
 }  // namespace trn::kernels

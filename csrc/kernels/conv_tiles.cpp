@@ -11,7 +11,6 @@ using tiling::Dim;
 using tiling::hbm_tile;
 using tiling::Index;
 using tiling::on_chip_tile;
-using tiling::Opcode;
 using tiling::Tile;
 
 namespace {
@@ -83,21 +82,6 @@ void load_window(Builder& builder, const ConvPlan& plan, const ConvBlock& block,
                                  (channel + k) * size + at(block.window_start, from) + skipped));
     }
   });
-}
-
-Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {
-  const Tile mask = on_chip_tile(buffer, groups * rows, groups * cols);
-  builder.memset(mask, 1);
-  // Row p belongs to group g where 0 <= p - g rows and 0 <= (g + 1) rows - 1 - p.
-  for (const std::int64_t sign : {1, -1}) {
-    const Tile distance{.partitions = groups * rows,
-                        .partition_stride = sign,
-                        .free = {{groups, -sign * rows}, {cols, 0}},
-                        .offset = sign > 0 ? 0 : rows - 1,
-                        .loop_strides = {}};
-    rows::op(builder, Opcode::affine_select, mask, {mask, distance}, Alu::greater_equal);
-  }
-  return mask;
 }
 
 }  // namespace trn::kernels

@@ -53,7 +53,7 @@ class ConvWeightGradient {
         for (const auto& depth : tiling::split(groups.size * plan_.contracted, plan_.contracted_pass)) {
           b_.nest(groups.start + channels.start + depth.start == 0 ? "body" : "last_channels");
           if (plan_.pack > 1) {
-            block_diagonal(b_, diagonal_, groups.size, plan_.produced, plan_.contracted);
+            rows::block_diagonal(b_, diagonal_, groups.size, plan_.produced, plan_.contracted);
           }
           b_.parallel_loop(groups.trips, [&](const Index& g) {
             b_.parallel_loop(channels.trips, [&](const Index& c) {

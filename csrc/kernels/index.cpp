@@ -132,8 +132,7 @@ class IndexKernel {
         load_indices(tile);
       }
       // An index picks short rows of several tables at a time.
-      const std::int64_t room = rows_per_partition * chunk / (tile.free * chunk);
-      const std::int64_t together = chunk < shape_.row_elements ? 1 : room;
+      const std::int64_t together = chunk < shape_.row_elements ? 1 : rows_per_partition / tile.free;
       each_table(together, [&](const Index& table, std::int64_t count) {
         builder_.tiles(shape_.row_elements, chunk, [&](const Index& column, std::int64_t width) {
           const std::int64_t table_elements = table_rows() * shape_.row_elements;

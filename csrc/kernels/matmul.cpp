@@ -57,14 +57,6 @@ Dtype tensor_dtype(Dtype dtype, Dtype other) {
   return is_cast(dtype) && is_cast(other) ? Dtype::tfloat32 : Dtype::float32;
 }
 
-std::int64_t elements_of_bias(const MatmulShape& shape) {
-  std::int64_t elements = 1;
-  for (const std::int64_t size : shape.bias) {
-    elements *= size;
-  }
-  return elements;
-}
-
 }  // namespace
 
 MatmulShape normalised(MatmulShape shape) {
@@ -172,7 +164,7 @@ MatmulEmitter::Bias MatmulEmitter::bias_of_shape() const {
   if (s_.bias.empty()) {
     return {};
   }
-  const std::int64_t e = elements_of_bias(s_);
+  const std::int64_t e = product(s_.bias);
   if (complex_) {
     return {.elements = 2 * e};
   }
@@ -249,23 +241,34 @@ void MatmulEmitter::resident_block(const Block& at) {
   });
 }
 
-// The block's results: finish_tile(tile, where its columns begin in out_rows) for each tile of rows, and each group of
-// them stored.
-template <class Body>
-void MatmulEmitter::finished_rows(const Block& at, Body finish_tile) {
+// per_tile(tile, its number in its group) for each tile of a block's rows; after(first row, group) behind each group.
+template <class Body, class After>
+void MatmulEmitter::row_tiles(const Block& at, Body per_tile, After after) {
   builder_.groups(
       tiling::row_groups(at.m_size, rows_, out_together_),
       [&](const Index& first, const tiling::RowGroup& group) {
         builder_.tiles_of(group, [&](const Index& t) {
-          const RowTile tile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles};
-          if (!complex_ && bias_.per_row()) {
-            load_bias(at, tile);
-          }
-          finish_tile(tile, t * (at.n_size / (complex_ ? 2 : 1)));
+          per_tile(RowTile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles},
+                   t);
         });
-        store(at, first, group);
+        after(first, group);
       },
       true);
+}
+
+// The block's results: finish_tile(tile, where its columns begin in out_rows) for each tile of rows, and each group of
+// them stored.
+template <class Body>
+void MatmulEmitter::finished_rows(const Block& at, Body finish_tile) {
+  row_tiles(
+      at,
+      [&](const RowTile& tile, const Index& t) {
+        if (!complex_ && bias_.per_row()) {
+          load_bias(at, tile);
+        }
+        finish_tile(tile, t * (at.n_size / (complex_ ? 2 : 1)));
+      },
+      [&](const Index& first, const tiling::RowGroup& group) { store(at, first, group); });
 }
 
 void MatmulEmitter::accumulated_block(const Block& at) {
@@ -294,17 +297,14 @@ void MatmulEmitter::partial_products(const Block& at, const Index& k, std::int64
       builder_.tensor_tensor(partial, partial, sums, Alu::add);
     }
   };
-  builder_.groups(
-      tiling::row_groups(at.m_size, rows_, out_together_),
-      [&](const Index& first, const tiling::RowGroup& group) {
-        builder_.tiles_of(group, [&](const Index& t) {
-          const RowTile tile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles};
-          builder_.tiles(
-              at.n_size, columns_, [&](const Index& column, std::int64_t columns) { per_tile(tile, column, columns); },
-              true);
-        });
+  row_tiles(
+      at,
+      [&](const RowTile& tile, const Index&) {
+        builder_.tiles(
+            at.n_size, columns_, [&](const Index& column, std::int64_t columns) { per_tile(tile, column, columns); },
+            true);
       },
-      true);
+      [](const Index&, const tiling::RowGroup&) {});
 }
 
 // [k_size, size] with K on partitions: tile t of K begins at t * block of each partition. Which 128 elements of K make
@@ -318,12 +318,11 @@ void MatmulEmitter::load(const Operand& operand, const Index& batch, const Index
   }
   builder_.groups(
       tiling::row_groups(k_size, partitions_, k_together_), [&](const Index& row, const tiling::RowGroup& group) {
-        const auto tiles = [&](std::int64_t pitch) {
-          return group.tiles == 1 ? std::vector<Dim>{{size, 1}} : std::vector<Dim>{{group.tiles, pitch}, {size, 1}};
-        };
-        builder_.dma(on_chip_tile(operand.sbuf, group.lanes, tiles(operand.block), row / partitions_ * operand.block),
-                     hbm_tile(operand.hbm, group.lanes, group.tiles * operand.extent, tiles(operand.extent),
-                              matrix + (k + row) * operand.extent + first));
+        builder_.dma(
+            on_chip_tile(operand.sbuf, group.lanes, tiling::dims(group.tiles, operand.block, size),
+                         row / partitions_ * operand.block),
+            hbm_tile(operand.hbm, group.lanes, group.tiles * operand.extent,
+                     tiling::dims(group.tiles, operand.extent, size), matrix + (k + row) * operand.extent + first));
       });
 }
 
@@ -447,7 +446,7 @@ Program matmul(const target::Target& target, const MatmulShape& shape, Dtype aut
   const Access out{shape.out_dtype, shape.batch * shape.m * shape.n, shape.batch * shape.m * shape.n};
   PointwiseShape fill{.elements = out.elements, .inputs = {}, .outputs = {out}, .steps = {}, .axes = {}, .repeats = {}};
   if (!shape.bias.empty()) {
-    const std::int64_t elements = elements_of_bias(shape);
+    const std::int64_t elements = product(shape.bias);
     fill.inputs.push_back({shape.out_dtype, elements, elements});
   }
   return pointwise(target, fill);

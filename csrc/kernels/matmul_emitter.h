@@ -60,6 +60,8 @@ class MatmulEmitter {
   void load(const Operand& operand, const Index& batch, const Index& first, std::int64_t size, const Index& k,
             std::int64_t k_size);
   void load_transposed(const Operand& operand, const Index& start, std::int64_t size, std::int64_t k_size);
+  template <class Body, class After>
+  void row_tiles(const Block& block, Body per_tile, After after);
   template <class Body>
   void finished_rows(const Block& block, Body finish_tile);
   void load_bias(const Block& block, const RowTile& tile);

@@ -4,17 +4,10 @@
 #include <vector>
 
 #include "kernels/build.h"
+#include "kernels/tiling.h"
 
 namespace trn::kernels {
 namespace {
-
-std::int64_t product(const std::vector<std::int64_t>& sizes) {
-  std::int64_t result = 1;
-  for (const auto size : sizes) {
-    result *= size;
-  }
-  return result;
-}
 
 // Pairs (i, j) with j <= i: torch's is_causal aligns the mask's diagonal with the top left corner.
 std::int64_t causal_pairs(std::int64_t q_len, std::int64_t kv_len) {

@@ -182,15 +182,12 @@ class NormForward {
                  {on_chip_tile(x_.tile, p, segment.size, j * k_.chunk() + i * piece_ + segment.start)});
       });
     }
-    const Tile all = on_chip_tile(stats_, p, before + kStatistics * tiling::ceil_div(width, piece_), first);
+    const std::int64_t all = before + kStatistics * tiling::ceil_div(width, piece_);
     if (k_.resident()) {
-      rows::op(b, Opcode::bn_aggr, moments(p, j), {all});
-      return;
+      rows::op(b, Opcode::bn_aggr, moments(p, j), {on_chip_tile(stats_, p, all, first)});
+    } else {
+      rows::join_statistics(b, stats_, p, first, all, width);
     }
-    const Tile count = on_chip_tile(stats_, p, 1, first), deviation = on_chip_tile(stats_, p, 1, first + 2);
-    rows::op(b, Opcode::bn_aggr, on_chip_tile(stats_, p, 2, first + 1), {all});
-    b.tensor_scalar(count, count, Alu::add, static_cast<float>(width));
-    b.tensor_tensor(deviation, deviation, count, Alu::multiply);
   }
 
   void add_squares(std::int64_t p, const Index& j, std::int64_t width) {
@@ -223,8 +220,8 @@ class NormForward {
     b.activation(rstd, var(group), Activation::rsqrt, 1, s_.eps);
     if (new_mean_ >= 0) {
       const float unbiased = static_cast<float>(s_.cols) / static_cast<float>(s_.cols - 1);
-      update(column(old_mean_, group), column(mean_, group), s_.momentum);
-      update(column(old_var_, group), var(group), s_.momentum * unbiased);
+      update_running(b, column(old_mean_, group), column(mean_, group), s_.momentum, s_.momentum);
+      update_running(b, column(old_var_, group), var(group), s_.momentum, s_.momentum * unbiased);
     }
     Tile scale = rstd;
     if (geometry_.per_row && weight_) {
@@ -232,27 +229,10 @@ class NormForward {
       b.tensor_tensor(scale, rstd, weight_->column(group), Alu::multiply);
     }
     const Tile shift = column(shift_, group);
-    b.emit({.opcode = Opcode::scalar_tensor_tensor,
-            .dst = shift,
-            .src = {column(mean_, group), scale},
-            .alu0 = Alu::multiply,
-            .alu1 = Alu::multiply,
-            .scalar0 = -1});
+    rows::scaled_product(b, shift, column(mean_, group), scale, -1);
     if (geometry_.per_row && bias_) {
       b.tensor_tensor(shift, shift, bias_->column(group), Alu::add);
     }
-  }
-
-  // running = (1 - momentum) running + share current
-  void update(const Tile& running, const Tile& current, float share) {
-    auto& b = k_.builder;
-    b.tensor_scalar(running, running, Alu::multiply, 1 - s_.momentum);
-    b.emit({.opcode = Opcode::scalar_tensor_tensor,
-            .dst = running,
-            .src = {current, running},
-            .alu0 = Alu::multiply,
-            .alu1 = Alu::add,
-            .scalar0 = share});
   }
 
   void store_statistics(const RowGroup& group) {

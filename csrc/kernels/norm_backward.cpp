@@ -231,12 +231,7 @@ class NormBackward {
     }
     if (mean_hbm_ >= 0) {
       k_.load_column(mean_hbm_, mean_, row, p, g);
-      b.emit({.opcode = Opcode::scalar_tensor_tensor,
-              .dst = on_chip_tile(shift_, p, g),
-              .src = {on_chip_tile(mean_, p, g), rstd},
-              .alu0 = Alu::multiply,
-              .alu1 = Alu::multiply,
-              .scalar0 = -1});
+      rows::scaled_product(b, on_chip_tile(shift_, p, g), on_chip_tile(mean_, p, g), rstd, -1);
     }
   }
 
@@ -371,12 +366,7 @@ class NormBackward {
       return;
     }
     auto product = [&](std::int16_t dst, std::int16_t a, std::int16_t b) {
-      k_.builder.emit({.opcode = Opcode::scalar_tensor_tensor,
-                       .dst = column(dst),
-                       .src = {column(a), column(b)},
-                       .alu0 = Alu::multiply,
-                       .alu1 = Alu::multiply,
-                       .scalar0 = share});
+      rows::scaled_product(k_.builder, column(dst), column(a), column(b), share);
     };
     product(slope_, dot_, rstd_);
     if (s_.kind != NormKind::rms) {

@@ -1,8 +1,6 @@
 // Batch normalisation of channels last, forward.
 #include "kernels/norm_channels_last.h"
 
-#include "kernels/conv_plan.h"
-
 namespace trn::kernels {
 namespace channels_last {
 namespace {
@@ -74,7 +72,7 @@ class Forward : public ChannelsLast {
     }
     phase("coefficients");
     if (s_.training) {
-      block_diagonal(b_, identity_, lanes_, 1, 1);
+      rows::block_diagonal(b_, identity_, lanes_, 1, 1);
       b_.memset(on_chip_tile(ones_, lanes_, lanes_), 1);
       b_.tiles(count, lanes_, [&](const Index& c, std::int64_t width) { spread_moments(c, width); });
     } else {
@@ -107,11 +105,7 @@ class Forward : public ChannelsLast {
                {on_chip_tile(turned_, width, tiles * group.lanes)});
     });
     const std::int64_t all = kTriple + kStatistics * ceil_div(group.tiles, turned_tiles_);
-    const Tile number = on_chip_tile(stats_, width, 1, column), deviation = on_chip_tile(stats_, width, 1, column + 2);
-    rows::op(b_, Opcode::bn_aggr, on_chip_tile(stats_, width, 2, column + 1),
-             {on_chip_tile(stats_, width, all, column)});
-    b_.tensor_scalar(number, number, Alu::add, static_cast<float>(group.rows()));
-    b_.tensor_tensor(deviation, deviation, number, Alu::multiply);
+    rows::join_statistics(b_, stats_, width, column, all, group.rows());
   }
 
   // Mean and variance of 128 channels, of all shares, from a column to rows on every partition: ones times a diagonal,
@@ -150,7 +144,7 @@ class Forward : public ChannelsLast {
       load_row(parameter_, weight_hbm_, block);
       b_.tensor_tensor(scale, scale, all_of(parameter_, block), Alu::multiply);
     }
-    scaled_product(shift, mean, scale, -1);
+    rows::scaled_product(b_, shift, mean, scale, -1);
     if (bias_hbm_ >= 0) {
       load_row(parameter_, bias_hbm_, block);
       b_.tensor_tensor(shift, shift, all_of(parameter_, block), Alu::add);
@@ -158,17 +152,9 @@ class Forward : public ChannelsLast {
     set_operand(factor_, scale_, block);
   }
 
-  // running = (1 - momentum) running + share current
   void update(std::int16_t to, std::int16_t from, std::int16_t current, float share, const Block& block) {
-    const Tile running = all_of(parameter_, block);
     load_row(parameter_, from, block);
-    b_.tensor_scalar(running, running, Alu::multiply, 1 - s_.momentum);
-    b_.emit({.opcode = Opcode::scalar_tensor_tensor,
-             .dst = running,
-             .src = {all_of(current, block), running},
-             .alu0 = Alu::multiply,
-             .alu1 = Alu::add,
-             .scalar0 = share});
+    update_running(b_, all_of(parameter_, block), all_of(current, block), s_.momentum, share);
     store_row(to, parameter_, block);
   }
 

@@ -23,6 +23,7 @@ using rows::Tile;
 using tiling::Builder;
 using tiling::ceil_div;
 using tiling::Dim;
+using tiling::dims;
 using tiling::hbm_tile;
 using tiling::on_chip_tile;
 using Positions = tiling::RowGroup;
@@ -127,14 +128,6 @@ class ChannelsLast {
       b_.tensor_copy(on_chip_tile(operand, lanes_, count, c), on_chip_tile(row, lanes_, count, c));
     });
   }
-  void scaled_product(const Tile& dst, const Tile& a, const Tile& b, float factor) {
-    b_.emit({.opcode = Opcode::scalar_tensor_tensor,
-             .dst = dst,
-             .src = {a, b},
-             .alu0 = Alu::multiply,
-             .alu1 = Alu::multiply,
-             .scalar0 = factor});
-  }
 
   // body(first position, group) for all positions.
   template <class Body>
@@ -144,16 +137,7 @@ class ChannelsLast {
   // The same for sums over positions: body(first, group, share), where each physical core has a share of its own.
   template <class Body>
   void shared_positions(Body body) {
-    for (const Positions& group : tiling::row_groups(s_.cols, lanes_, tiles_)) {
-      const std::int64_t each = group.trips / num_shares_, rows = group.rows();
-      if (each > 0) {
-        b_.parallel_loop(num_shares_, [&](const Index& share) {
-          b_.loop(each, [&](const Index& i) { body(share * (each * rows) + i * rows + group.start, group, share); });
-        });
-      }
-      b_.loop(group.trips - each * num_shares_,
-              [&](const Index& i) { body(i * rows + (group.start + each * num_shares_ * rows), group, Index(0)); });
-    }
+    b_.shared_groups(tiling::row_groups(s_.cols, lanes_, tiles_), num_shares_, std::move(body));
   }
   template <class Body>
   void pieces(const Index& first, const Positions& group, const Block& block, Body body) {
@@ -167,9 +151,6 @@ class ChannelsLast {
 
   Index base(const Index& first, bool is_kept) const {
     return is_kept && is_kept_ ? first / lanes_ * block_ : Index(0);
-  }
-  static std::vector<Dim> dims(std::int64_t tiles, std::int64_t pitch, std::int64_t count) {
-    return tiles == 1 ? std::vector<Dim>{{count, 1}} : std::vector<Dim>{{tiles, pitch}, {count, 1}};
   }
   // A piece of a tile of elements, of a channel row, and of what is computed on the way, in PSUM.
   Tile part(std::int16_t buffer, const Piece& piece, bool is_kept) const {

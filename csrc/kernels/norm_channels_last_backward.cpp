@@ -159,11 +159,11 @@ class Backward : public ChannelsLast {
     }
     const float share = -1.0F / static_cast<float>(s_.cols);
     const Tile offset = all_of(offset_, block);
-    scaled_product(result, all_of(dot_, block), scale, share);
+    rows::scaled_product(b_, result, all_of(dot_, block), scale, share);
     b_.tensor_tensor(result, result, rstd, Alu::multiply);
     set_operand(slope_, result_, block);
-    scaled_product(offset, all_of(sum_, block), scale, share);
-    scaled_product(result, result, all_of(mean_, block), -1);
+    rows::scaled_product(b_, offset, all_of(sum_, block), scale, share);
+    rows::scaled_product(b_, result, result, all_of(mean_, block), -1);
     b_.tensor_tensor(offset, offset, result, Alu::add);
   }
 

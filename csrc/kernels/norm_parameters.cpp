@@ -49,6 +49,16 @@ Dtype statistics_dtype(const NormShape& shape) {
   return shape.dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
 }
 
+void update_running(rows::Builder& builder, const Tile& running, const Tile& current, float momentum, float share) {
+  builder.tensor_scalar(running, running, Alu::multiply, 1 - momentum);
+  builder.emit({.opcode = rows::Opcode::scalar_tensor_tensor,
+                .dst = running,
+                .src = {current, running},
+                .alu0 = Alu::multiply,
+                .alu1 = Alu::add,
+                .scalar0 = share});
+}
+
 SampleTiles::SampleTiles(const rows::RowKernel& kernel, const NormShape& shape, const NormGeometry& geometry)
     : lanes(geometry.rows_per_sample / kernel.group()),
       samples(std::clamp<std::int64_t>(kernel.partitions() / lanes, 1,

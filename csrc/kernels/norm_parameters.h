@@ -117,6 +117,10 @@ void each_row_group(rows::RowKernel& kernel, const NormShape& shape, const NormG
   }
 }
 
+// running = (1 - momentum) running + share current
+void update_running(rows::Builder& builder, const rows::Tile& running, const rows::Tile& current, float momentum,
+                    float share);
+
 // The whole of a batch norm's program, forward or backward, where channels are the contiguous axis of HBM.
 bool is_channels_last(const NormShape& shape);
 program::Program norm_channels_last(const target::Target& target, const NormShape& shape);

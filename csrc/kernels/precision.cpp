@@ -1,6 +1,5 @@
 // Retypes on-chip buffers by what reads and writes them.
 #include "kernels/precision.h"
-#include "emu/alu.h"
 
 #include <algorithm>
 #include <cmath>

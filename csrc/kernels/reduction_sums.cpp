@@ -126,14 +126,7 @@ void Reduction::sum_narrow() {
     });
   };
   b_.nest("body");
-  for (const auto& group : tiling::row_groups(s_.cols, partitions, tiles)) {
-    const std::int64_t each = group.trips / num_shares, size = group.rows();
-    b_.parallel_loop(each > 0 ? num_shares : 0, [&](const Index& share) {
-      b_.loop(each, [&](const Index& i) { add(share * (each * size) + i * size + group.start, group, share); });
-    });
-    b_.loop(group.trips - each * num_shares,
-            [&](const Index& i) { add(i * size + (group.start + each * num_shares * size), group, Index(0)); });
-  }
+  b_.shared_groups(tiling::row_groups(s_.cols, partitions, tiles), num_shares, add);
   b_.nest("result");
   const Tile total = on_chip_tile(out, 1, num_rows);
   for (std::int64_t share = 0; share < num_shares; ++share) {

@@ -54,6 +54,38 @@ void activation_reduce(Builder& builder, const Tile& dst, const Tile& sum, const
                 .scalar1 = columns.bias_constant});
 }
 
+Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {
+  const Tile mask = on_chip_tile(buffer, groups * rows, groups * cols);
+  builder.memset(mask, 1);
+  // Row p belongs to group g where 0 <= p - g rows and 0 <= (g + 1) rows - 1 - p.
+  for (const std::int64_t sign : {1, -1}) {
+    const Tile distance{.partitions = groups * rows,
+                        .partition_stride = sign,
+                        .free = {{groups, -sign * rows}, {cols, 0}},
+                        .offset = sign > 0 ? 0 : rows - 1,
+                        .loop_strides = {}};
+    op(builder, Opcode::affine_select, mask, {mask, distance}, Alu::greater_equal);
+  }
+  return mask;
+}
+
+void join_statistics(Builder& builder, std::int16_t buffer, std::int64_t p, const Index& first, std::int64_t elements,
+                     std::int64_t added) {
+  const Tile count = on_chip_tile(buffer, p, 1, first), deviation = on_chip_tile(buffer, p, 1, first + 2);
+  op(builder, Opcode::bn_aggr, on_chip_tile(buffer, p, 2, first + 1), {on_chip_tile(buffer, p, elements, first)});
+  builder.tensor_scalar(count, count, Alu::add, static_cast<float>(added));
+  builder.tensor_tensor(deviation, deviation, count, Alu::multiply);
+}
+
+void scaled_product(Builder& builder, const Tile& dst, const Tile& a, const Tile& b, float factor) {
+  builder.emit({.opcode = Opcode::scalar_tensor_tensor,
+                .dst = dst,
+                .src = {a, b},
+                .alu0 = Alu::multiply,
+                .alu1 = Alu::multiply,
+                .scalar0 = factor});
+}
+
 RowKernel::RowKernel(const target::Target& target, std::string name, std::int64_t rows, std::int64_t cols, bool across)
     : builder(std::move(name)),
       target_(target),

@@ -36,6 +36,15 @@ void activation(Builder& builder, const Tile& dst, const Tile& src, Activation f
 void activation_reduce(Builder& builder, const Tile& dst, const Tile& sum, const Tile& src, Activation function,
                        const Columns& columns = {});
 
+// [groups * rows, groups * cols]: ones where a row and a column belong to the same group, else zeros.
+Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols);
+// What bn_stats left behind a triple (count, mean, squared deviations) of what went before, `elements` in all from
+// `first` on, joined into it; they are `added` values.
+void join_statistics(Builder& builder, std::int16_t buffer, std::int64_t p, const Index& first, std::int64_t elements,
+                     std::int64_t added);
+// dst = factor a b
+void scaled_product(Builder& builder, const Tile& dst, const Tile& a, const Tile& b, float factor);
+
 // A tensor of the kernel: where it lies in HBM and the SBUF tile that holds a group of its rows.
 struct RowTensor {
   std::int16_t hbm = -1, tile = -1;

@@ -237,6 +237,10 @@ void Builder::memset(const Tile& dst, float value) {
   emit({.opcode = Opcode::memset, .dst = dst, .scalar0 = value});
 }
 
+std::vector<Dim> dims(std::int64_t tiles, std::int64_t pitch, std::int64_t count) {
+  return tiles == 1 ? std::vector<Dim>{{count, 1}} : std::vector<Dim>{{tiles, pitch}, {count, 1}};
+}
+
 Tile hbm_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t partition_stride, std::vector<Dim> free,
               const Index& address) {
   return {.buffer = buffer,

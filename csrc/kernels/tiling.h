@@ -12,6 +12,18 @@
 #include "program/program.h"
 #include "target/target.h"
 
+namespace trn::kernels {
+
+inline std::int64_t product(const std::vector<std::int64_t>& sizes) {
+  std::int64_t result = 1;
+  for (const std::int64_t size : sizes) {
+    result *= size;
+  }
+  return result;
+}
+
+}  // namespace trn::kernels
+
 namespace trn::kernels::tiling {
 
 using program::Dim;
@@ -116,6 +128,21 @@ class Builder {
       loop(group.trips, [&](const Index& i) { body(i * group.rows() + group.start, group); }, parallel);
     }
   }
+  // The same for sums over rows: body(first row, group, share), where each of `num_shares` cores has a share of its
+  // own; groups that do not divide evenly go to share 0.
+  template <class Body>
+  void shared_groups(const std::vector<RowGroup>& groups, std::int64_t num_shares, Body body) {
+    for (const RowGroup& group : groups) {
+      const std::int64_t each = group.trips / num_shares, rows = group.rows();
+      if (each > 0) {
+        parallel_loop(num_shares, [&](const Index& share) {
+          loop(each, [&](const Index& i) { body(share * (each * rows) + i * rows + group.start, group, share); });
+        });
+      }
+      loop(group.trips - each * num_shares,
+           [&](const Index& i) { body(i * rows + (group.start + each * num_shares * rows), group, Index(0)); });
+    }
+  }
   // for each tile of a group: body(number of the tile).
   template <std::invocable<const Index&> Body>
   void tiles_of(const RowGroup& group, Body body) {
@@ -156,6 +183,8 @@ class Builder {
   std::vector<std::vector<program::Item>*> stack_;  // the nest's body, then each open loop's
 };
 
+// `count` elements of each of several tiles that lie `pitch` elements apart.
+std::vector<Dim> dims(std::int64_t tiles, std::int64_t pitch, std::int64_t count);
 // [partitions, free...] at `address` of an HBM buffer, partitions `partition_stride` elements apart.
 Tile hbm_tile(std::int16_t buffer, std::int64_t partitions, std::int64_t partition_stride, std::vector<Dim> free,
               const Index& address = {});

@@ -59,10 +59,7 @@ class Variance {
                  {on_chip_tile(in_.tile, p, segment.size, first + i * piece_ + segment.start)});
       });
     }
-    const Tile count = on_chip_tile(stats_, p, 1, at), deviation = on_chip_tile(stats_, p, 1, at + 2);
-    rows::op(b_, Opcode::bn_aggr, on_chip_tile(stats_, p, 2, at + 1), {on_chip_tile(stats_, p, pitch(width), at)});
-    b_.tensor_scalar(count, count, Alu::add, static_cast<float>(width));
-    b_.tensor_tensor(deviation, deviation, count, Alu::multiply);
+    rows::join_statistics(b_, stats_, p, at, pitch(width), width);
   }
 
   // From squared deviations: their mean over what is free, and the epilogue.
