@@ -14,11 +14,13 @@ of one shape. Tiles of more than 64 partitions start at partition 0, of more tha
 partition. Cycles follow the NKI ISA's formulas (SDK 2.26); those marked * are not published and follow a like
 instruction. On the clock a cycle of TensorE lasts 1 / `tensor_efficiency` of a documented one (docs/targets.md: 0.95 on
 trn2 and trn3, 0.725 on trn1). A `tensor_tensor` of 16-bit operands in SBUF takes half of its column's cycles from
-NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. The performance
-modes look at what an instruction streams, not at operands of one element per partition, and at one-byte floats from
-NeuronCore-v4 on. Of nki.isa's list these are not here: `topk`, `scalar_load` and `scalar_store`, newer than SDK 2.29.
-`core_barrier`, `sendrecv` and `sendrecv_compute` are of `torch_trn.emu.LogicalCore`'s cores. An engine may be left out,
-or "unknown": then it is the one that the documents name first. `register_alloc` gives a register, whose value
+NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8 N everywhere. An operand in SBUF or
+PSUM whose elements lie over 16 bytes apart, along the innermost dimension that has several, is read or written at half
+the rate: 2 N for N, but where the arithmetic takes longer (8 N, 13 N / 3, the four passes of fp32 products). The
+performance modes look at what an instruction streams, not at operands of one element per partition, and at one-byte
+floats from NeuronCore-v4 on. Of nki.isa's list these are not here: `topk`, `scalar_load` and `scalar_store`, newer than
+SDK 2.29. `core_barrier`, `sendrecv` and `sendrecv_compute` are of `torch_trn.emu.LogicalCore`'s cores. An engine may be
+left out, or "unknown": then it is the one that the documents name first. `register_alloc` gives a register, whose value
 is a number or a condition in Python, and costs what moves or loads it. `right_shift` is arithmetic for signed integers,
 as NKI's own simulators compute it.
 """

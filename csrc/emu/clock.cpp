@@ -47,7 +47,7 @@ std::int32_t Clock::add(const Operation& operation, std::span<const Dependency> 
   dependencies_.insert(dependencies_.end(), dependencies.begin(), dependencies.end());
   first_dependency_.push_back(dependencies_.size());
   num_queues_ = std::max({num_queues_, operation.queue + 1, operation.joined + 1});
-  num_resources_ = std::max(num_resources_, operation.resource + 1);
+  num_resources_ = std::max(num_resources_, std::ranges::max(operation.resources) + 1);
   return static_cast<std::int32_t>(operations_.size()) - 1;
 }
 
@@ -117,15 +117,24 @@ std::vector<Scheduled> Clock::run() const {
     const auto i = static_cast<std::size_t>(candidate.operation);
     const Operation& operation = operations_[i];
     Scheduled& scheduled = schedule[i];
-    if (operation.resource >= 0) {
-      Bound& resource = resources[static_cast<std::size_t>(operation.resource)];
-      if (resource.seconds > candidate.start_seconds) {
-        scheduled.start_seconds = resource.seconds;
-        scheduled.bound_by = resource.by;
-        candidates.push({resource.seconds, candidate.waits_since_seconds, candidate.operation});
-        continue;
+    Bound free{candidate.start_seconds, scheduled.bound_by};
+    for (const std::int32_t number : operation.resources) {
+      if (number >= 0) {
+        const Bound& resource = resources[static_cast<std::size_t>(number)];
+        free.raise(resource.seconds, resource.by);
       }
-      resource = {candidate.start_seconds + operation.busy_seconds, candidate.operation};
+    }
+    if (free.seconds > candidate.start_seconds) {
+      scheduled.start_seconds = free.seconds;
+      scheduled.bound_by = free.by;
+      candidates.push({free.seconds, candidate.waits_since_seconds, candidate.operation});
+      continue;
+    }
+    for (const std::int32_t number : operation.resources) {
+      if (number >= 0) {
+        resources[static_cast<std::size_t>(number)] = {candidate.start_seconds + operation.busy_seconds,
+                                                       candidate.operation};
+      }
     }
     scheduled.end_seconds = scheduled.start_seconds + operation.busy_seconds;
     for (const std::int32_t queue : queues_of(i)) {

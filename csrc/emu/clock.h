@@ -2,6 +2,7 @@
 // wait for allow.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -15,11 +16,12 @@ struct Dependency {
 
 // Times are in seconds.
 struct Operation {
-  std::int32_t queue = -1;     // operations of a queue start in the order in which they were added
-  std::int32_t joined = -1;    // a second queue that it also stands in, and holds up as long
-  std::int32_t resource = -1;  // what several operations share, one at a time: an engine, the DMA engines
-  double startup_seconds = 0;  // from the last event that it waits for to its start; others use the resource meanwhile
-  double busy_seconds = 0;     // of queue and resource
+  std::int32_t queue = -1;   // operations of a queue start in the order in which they were added
+  std::int32_t joined = -1;  // a second queue that it also stands in, and holds up as long
+  // What several operations share, one at a time: an engine, the DMA engines, a memory's port. -1: none.
+  std::array<std::int32_t, 3> resources = {-1, -1, -1};
+  double startup_seconds = 0;  // from the last event that it waits for to its start; others use the resources meanwhile
+  double busy_seconds = 0;     // of queue and resources
   double latency_seconds = 0;  // from its end until others see the result
 };
 

@@ -102,13 +102,34 @@ bool is_any(Alu alu, std::initializer_list<Alu> list) {
   return std::find(list.begin(), list.end(), alu) != list.end();
 }
 
-// Elements that the instruction streams per partition: the longest of its operands. A complex element is two.
-std::int64_t streamed(const Program& program, const Instruction& instruction) {
-  auto length = [&](const Tile& tile) {
-    const Dtype dtype = buffer_of(program, tile).dtype;
-    const bool is_complex = dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
-    return tile.free_elements() * (is_complex ? 2 : 1);
-  };
+constexpr std::int64_t kFullRateStrideBytes = 16;  // between elements; a longer one halves an access's rate
+
+// Of the innermost dimension that has several elements: that is the one which an access streams along.
+bool is_far_apart(const Program& program, const Tile& tile) {
+  for (auto dim = tile.free.rbegin(); dim != tile.free.rend(); ++dim) {
+    if (dim->size > 1) {
+      return std::abs(dim->stride) * target::itemsize(buffer_of(program, tile).dtype) > kFullRateStrideBytes;
+    }
+  }
+  return false;
+}
+
+// Per partition. A complex element is two.
+std::int64_t elements(const Program& program, const Tile& tile) {
+  const Dtype dtype = buffer_of(program, tile).dtype;
+  const bool is_complex = dtype == Dtype::complex32 || dtype == Dtype::complex64 || dtype == Dtype::complex128;
+  return tile.free_elements() * (is_complex ? 2 : 1);
+}
+
+// Cycles that reading or writing a tile takes at one element per partition and cycle.
+std::int64_t access_cycles(const Program& program, const Tile& tile) {
+  return elements(program, tile) * (is_far_apart(program, tile) ? 2 : 1);
+}
+
+// The longest of the instruction's operands.
+std::int64_t longest(const Program& program, const Instruction& instruction,
+                     std::int64_t (*length_of)(const Program&, const Tile&)) {
+  auto length = [&](const Tile& tile) { return length_of(program, tile); };
   std::int64_t n = length(instruction.dst);
   for (const Tile& tile : instruction.src) {
     if (tile.buffer >= 0) {
@@ -118,11 +139,17 @@ std::int64_t streamed(const Program& program, const Instruction& instruction) {
   return n;
 }
 
+// N of the cycle rules: what the instruction streams.
+std::int64_t streamed(const Program& program, const Instruction& instruction) {
+  return longest(program, instruction, access_cycles);
+}
+
+// N of the rules that wait for the arithmetic, however far apart its operands lie.
+std::int64_t computed(const Program& program, const Instruction& instruction) {
+  return longest(program, instruction, elements);
+}
+
 std::int64_t tensor_tensor_cycles(std::int64_t n, Alu alu, const Operands& operands, const target::Core& core) {
-  // An iterative division is the reciprocal's 8N; in 16 bits it keeps up with the other two-operand forms.
-  if (alu == Alu::divide && !operands.low_precision) {
-    return 8 * n;
-  }
   if (!operands.inputs_in_sbuf) {
     return n;
   }
@@ -156,21 +183,23 @@ std::int64_t local_gather_cycles(const Program& program, const Instruction& inst
 
 std::int64_t vector_cycles(const Program& program, const Instruction& instruction, const target::Core& core) {
   const Operands operands(program, instruction, core);
-  const std::int64_t n = streamed(program, instruction);
+  const std::int64_t n = streamed(program, instruction), num_values = computed(program, instruction);
   const Alu alu = instruction.alu0;
+  // An iterative division is the reciprocal's 8N; in 16 bits it keeps up with the other two-operand forms.
+  auto divides = [&](Alu operation) { return operation == Alu::divide && !operands.low_precision; };
   switch (traits(instruction.opcode).rule) {
     case CycleRule::activation:
       return instruction.res.buffer >= 0 ? std::max(core.min_instruction_cycles, n) + core.min_instruction_cycles : n;
     case CycleRule::copy:
-      return is_any(Alu::reciprocal, {alu, instruction.alu1}) ? 8 * n : copy_cycles(n, operands, core);
+      return is_any(Alu::reciprocal, {alu, instruction.alu1}) ? 8 * num_values : copy_cycles(n, operands, core);
     case CycleRule::tensor_tensor:
-      return tensor_tensor_cycles(n, alu, operands, core);
+      return divides(alu) ? 8 * num_values : tensor_tensor_cycles(n, alu, operands, core);
     case CycleRule::scalar_tensor: {
-      if (instruction.alu1 == Alu::divide && !operands.low_precision) {
-        return 8 * n;
+      if (divides(instruction.alu1)) {
+        return 8 * num_values;
       }
-      const bool fast =
-          operands.low_precision && n % 2 == 0 && is_any(instruction.alu1, {Alu::add, Alu::subtract, Alu::multiply});
+      const bool fast = operands.low_precision && num_values % 2 == 0 &&
+                        is_any(instruction.alu1, {Alu::add, Alu::subtract, Alu::multiply});
       return fast ? n : 2 * n;
     }
     case CycleRule::half_rate:
@@ -180,11 +209,11 @@ std::int64_t vector_cycles(const Program& program, const Instruction& instructio
     case CycleRule::reduce:
       return operands.low_precision && is_any(alu, {Alu::add, Alu::maximum}) ? ceil_div(n, 2) : n;
     case CycleRule::reciprocal:
-      return 8 * n;
+      return 8 * num_values;
     case CycleRule::quarter:
       return ceil_div(n, 4);
     case CycleRule::bn_aggr:
-      return ceil_div(13 * n, 3);
+      return ceil_div(13 * num_values, 3);
     case CycleRule::memset:
       return operands.low_precision && instruction.scalar0 == 0 ? ceil_div(n, 2) : n;
     default:
@@ -201,7 +230,9 @@ std::int64_t tensor_cycles(const Program& program, const Instruction& instructio
   const std::int64_t stationary = instruction.src[0].free_elements();
   const std::int64_t moving = instruction.src[1].free_elements();
   const auto one_pass = static_cast<double>(std::max(std::min(least, stationary), moving));
-  return static_cast<std::int64_t>(std::ceil(one_pass * passes(program, instruction, core)));
+  const auto busy = static_cast<std::int64_t>(std::ceil(one_pass * passes(program, instruction, core)));
+  const bool is_far = is_far_apart(program, instruction.src[1]) || is_far_apart(program, instruction.dst);
+  return is_far ? std::max(busy, 2 * moving) : busy;
 }
 
 }  // namespace
@@ -312,6 +343,24 @@ double clock_hz(Engine engine, const target::Target& target) {
     default:
       return core.gpsimd_clock_hz;
   }
+}
+
+double result_latency_seconds(Engine engine, const target::Target& target) {
+  const target::Core& core = target.core;
+  const std::int64_t cycles = engine == Engine::vector   ? core.vector_result_cycles
+                              : engine == Engine::scalar ? core.scalar_result_cycles
+                                                         : core.access_overhead_cycles;
+  return static_cast<double>(cycles) / clock_hz(engine, target);
+}
+
+bool holds(const Port& port, const Program& program, const Instruction& instruction, const target::Core& core) {
+  if (emu::generation(core) != 2 || std::ranges::find(port.engines, instruction.engine) == port.engines.end()) {
+    return false;
+  }
+  auto lies_there = [&](const Tile& tile) {
+    return tile.buffer >= 0 && buffer_of(program, tile).memory == port.memory;
+  };
+  return lies_there(instruction.dst) || lies_there(instruction.res) || std::ranges::any_of(instruction.src, lies_there);
 }
 
 bool is_exchange(Opcode opcode) {

@@ -1,6 +1,7 @@
 // The cost of one instruction, executed once.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "program/count.h"
@@ -13,6 +14,18 @@ namespace trn::program {
 std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core);
 // What an engine's cycles take: its clock, and of TensorE's the part that the best kernels reach.
 double clock_hz(Engine engine, const target::Target& target);
+// From an instruction's end until the next one, of any engine, sees what it wrote.
+double result_latency_seconds(Engine engine, const target::Target& target);
+
+// What engines of NeuronCore-v2 cannot access at once (NKI's architecture guide): a memory has a port for the two.
+struct Port {
+  Memory memory;
+  std::array<Engine, 2> engines;
+};
+inline constexpr std::array kPorts = {Port{Memory::sbuf, {Engine::vector, Engine::gpsimd}},
+                                      Port{Memory::psum, {Engine::vector, Engine::scalar}}};
+// Whether the instruction holds the port while it is busy.
+bool holds(const Port& port, const Program& program, const Instruction& instruction, const target::Core& core);
 
 // A transfer's descriptors: one per contiguous run of HBM within one partition. `run_bytes` in HBM's dtype; the last
 // run of a row may be shorter.

@@ -164,14 +164,15 @@ class Expansion {
       }
       if (synchronization_ == Synchronization::scheduled && !is_dma) {
         timed.queue = -1;
-        timed.resource = 1 + queue;
+        timed.resources[0] = num_cores_ + queue;
       }
       if (is_dma) {
         time_transfer(instruction, timed);
       } else {
         const double clock_hz = program::clock_hz(instruction.engine, target_);
         timed.busy_seconds = static_cast<double>(cycles(program_, instruction, target_.core)) / clock_hz;
-        timed.latency_seconds = static_cast<double>(target_.core.access_overhead_cycles) / clock_hz;
+        timed.latency_seconds = result_latency_seconds(instruction.engine, target_);
+        hold_ports(instruction, core, timed);
       }
     }
     clock_.add(timed, dependencies_);
@@ -182,11 +183,22 @@ class Expansion {
     timeline_.events.push_back(event);
   }
 
+  // Resources of the clock: a core's DMA engines, its engines, its ports.
+  void hold_ports(const Instruction& instruction, std::int16_t core, emu::Operation& timed) const {
+    constexpr auto kNumPorts = static_cast<std::int32_t>(kPorts.size());
+    for (std::int32_t p = 0; p < kNumPorts; ++p) {
+      const auto i = static_cast<std::size_t>(p);
+      if (holds(kPorts[i], program_, instruction, target_.core)) {
+        timed.resources[i + 1] = num_cores_ * (1 + kNumEngines) + core * kNumPorts + p;
+      }
+    }
+  }
+
   void time_transfer(const Instruction& instruction, emu::Operation& timed) {
     const int passes = transfer_passes(program_, instruction, target_.core);
     // Of a recorded program each core has its own DMA engines; of a split one the cores draw on all of them together.
     const double cores = instruction.core < 0 ? nest_cores_ : instruction.joined ? 2 : 1;
-    timed.resource = std::max<std::int16_t>(instruction.core, 0);
+    timed.resources[0] = std::max<std::int16_t>(instruction.core, 0);
     timed.startup_seconds = passes * target_.core.dma_fixed_seconds;
     timed.busy_seconds = passes * dma_seconds(program_, instruction, target_, cores);
     for (const std::int32_t queue : {timed.queue, timed.joined}) {

@@ -47,6 +47,8 @@ struct Fields<Core> {
       TRN_FIELD(Core, min_instruction_cycles),
       TRN_FIELD(Core, gpsimd_fixed_cycles),
       TRN_FIELD(Core, access_overhead_cycles),
+      TRN_FIELD(Core, vector_result_cycles),
+      TRN_FIELD(Core, scalar_result_cycles),
       TRN_FIELD(Core, vector_copy_bf16_speedup),
       TRN_FIELD(Core, vector_tensor_tensor_bf16_speedup),
       TRN_FIELD(Core, scalar_bf16_speedup),

@@ -29,6 +29,8 @@ struct Core {
   std::int64_t min_instruction_cycles = 0;
   std::int64_t gpsimd_fixed_cycles = 0;
   std::int64_t access_overhead_cycles = 0;
+  std::int64_t vector_result_cycles = 0;
+  std::int64_t scalar_result_cycles = 0;
   // Highest documented performance mode: 4 on v3 and v4 (copy and scalar forms in bf16), 1 on v2.
   std::int64_t vector_copy_bf16_speedup = 1;
   std::int64_t vector_tensor_tensor_bf16_speedup = 1;

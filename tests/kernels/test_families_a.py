@@ -344,6 +344,7 @@ def some_parts() -> Iterator[Part]:
 
 
 def test_four_times_the_rows_cost_no_less(target: Any) -> None:
+    """Of time 5 % less is let pass: with another longest stage another's first tile is its fill."""
     for part in some_parts():
         key = "batch" if "batch" in part else "rows"
         larger = part | {key: 4 * part[key]}
@@ -353,7 +354,7 @@ def test_four_times_the_rows_cost_no_less(target: Any) -> None:
             for name in ("inputs", "outputs"):
                 larger[name] = [access(a["dtype"], 4 * a["elements"]) for a in part[name]]
         before, after = (_C.cost([p], target) for p in (part, larger))
-        assert after["seconds"] >= 0.99 * before["seconds"], part
+        assert after["seconds"] >= 0.95 * before["seconds"], part
         assert after["counts"]["hbm_read_bytes"] >= before["counts"]["hbm_read_bytes"]
 
 

@@ -61,6 +61,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "min_instruction_cycles": COUNT,
         "gpsimd_fixed_cycles": COUNT,
         "access_overhead_cycles": COUNT,
+        "vector_result_cycles": COUNT,
+        "scalar_result_cycles": COUNT,
         "vector_copy_bf16_speedup": COUNT,
         "vector_tensor_tensor_bf16_speedup": COUNT,
         "scalar_bf16_speedup": COUNT,
