@@ -6,7 +6,6 @@
 #include <ATen/ops/_fft_c2c_ops.h>
 #include <ATen/ops/_foreach_add_ops.h>
 #include <ATen/ops/_foreach_addcdiv_ops.h>
-#include <ATen/ops/_foreach_addcmul_ops.h>
 #include <ATen/ops/_foreach_copy_ops.h>
 #include <ATen/ops/_foreach_lerp_ops.h>
 #include <ATen/ops/_foreach_mul_ops.h>
@@ -140,7 +139,7 @@
   _(_foreach_sqrt) _(_foreach_sqrt_) _(_foreach_add__Scalar) _(_foreach_add_Scalar) _(_foreach_add_List)              \
   _(_foreach_add__List) _(_foreach_mul_List) _(_foreach_mul__List) _(_foreach_mul__Tensor)                            \
   _(_foreach_mul__ScalarList) _(_foreach_mul_ScalarList) _(_foreach_addcdiv__Scalar)                                  \
-  _(_foreach_addcdiv__ScalarList) _(_foreach_addcdiv_Scalar) _(_foreach_addcmul__Tensor) _(_foreach_norm_Scalar)      \
+  _(_foreach_addcdiv__ScalarList) _(_foreach_addcdiv_Scalar) _(_foreach_norm_Scalar)                                  \
   _(_foreach_lerp_List) _(_foreach_lerp__List) _(_foreach_copy_) _(_amp_foreach_non_finite_check_and_unscale_)        \
   _(_fused_adam_) _(_fused_adam__tensor_lr) _(_fused_sgd_) _(_fused_adagrad_) _(bucketize_Tensor)                     \
   _(constant_pad_nd) _(reflection_pad2d_backward) _(_fft_c2c) _(index_add)

@@ -253,6 +253,8 @@ class Call {
       if (C10_UNLIKELY(device.index() != device_)) {
         throw_mixed_devices(plan_, aten::device(device_), device);
       }
+      TORCH_CHECK(!plan_.is_on_host[position], "Expected ", plan_.op.schema().arguments()[position].name(),
+                  " to be on CPU, got ", device, " instead. (when running aten::", plan_.name, ")");
       return;
     }
     const bool scalar =

@@ -81,6 +81,9 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
                          (contains(kUpdatesStatistics, schema.name()) && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
                              (argument.name() == "indices" || argument.name().ends_with("lengths")));
+    is_on_host.push_back(schema.name().starts_with("aten::_foreach_") && argument.name() == "scalars" &&
+                         argument.type()->kind() == c10::TypeKind::TensorType);
+    may_be_on_host.back() = may_be_on_host.back() || is_on_host.back();
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
     auto type = argument.type();
     if (auto optional = type->cast<c10::OptionalType>()) {

@@ -23,7 +23,8 @@ struct OperatorPlan {
   bool writes_arguments = false;  // any of them
   std::vector<bool> is_changed;   // argument -> the same, and batch norm's running statistics, which it does not mark
   std::vector<bool> is_index;     // argument -> an index: never a CPU scalar
-  std::vector<bool> may_be_on_host;  // argument -> indices or lengths, which may live on the host
+  std::vector<bool> may_be_on_host;  // argument -> indices, lengths or scalars, which may live on the host
+  std::vector<bool> is_on_host;      // argument -> scalars, which nothing but the host reads
   int generator_argument = -1;
   int indices_argument = -1;  // a list of optional tensors
   bool draws_without_generator = false;

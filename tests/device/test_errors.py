@@ -1,5 +1,7 @@
 """Errors: devices never mix silently, bad arguments raise what the CPU raises."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -89,3 +91,35 @@ def same_error(make) -> None:
 )
 def test_bad_arguments_raise_as_on_cpu(make):
     same_error(make)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: torch.ones(2, device=d, dtype=torch.bool).topk(1),
+        lambda d: torch.linalg.lu_factor(torch.eye(2, device=d), pivot=False),
+        lambda d: torch.nansum(torch.ones(2, dtype=torch.complex64, device=d)),
+        lambda d: torch.sort(torch.ones(2, dtype=torch.complex64, device=d)),
+    ],
+)
+def test_kernels_that_refuse_name_the_device(make):
+    with pytest.raises(Exception) as cpu:
+        make("cpu")
+    with pytest.raises(type(cpu.value)) as device:
+        make("trn")
+    words = str(cpu.value).split("\n")[0]
+    assert "CPU" in words
+    assert str(device.value).split("\n")[0] == re.sub("(the )?CPU", "trn", words)
+
+
+@pytest.mark.parametrize("name", ["_foreach_addcmul", "_foreach_addcdiv", "_foreach_addcmul_", "_foreach_addcdiv_"])
+def test_scalars_of_a_list_lie_on_the_host(name):
+    """As other accelerators have it: kernels take them as arguments."""
+    scalars = torch.tensor([1.0, 2.0])
+    on_cpu, on_device = (
+        [[torch.full((3,), float(i), device=d) for i in (1, 2)] for _ in range(3)] for d in ("cpu", "trn")
+    )
+    with pytest.raises(RuntimeError, match="Expected scalars to be on CPU, got trn:0 instead"):
+        getattr(torch, name)(*on_device, scalars.to("trn"))
+    expected, got = getattr(torch, name)(*on_cpu, scalars), getattr(torch, name)(*on_device, scalars)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(expected, got, strict=True))
