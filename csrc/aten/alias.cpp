@@ -5,8 +5,10 @@
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/quantized/QTensorImpl.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/TensorImpl.h>
 
+#include <optional>
 #include <utility>
 
 #include "aten/allocator.h"
@@ -99,13 +101,15 @@ at::QTensorImpl* as_quantized(const at::Tensor& tensor) {
                                                       : nullptr;
 }
 
-// The same quantized or nested tensor over another storage; `backend` is the storage's component.
+// The same quantized or nested tensor over another storage; `backend` is the storage's component. A nested one asks its
+// own autograd kernels first, as PyTorch makes it.
 at::Tensor over_storage(const at::Tensor& tensor, c10::Storage storage, c10::BackendComponent backend) {
   TensorImpl* impl = tensor.unsafeGetTensorImpl();
   if (NestedTensorImpl* nested = as_nested(tensor)) {
     return at::detail::make_tensor<NestedTensorImpl>(
-        std::move(storage), DispatchKeySet(DispatchKey::NestedTensor) | DispatchKeySet(backend), impl->dtype(),
-        nested->get_nested_sizes(), nested->get_nested_strides(), nested->get_storage_offsets());
+        std::move(storage),
+        DispatchKeySet({DispatchKey::NestedTensor, DispatchKey::AutogradNestedTensor}) | DispatchKeySet(backend),
+        impl->dtype(), nested->get_nested_sizes(), nested->get_nested_strides(), nested->get_storage_offsets());
   }
   at::Tensor made = at::detail::make_tensor<at::QTensorImpl>(
       std::move(storage), DispatchKeySet(DispatchKey::Quantized) | DispatchKeySet(backend), impl->dtype(),
@@ -263,8 +267,13 @@ void adopt(const at::Tensor& result, int index) {
   Access::change_device(impl, device(index));
 }
 
-at::Tensor device_view(const at::Tensor& result, const c10::Storage& storage) {
+at::Tensor device_view(const at::Tensor& result, const at::Tensor& original) {
   TensorImpl* impl = result.unsafeGetTensorImpl();
+  const c10::Storage& storage = original.unsafeGetTensorImpl()->unsafe_storage();
+  std::optional<c10::InferenceMode> as_original;
+  if (C10_UNLIKELY(c10::InferenceMode::is_enabled() && !original.is_inference())) {
+    as_original.emplace(false);
+  }
   if (C10_UNLIKELY(impl->key_set().has_any(kNotPlain))) {
     return over_storage(result, storage, c10::BackendComponent::PrivateUse1Bit);
   }
@@ -347,7 +356,7 @@ at::Tensor Aliases::to_device(const at::Tensor& result) {
   for (const auto& pair : pairs_) {
     if (!is_sparse(pair.alias) && storage.nbytes() &&
         pair.alias.unsafeGetTensorImpl()->unsafe_storage().is_alias_of(storage)) {
-      return device_view(result, pair.original.unsafeGetTensorImpl()->unsafe_storage());
+      return device_view(result, pair.original);
     }
   }
   adopt(result, device_);

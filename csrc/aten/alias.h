@@ -27,8 +27,9 @@ class AliasPool {
 };
 // A fresh result of a CPU kernel, of any layout, becomes a device tensor, in place.
 void adopt(const at::Tensor& result, int device);
-// A result that views `storage`'s CPU twin becomes a view of the device storage itself.
-at::Tensor device_view(const at::Tensor& result, const c10::Storage& storage);
+// A result that views the CPU twin of an original's storage becomes a view of the device storage itself; of a tensor
+// made outside of inference mode as such a tensor.
+at::Tensor device_view(const at::Tensor& result, const at::Tensor& original);
 // The kernel may have resized, re-strided or conjugated a written argument through its alias.
 void follow_metadata(const at::Tensor& original, const at::Tensor& alias);
 

@@ -252,7 +252,7 @@ class DirectCall {
           return;
         }
         if (may_view && aliases_[i].storage().is_alias_of(result.storage()) && result.storage().nbytes()) {
-          result = device_view(result, originals_[i]->storage());
+          result = device_view(result, *originals_[i]);
           return;
         }
       }

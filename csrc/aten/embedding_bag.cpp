@@ -8,13 +8,15 @@ namespace trn::aten {
 
 namespace {
 
-// A forward that needed no bags left them out: of each index the offsets behind the first that it does not precede.
+// A forward that needed no bags left them out: of each index the offsets behind the first that it does not precede. In
+// the wider of the two types, as the backward has both.
 at::Tensor bags_of(const at::Tensor& indices, const at::Tensor& offsets, const at::Tensor& bags) {
   if (indices.numel() == 0 || bags.numel() > 0) {
     return bags;
   }
+  const bool is_int32 = offsets.scalar_type() == at::kInt && indices.scalar_type() == at::kInt;
   const at::Tensor places = at::arange(indices.numel(), offsets.options());
-  return at::bucketize(places, offsets.slice(0, 1), offsets.scalar_type() == at::kInt, true);
+  return at::bucketize(places, offsets.slice(0, 1), is_int32, true);
 }
 
 at::Tensor embedding_bag_backward(const at::Tensor& grad, const at::Tensor& indices, const at::Tensor& offsets,

@@ -179,7 +179,7 @@ class Call {
     if (result.has_storage()) {
       for (const auto& pair : pairs_) {
         if (pair.alias.storage().is_alias_of(result.storage()) && pair.alias.storage().nbytes()) {
-          return device_view(result, pair.original.storage());
+          return device_view(result, pair.original);
         }
       }
     }

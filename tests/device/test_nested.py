@@ -124,3 +124,41 @@ def test_what_is_missing_raises():
         x.cumsum(1)
     with pytest.raises(RuntimeError):
         x + nested("cpu", torch.strided)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: nn.functional.linear(x, torch.ones(4, 3, device=x.device)),
+        lambda x: x.chunk(3, -1),
+        lambda x: x.reshape(40, -1),
+    ],
+)
+@pytest.mark.parametrize("turns", [0, 2])
+def test_views_of_strided_ones_are_as_nested_as_they(call, turns):
+    """A view that no kernel takes is refused in the CPU's words: it went to PyTorch's kernels for plain tensors."""
+    outcomes = []
+    for device in ("cpu", "trn"):
+        x = nested(device, torch.strided).transpose(-1, -2)
+        for _ in range(turns):
+            x = x.transpose(-1, -2)
+        with pytest.raises(RuntimeError) as error:
+            call(x)
+        outcomes.append(str(error.value).split("\n")[0])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_products_of_views():
+    a, b = (nested("trn", torch.strided) for _ in range(2))
+    expected = [p.mT @ p for p in PARTS]
+    for actual, oracle in zip(torch.matmul(a.transpose(-1, -2), b).unbind(), expected, strict=True):
+        torch.testing.assert_close(actual.cpu(), oracle)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_views_in_inference_mode(requires_grad):
+    x = nested("trn", torch.strided, requires_grad=requires_grad)
+    with torch.inference_mode():
+        view = x.transpose(-1, -2)
+        assert not view.is_inference() and view.data_ptr() == x.data_ptr()
+        assert nested("trn", torch.strided).transpose(-1, -2).is_inference()

@@ -121,6 +121,8 @@ def test_views_share_memory():
     q.view(6)[0:3].copy_(q[1])
     assert q[0].int_repr().equal(q[1].int_repr())
     assert q.t().data_ptr() == q.data_ptr()
+    with torch.inference_mode():
+        assert q.t().data_ptr() == q.data_ptr() and not q.view(6).is_inference()
 
 
 def test_from_parameters_on_the_device():
