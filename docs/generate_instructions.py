@@ -18,7 +18,7 @@ NeuronCore-v3 on, N / 2 to add and N to divide; a division of wider ones takes 8
 PSUM whose elements lie over 16 bytes apart, along the innermost dimension that has several, is read or written at half
 the rate: 2 N for N, but where the arithmetic takes longer (8 N, 13 N / 3, the four passes of fp32 products). The
 performance modes look at what an instruction streams, not at operands of one element per partition, and at one-byte
-floats from NeuronCore-v4 on. Of nki.isa's list these are not here: `topk`, `scalar_load` and `scalar_store`, newer than
+floats from NeuronCore-v4 on. Of nki.isa's list these are not here: `scalar_load` and `scalar_store`, newer than
 SDK 2.29. `core_barrier`, `sendrecv` and `sendrecv_compute` are of `torch_trn.emu.LogicalCore`'s cores. An engine may be
 left out, or "unknown": then it is the one that the documents name first. `register_alloc` gives a register, whose value
 is a number or a condition in Python, and costs what moves or loads it. `right_shift` is arithmetic for signed integers,

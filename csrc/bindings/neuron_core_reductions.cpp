@@ -312,6 +312,13 @@ void bind_gpsimd(Class& core) {
           },
           py::arg("dst"), py::arg("src"), py::arg("index_offset") = 0, py::arg("padding_val") = -1)
       .def(
+          "topk",
+          [](RecordedCore& core, const Tile& val_dst, const Tile& idx_dst, const Tile& src, std::int64_t n) {
+            issue(core, Opcode::topk, &val_dst, {&src}, {.res = &idx_dst, .writes_in_part = true, .value = n},
+                  [&] { core.gpsimd.topk(val_dst.view, idx_dst.view, src.view, n); });
+          },
+          py::arg("val_dst"), py::arg("idx_dst"), py::arg("src"), py::arg("n"))
+      .def(
           "set_rng_seed",
           [](RecordedCore& core, const Tile& src_seeds) {
             issue(core, Opcode::set_rng_seed, nullptr, {&src_seeds}, {},

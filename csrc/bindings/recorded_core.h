@@ -76,8 +76,8 @@ template <class Run>
 void issue(RecordedCore& core, target::Opcode opcode, const Tile* dst, const std::vector<const Tile*>& srcs,
            const Also& also, Run run) {
   core.recorder.issue(instruction(core, opcode, dst, srcs, also), run);
-  for (const Tile* written : {also.writes_in_part ? nullptr : dst, also.res}) {
-    if (written != nullptr) {
+  for (const Tile* written : {dst, also.res}) {
+    if (written != nullptr && !also.writes_in_part) {
       emu::mark_written(written->view);
     }
   }

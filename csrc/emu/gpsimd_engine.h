@@ -53,6 +53,12 @@ class GpSimdEngine {
   // dst: one element more to a partition.
   void nonzero_with_count(const View& dst, const View& src, std::int64_t index_offset, std::int64_t padding_val);
 
+  // Of each 16 partitions, whose n elements lie partition first (element i in column i / 16 of partition i % 16): the
+  // largest, as many as val_dst has columns, in ascending order and laid alike, and their places. Of equal values the
+  // first are taken; a NaN is larger than all (both assumed). What shares a column with the last result is undefined:
+  // NaN, and 2^32 - 1.
+  void topk(const View& val_dst, const View& idx_dst, const View& src, std::int64_t n);
+
   StochasticBits& bits() { return lanes_.bits(); }
 
  private:

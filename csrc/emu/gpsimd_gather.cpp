@@ -1,8 +1,12 @@
 // GpSimdE's gathers and what crosses partitions.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "emu/convert.h"
 #include "emu/gpsimd_engine.h"
@@ -29,6 +33,14 @@ std::byte* element(const View& view, std::int64_t partition, std::int64_t index)
     index /= view.free[d].size;
   }
   return at;
+}
+
+// The first columns of a tile of rows; of another all.
+View first_columns(View view, std::int64_t columns) {
+  if (view.free.size() == 1) {
+    view.free = {{columns, view.free[0].stride}};
+  }
+  return view;
 }
 
 }  // namespace
@@ -163,6 +175,57 @@ void GpSimdEngine::nonzero_with_count(const View& dst, const View& src, std::int
     places[n] = count;
     lanes_.write_row(dst, p, places);
   }
+}
+
+void GpSimdEngine::topk(const View& val_dst, const View& idx_dst, const View& src, std::int64_t n) {
+  constexpr std::string_view where = "topk";
+  constexpr std::int64_t kMostElements = 65535, kMostResults = 32767;
+  require_generation(where, core_, 3);
+  for (const View* view : {&val_dst, &idx_dst, &src}) {
+    require_sbuf(where, *view);
+    require_tile(where, core_, *view);
+    require_partitions(where, *view, src.partitions);
+  }
+  require_multiple(where, "tiles have whole groups of 16 partitions", src.partitions, kCorePartitions, "Pad them.");
+  require_dtype(where, "the source is bfloat16", src, src.dtype == Dtype::bfloat16, "Cast with tensor_copy.");
+  require_dtype(where, "values are bfloat16", val_dst, val_dst.dtype == Dtype::bfloat16, "Cast afterwards.");
+  require_dtype(where, "places are uint32", idx_dst, idx_dst.dtype == Dtype::uint32, "Use a uint32 tile.");
+  const std::int64_t k = val_dst.free_elements();
+  require_equal(where, "values and places have one shape", idx_dst.free_elements(), k, "Give both K columns.");
+  require_at_least(where, "a group has elements", n, 8, "Pad it.");
+  require_at_most(where, "a group has few elements", n, kMostElements, "Rank parts of it, then their results.");
+  require_at_most(where, "a group's elements lie in the source", n, src.free_elements() * kCorePartitions,
+                  "Pass fewer.");
+  require_at_most(where, "results are among the elements", k, n, "Ask for fewer.");
+  require_at_most(where, "results are few", k, kMostResults, "Ask for fewer.");
+  if (const std::int64_t whole = n / kCorePartitions; whole > 0 && src.free.size() == 1) {
+    require_initialized(where, first_columns(src, whole));  // of the last column what lies past n is ignored
+  }
+  auto above = [](float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; };
+  const std::int64_t columns = (k + kCorePartitions - 1) / kCorePartitions;
+  std::vector<float> values(static_cast<std::size_t>(n));
+  std::vector<std::uint32_t> places(values.size());
+  for (std::int64_t first = 0; first < src.partitions; first += kCorePartitions) {
+    for (std::int64_t p = 0; p < kCorePartitions; ++p) {
+      const float* row = lanes_.dense_row(src, first + p, 0);
+      for (std::int64_t i = p; i < n; i += kCorePartitions) {
+        values[static_cast<std::size_t>(i)] = row[i / kCorePartitions];
+      }
+    }
+    std::iota(places.begin(), places.end(), 0U);
+    std::ranges::stable_sort(places, [&](std::uint32_t a, std::uint32_t b) { return above(values[a], values[b]); });
+    std::reverse(places.begin(), places.begin() + k);
+    for (std::int64_t slot = 0; slot < columns * kCorePartitions; ++slot) {
+      const std::uint32_t place = slot < k ? places[static_cast<std::size_t>(slot)] : ~0U;
+      const float value = slot < k ? values[place] : std::numeric_limits<float>::quiet_NaN();
+      const auto bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16);
+      const std::int64_t partition = first + slot % kCorePartitions, column = slot / kCorePartitions;
+      std::memcpy(element(val_dst, partition, column), &bits, sizeof bits);
+      std::memcpy(element(idx_dst, partition, column), &place, sizeof place);
+    }
+  }
+  mark_written(first_columns(val_dst, columns));
+  mark_written(first_columns(idx_dst, columns));
 }
 
 void GpSimdEngine::sequence_bounds(const View& dst, const View& segment_ids) {

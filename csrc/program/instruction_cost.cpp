@@ -313,6 +313,9 @@ std::int64_t cycles(const Program& program, const Instruction& instruction, cons
     const double seconds = bytes / core.gpsimd_dma_bytes_per_second;
     return core.gpsimd_fixed_cycles + static_cast<std::int64_t>(std::ceil(seconds * core.gpsimd_clock_hz));
   }
+  if (rule == CycleRule::topk) {
+    return 4 * instruction.value + instruction.dst.free_elements();
+  }
   if (rule == CycleRule::gather_512) {
     const std::int64_t n = streamed(program, instruction);
     return core.gpsimd_fixed_cycles * ceil_div(n, 512) + n;

@@ -126,6 +126,11 @@ constexpr OpcodeTraits kTraits[] = {
      "max_value and reduce_init scalars or fp32 [P, 1]; reduce_init with load_reduce only; reduce_res [P, 1]", 4, true},
     {Opcode::nonzero_with_count, Engine::gpsimd, 1, CycleRule::gpsimd, "dst, src, [index_offset], [padding_val]",
      "SBUF; of partitions 0, 16, 32, ... only; src fp32 or int32, dst [P, N + 1] int32", 3, true},
+    {Opcode::topk, Engine::gpsimd, 1, CycleRule::topk, "val_dst, idx_dst, src, n",
+     "SBUF, whole groups of 16 partitions; src and val_dst bf16, idx_dst uint32; 8 to 65535 elements n of a group, K "
+     "up "
+     "to n and 32767",
+     3},
     {Opcode::dma_compute, Engine::dma, 1, CycleRule::none,
      "dst, srcs, reduce_op, [scales], [unique_indices], [oob_mode], [queue]", "at most 16 sources; scales of 1; add"},
     {Opcode::register_load, Engine::sync, 1, CycleRule::none, "dst, src",
@@ -206,6 +211,8 @@ std::string_view formula(CycleRule rule) {
       return "150 + N e / C";
     case CycleRule::gather_512:
       return "150 * ceil(N / 512) + N";
+    case CycleRule::topk:
+      return "4 n + K";
     case CycleRule::gpsimd_dma:
       return "-; GpSimdE 150 + bytes at the rate of its DMA";
     case CycleRule::quarter:

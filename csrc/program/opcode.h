@@ -28,6 +28,7 @@ enum class CycleRule : std::uint8_t {
   local_gather,   // fixed + n e / C
   gather_512,     // fixed for each 512 indices, + N
   gpsimd_dma,     // on GpSimdE fixed + bytes at the rate of its own DMA
+  topk,           // 4n + K of the n elements that the instruction ranks
   quarter,        // N/4
 };
 

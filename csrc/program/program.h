@@ -106,7 +106,7 @@ struct Instruction {
   std::int16_t accumulate_loops = 1;
   std::int8_t queue = -1;      // DMA: the queue; -1: one of the on-chip tile's own
   std::int32_t semaphore = 0;  // semaphore_increment, semaphore_wait: on `engine`, in the order of its instructions
-  std::int64_t value = 0;      // of a semaphore; local_gather: elements per index, 0 for one
+  std::int64_t value = 0;      // of a semaphore; local_gather: elements per index, 0 for one; topk: n
   bool is_single_row = false;  // nc_matmul of FP8 at the rate of 16 bits: without the mode that doubles it
   std::int16_t core = -1;      // of a program recorded on several cores; -1: of the loops' split, or the only one
   std::optional<Place> joined = {};  // where it stands on the other core too: both run it together

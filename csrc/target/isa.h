@@ -60,6 +60,7 @@ enum class Opcode : std::uint8_t {
   rand2,               // uniform between two bounds
   exponential,         // exp(x - maximum) on VectorE
   nonzero_with_count,  // places of elements that are not 0, and how many there are
+  topk,                // the largest of each 16 partitions, and their places
   dma_compute,         // sum of up to 16 tensors on the way
   register_load,       // one value into a register
   register_store,
@@ -221,6 +222,7 @@ inline constexpr Named<Opcode> kOpcodeNames[] = {
     {Opcode::rand2, "rand2"},
     {Opcode::exponential, "exponential"},
     {Opcode::nonzero_with_count, "nonzero_with_count"},
+    {Opcode::topk, "topk"},
     {Opcode::dma_compute, "dma_compute"},
     {Opcode::register_load, "register_load"},
     {Opcode::register_store, "register_store"},
