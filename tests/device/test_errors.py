@@ -87,6 +87,9 @@ def same_error(make) -> None:
         lambda d: torch.ones(2, device=d, requires_grad=True).add_(1),
         lambda d: F.cross_entropy(torch.ones(2, 3, device=d), torch.tensor([0, 7], device=d)),
         lambda d: torch.ones(3, device=d).index_select(0, torch.tensor([7], device=d)),
+        lambda d: torch.ones(1, 3, device=d).addr_(torch.ones(2, device=d), torch.ones(3, device=d)),
+        lambda d: torch.ones(3, device=d).addr_(torch.ones(2, device=d), torch.ones(3, device=d)),
+        lambda d: torch.ones(2, 3, device=d).addr_(torch.ones(2, 1, device=d), torch.ones(3, device=d)),
     ],
 )
 def test_bad_arguments_raise_as_on_cpu(make):

@@ -295,7 +295,7 @@ void Composition::move(const at::Tensor& from, const at::Tensor& to, std::vector
 
 namespace {
 
-const Composed* find(std::string_view name) {
+const Composed* composed_named(std::string_view name) {
   for (const std::span<const Composed> table :
        {composed_attention(), composed_bags(), composed_draws(), composed_grid(), composed_lists(), composed_margins(),
         composed_maxima(), composed_norms(), composed_places(), composed_quantization(), composed_search(),
@@ -311,18 +311,18 @@ const Composed* find(std::string_view name) {
 }  // namespace
 
 bool is_composed(std::string_view operator_name) {
-  return find(operator_name) != nullptr;
+  return composed_named(operator_name) != nullptr;
 }
 
 std::vector<Stage> executable_stages(const LaunchArguments& args) {
   Composition composition(args, Composition::Purpose::execute);
-  find(args.base_name())->write(composition);
+  composed_named(args.base_name())->write(composition);
   return composition.computes() ? composition.take() : std::vector<Stage>();
 }
 
 Spec composed(const LaunchArguments& args) {
   Composition composition(args, Composition::Purpose::count);
-  find(args.base_name())->write(composition);
+  composed_named(args.base_name())->write(composition);
   Spec spec;
   for (Stage& stage : composition.take()) {
     spec.push_back(std::move(stage.part));

@@ -460,7 +460,7 @@ constexpr Function kFunctions[] = {
     {"xlogy", [](Expression& e) { times_log(e, 0); }},
 };
 
-const Function* find(std::string_view name) {
+const Function* function_named(std::string_view name) {
   for (const std::span<const Function> table :
        {std::span<const Function>(kFunctions), losses(), special_functions(), trigonometry()}) {
     const auto found = std::ranges::lower_bound(table, name, {}, &Function::name);
@@ -474,15 +474,15 @@ const Function* find(std::string_view name) {
 }  // namespace
 
 bool has_expression(std::string_view function) {
-  return find(function) != nullptr;
+  return function_named(function) != nullptr;
 }
 
 void write_function(std::string_view function, Expression& e) {
-  find(function)->write(e);
+  function_named(function)->write(e);
 }
 
 std::vector<Step> expression(const LaunchArguments& args, std::string_view function, std::size_t member) {
-  const Function* const found = find(function);
+  const Function* const found = function_named(function);
   if (found == nullptr) {
     return {};
   }

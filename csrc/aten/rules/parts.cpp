@@ -207,7 +207,7 @@ constexpr Row kRows[] = {
     {"glu_jvp", glu_jvp},
 };
 
-const Row* find(std::string_view name) {
+const Row* row_named(std::string_view name) {
   const auto* const found = std::ranges::lower_bound(kRows, name, {}, &Row::name);
   return found != std::end(kRows) && found->name == name ? found : nullptr;
 }
@@ -224,12 +224,12 @@ std::vector<Access> dense_accesses(Tensors parts) {
 }  // namespace
 
 bool streams_parts(std::string_view operator_name) {
-  return find(operator_name) != nullptr;
+  return row_named(operator_name) != nullptr;
 }
 
 PartStream part_stream(const LaunchArguments& args) {
   Writer writer(args);
-  find(args.base_name())->write(args, writer);
+  row_named(args.base_name())->write(args, writer);
   return writer.take();
 }
 

@@ -147,7 +147,7 @@ constexpr bool is_sorted_and_unique() {
 }
 static_assert(is_sorted_and_unique(), "kRecipes must be sorted by name, each name once");
 
-const Recipe* find(std::string_view function) {
+const Recipe* recipe_named(std::string_view function) {
   const auto* const found = std::ranges::lower_bound(kRecipes, function, {}, &Recipe::name);
   return found != std::end(kRecipes) && found->name == function ? found : nullptr;
 }
@@ -155,12 +155,12 @@ const Recipe* find(std::string_view function) {
 }  // namespace
 
 bool has_recipe(std::string_view function) {
-  return find(function) != nullptr;
+  return recipe_named(function) != nullptr;
 }
 
 std::vector<Step> recipe(std::string_view function) {
   std::vector<Step> steps;
-  if (const Recipe* const found = find(function)) {
+  if (const Recipe* const found = recipe_named(function)) {
     for (const Run& run : found->runs) {
       append(steps, run);
     }
