@@ -73,6 +73,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   }
   num_arguments = schema.arguments().size();
   num_returns = schema.returns().size();
+  is_foreach = schema.name().starts_with("aten::_foreach_");
   for (std::size_t i = 0; i < num_arguments; ++i) {
     const auto& argument = schema.arguments()[i];
     is_written.push_back(argument.alias_info() && argument.alias_info()->isWrite());
@@ -81,7 +82,7 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
                          (contains(kUpdatesStatistics, schema.name()) && argument.name().starts_with("running_")));
     may_be_on_host.push_back(contains(kTakesCpuTensors, schema.name()) &&
                              (argument.name() == "indices" || argument.name().ends_with("lengths")));
-    is_on_host.push_back(schema.name().starts_with("aten::_foreach_") && argument.name() == "scalars" &&
+    is_on_host.push_back(is_foreach && argument.name() == "scalars" &&
                          argument.type()->kind() == c10::TypeKind::TensorType);
     may_be_on_host.back() = may_be_on_host.back() || is_on_host.back();
     is_index.push_back(argument.name() == "index" || argument.name() == "indices");
@@ -105,7 +106,6 @@ OperatorPlan::OperatorPlan(const c10::OperatorHandle& handle) : op(handle), comp
   // The fused and foreach families mark their lists as written; batch norm's running statistics are not marked: the
   // alias writes them in place.
   draws_without_generator = contains(kDrawsWithoutGenerator, schema.name());
-  is_foreach = schema.name().starts_with("aten::_foreach_");
   is_untraced = schema.name() == "aten::convolution" && schema.overload_name().empty();
   result_size_depends_on_data = contains(kDataDependent, schema.name());
   sized_by_scalars = contains(kSizedByScalars, schema.name()) || schema.name().find("upsample") != std::string::npos;

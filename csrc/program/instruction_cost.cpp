@@ -30,14 +30,10 @@ std::int64_t run_length(const Tile& tile) {
   return run;
 }
 
-// Elements of the innermost dimension that has several.
-std::int64_t innermost(const Tile& tile) {
-  for (auto dim = tile.free.rbegin(); dim != tile.free.rend(); ++dim) {
-    if (dim->size > 1) {
-      return dim->stride == 0 ? 1 : dim->size;
-    }
-  }
-  return 1;
+// The innermost dimension that has several elements, along which an access streams; of one element, that one.
+Dim innermost(const Tile& tile) {
+  const auto dim = std::find_if(tile.free.rbegin(), tile.free.rend(), [](const Dim& d) { return d.size > 1; });
+  return dim == tile.free.rend() ? Dim{1, 0} : *dim;
 }
 
 // What the performance modes ask of what an instruction streams; an operand of one element per partition does not
@@ -71,7 +67,8 @@ struct Operands {
     low_precision =
         low_precision && target::is_small_float(buffer.dtype) && target::itemsize(buffer.dtype) >= least_bytes_;
     num_in_psum += buffer.memory == Memory::psum ? 1 : 0;
-    contiguous = contiguous && run_length(tile) >= innermost(tile);
+    const Dim streamed = innermost(tile);
+    contiguous = contiguous && (streamed.stride == 0 || run_length(tile) >= streamed.size);
   }
 };
 
@@ -104,14 +101,8 @@ bool is_any(Alu alu, std::initializer_list<Alu> list) {
 
 constexpr std::int64_t kFullRateStrideBytes = 16;  // between elements; a longer one halves an access's rate
 
-// Of the innermost dimension that has several elements: that is the one which an access streams along.
 bool is_far_apart(const Program& program, const Tile& tile) {
-  for (auto dim = tile.free.rbegin(); dim != tile.free.rend(); ++dim) {
-    if (dim->size > 1) {
-      return std::abs(dim->stride) * target::itemsize(buffer_of(program, tile).dtype) > kFullRateStrideBytes;
-    }
-  }
-  return false;
+  return std::abs(innermost(tile).stride) * target::itemsize(buffer_of(program, tile).dtype) > kFullRateStrideBytes;
 }
 
 // Per partition. A complex element is two.
