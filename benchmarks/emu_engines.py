@@ -1,23 +1,23 @@
 """Elements per second of the emulated engines, by instruction and dtype: `python benchmarks/emu_engines.py`."""
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from rows import Row, arguments, emit
 
 from torch_trn.emu import NeuronCore
 
 PARTITIONS, COLUMNS = 128, 2048
-DTYPES = ("float32", "bfloat16", "float16", "float8_e5m2")
+CODES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.uint16, "float8_e5m2": np.uint8}
 FUNCTIONS = ("copy", "exp", "log", "tanh", "erf", "sigmoid", "gelu", "sin", "sqrt")
 
 
-def seconds(call: Callable[[], Any], least: float = 0.1) -> float:
-    """The best of five batches, each at least `least` / 5 long."""
+def seconds(call: Callable[[], Any], least: float) -> float:
+    """The best of five batches, each at least `least` long."""
     call()
     count, best = 1, float("inf")
     while True:
@@ -25,7 +25,7 @@ def seconds(call: Callable[[], Any], least: float = 0.1) -> float:
         for _ in range(count):
             call()
         taken = time.perf_counter() - start
-        if taken >= least / 5:
+        if taken >= least:
             break
         count *= 2
     for _ in range(5):
@@ -36,10 +36,10 @@ def seconds(call: Callable[[], Any], least: float = 0.1) -> float:
     return best
 
 
-def rates() -> dict[str, float]:
+def rates(least: float) -> dict[str, float]:
     """Giga elements per second by "instruction dtype"; giga multiply-adds for nc_matmul."""
     result = {}
-    for dtype in DTYPES:
+    for dtype, code in CODES.items():
         core = NeuronCore("trn2")
         a, b, out = (core.sbuf(dtype, PARTITIONS, COLUMNS) for _ in range(3))
         raw = np.random.default_rng(0).uniform(0.5, 1.5, (PARTITIONS, COLUMNS)).astype(np.float32)
@@ -47,8 +47,7 @@ def rates() -> dict[str, float]:
         core.load(wide, raw)
         for tile in (a, b):
             core.tensor_copy(tile, wide)
-        codes = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.uint16, "float8_e5m2": np.uint8}[dtype]
-        array = np.zeros((PARTITIONS, COLUMNS), codes)
+        array = np.zeros((PARTITIONS, COLUMNS), code)
         work: dict[str, Callable[[], Any]] = {
             "load": lambda a=a, x=array, core=core: core.load(a, x),
             "store": lambda a=a, x=array, core=core: core.store(x, a),
@@ -71,22 +70,23 @@ def rates() -> dict[str, float]:
             "activation_reduce exp": lambda a=a, out=out, core=core, v=column: core.activation_reduce(
                 out, "exp", a, "add", v, bias=-1.0
             ),
-            "dma_transpose 128x128": lambda a=square, out=turned, core=core: core.dma_transpose(out, a),
         }
+        if code != np.uint8:  # the DMA engine turns elements of 2 and 4 bytes
+            work["dma_transpose 128x128"] = lambda a=square, out=turned, core=core: core.dma_transpose(out, a)
         for name, call in work.items():
             if name != "store":
                 core.tensor_copy(a, wide)
             elements = PARTITIONS * (128 if "128x128" in name else COLUMNS)
-            result[f"{name} {dtype}"] = elements / seconds(call) / 1e9
+            result[f"{name} {dtype}"] = elements / seconds(call, least) / 1e9
         psum, stationary = core.psum("float32", 128, 512), a.part(128, 0, 128)
         moving = b.part(128, 0, 512)
         call = lambda core=core, p=psum, s=stationary, m=moving: core.nc_matmul(p, s, m)  # noqa: E731
-        result[f"nc_matmul {dtype}"] = 128 * 128 * 512 / seconds(call) / 1e9
+        result[f"nc_matmul {dtype}"] = 128 * 128 * 512 / seconds(call, least) / 1e9
     return result
 
 
-def softmax_ratio(rows: int = 16384, columns: int = 1024) -> float:
-    """Time of a softmax of 16M elements, instruction by instruction from HBM to HBM, over CPU eager's on one thread."""
+def softmax_ratio(rows: int, least: float, columns: int = 1024) -> float:
+    """Time of a softmax of [rows, columns], instruction by instruction from HBM to HBM, over CPU's on one thread."""
     core = NeuronCore("trn2")
     x = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
     y = np.empty_like(x)
@@ -104,28 +104,21 @@ def softmax_ratio(rows: int = 16384, columns: int = 1024) -> float:
 
     torch.set_num_threads(1)
     eager = torch.from_numpy(x)
-    ratio = seconds(run) / seconds(lambda: torch.softmax(eager, 1))
+    ratio = seconds(run, least) / seconds(lambda: torch.softmax(eager, 1), least)
     assert np.allclose(y, torch.softmax(eager, 1).numpy(), rtol=1e-5)
     return ratio
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", help="also write the rates to this file")
-    parser.add_argument("--before", help="a file written by --json, for the ratios")
-    options = parser.parse_args()
-    found = rates()
-    before = {}
-    if options.before:
-        with open(options.before, encoding="utf-8") as file:
-            before = json.load(file)
-    for name, rate in found.items():
-        ratio = f"{rate / before[name]:8.1f}x" if name in before else ""
-        print(f"{name:40s} {rate:8.3f} G/s {ratio}")
-    print(f"{'softmax of 16M over CPU eager':40s} {softmax_ratio():8.2f}")
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--least", type=float, default=0.02, help="seconds of a batch")
+        parser.add_argument("--rows", type=int, default=16384, help="of the softmax")
+
+    options = arguments(__doc__, add)
+    rows = [Row(f"{name}, G/s", "", f"{rate:.3f}") for name, rate in rates(options.least).items()]
+    ratio = softmax_ratio(options.rows, options.least)
+    rows.append(Row(f"softmax of [{options.rows}, 1024] by instructions over CPU, one thread", "", f"{ratio:.2f}"))
+    emit(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def measure(rounds: int) -> list[Row]:
 
 def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--rounds", type=int, default=8)
+        parser.add_argument("--rounds", type=int, default=16)
 
     options = arguments(__doc__, add)
     emit(measure(options.rounds), options.json)

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn import functional as F
 
 CALLS = 50  # a round is shorter than a slice of the scheduler's: on a busy machine some round runs undisturbed
-PASSES = 5  # over all operators, so that none is measured in one stretch of a machine that others slow down
 BARS = {"plain": 0.5, "profile": 1.0, "profile, module, line": 2.0}
 
 
@@ -92,21 +91,21 @@ def recording(mode: str, device: str) -> Iterator[None]:
         yield
 
 
-def measure(device: str, rounds: int) -> list[Row]:
+def measure(device: str, rounds: int, passes: int) -> list[Row]:
     loop = Loop()
     cpu, other = operators("cpu"), operators(device)
     rows = []
     with torch.no_grad():
         for mode, bar in BARS.items():
             least: dict[str, dict[str, float]] = {name: {} for name in cpu}
-            for name in [*cpu] * PASSES:
+            for name in [*cpu] * passes:
                 with recording(mode, device):
                     loop(other[name])
                     variants: dict[str, Callable[[], Any]] = {
                         "cpu": lambda: loop(cpu[name]),  # noqa: B023
                         "device": lambda: loop(other[name]),  # noqa: B023
                     }
-                    for variant, seconds in interleave(variants, max(rounds // PASSES, 1)).items():
+                    for variant, seconds in interleave(variants, max(rounds // passes, 1)).items():
                         least[name][variant] = min(*seconds, least[name].get(variant, math.inf))
             base = {name: variants["cpu"] / CALLS * 1e6 for name, variants in least.items()}
             extra = {name: variants["device"] / CALLS * 1e6 - base[name] for name, variants in least.items()}
@@ -127,11 +126,13 @@ def measure(device: str, rounds: int) -> list[Row]:
 def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--rounds", type=int, default=500)
+        # Over all operators, so that none is measured in one stretch of a machine that others slow down.
+        parser.add_argument("--passes", type=int, default=5)
 
     options = arguments(__doc__, add)
     torch.set_num_threads(1)
     started = time.perf_counter()
-    rows = measure(options.device, options.rounds)
+    rows = measure(options.device, options.rounds, options.passes)
     emit(rows, options.json)
     if not options.json:
         print(f"{time.perf_counter() - started:.0f} s")

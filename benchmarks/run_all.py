@@ -17,6 +17,7 @@ BENCHMARKS = (
     ("profile_memory.py",),
     ("gpt2_step.py",),
     ("gpt2_step.py", "--memory"),
+    ("emu_engines.py",),
     ("hardware_numerics.py",),
     ("hardware_training.py",),
     ("calibration.py",),
