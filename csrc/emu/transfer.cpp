@@ -25,10 +25,11 @@ void run_by_run(const View& dst, const View& src) {
 }
 
 // Rows of `from` become columns of `to`, by way of a small block: strides of a power of two would otherwise push each
-// other out of the host's cache. Both have contiguous rows; from: [rows, columns], to: [columns, rows].
+// other out of the host's cache. from: [rows, columns], elements `from_step` bytes apart; to: [columns, rows], dense
+// rows.
 template <class T>
 void transposed(std::byte* to, std::int64_t to_stride, const std::byte* from, std::int64_t from_stride,
-                std::int64_t rows, std::int64_t columns) {
+                std::int64_t from_step, std::int64_t rows, std::int64_t columns) {
   constexpr std::int64_t kSide = 16, size = sizeof(T);
   T block[kSide][kSide];
   for (std::int64_t row = 0; row < rows; row += kSide) {
@@ -36,7 +37,12 @@ void transposed(std::byte* to, std::int64_t to_stride, const std::byte* from, st
     for (std::int64_t column = 0; column < columns; column += kSide) {
       const std::int64_t width = std::min(kSide, columns - column);
       for (std::int64_t r = 0; r < height; ++r) {
-        std::memcpy(block[r], from + (row + r) * from_stride + column * size, static_cast<std::size_t>(width * size));
+        const std::byte* line = from + (row + r) * from_stride + column * from_step;
+        if (from_step == size) {
+          std::memcpy(block[r], line, static_cast<std::size_t>(width * size));
+        } else {
+          copy(size, reinterpret_cast<std::byte*>(block[r]), size, line, from_step, width);
+        }
       }
       for (std::int64_t c = 0; c < width; ++c) {
         T line[kSide];
@@ -58,9 +64,10 @@ bool transposed(const View& dst, const View& src) {
   auto run = [&](auto tag) {
     using T = decltype(tag);
     if (is_near(src) && dst.free[0].stride == 1) {
-      transposed<T>(dst.data, dst.partition_bytes, src.data, src.free[0].stride * size, columns, dst.partitions);
-    } else if (is_near(dst) && src.free[0].stride == 1) {
-      transposed<T>(dst.data, dst.free[0].stride * size, src.data, src.partition_bytes, dst.partitions, columns);
+      transposed<T>(dst.data, dst.partition_bytes, src.data, src.free[0].stride * size, size, columns, dst.partitions);
+    } else if (is_near(dst) && src.free[0].stride > 0) {
+      transposed<T>(dst.data, dst.free[0].stride * size, src.data, src.partition_bytes, src.free[0].stride * size,
+                    dst.partitions, columns);
     } else {
       return false;
     }

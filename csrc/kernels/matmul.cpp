@@ -7,6 +7,7 @@
 // the other once per outer block. With BK < K fp32 partial sums stay in SBUF, and a is read nN times, b nM times. All
 // are 1 where one block holds everything. A bias of n elements is read once per block of rows, one of m elements once
 // per block of columns, one of m * n once. An operand that serves every batch is read for each.
+// A step computes a block of plan.batches products: what it loads and stores of them goes into one DMA.
 #include "kernels/matmul_emitter.h"
 
 #include <algorithm>
@@ -92,11 +93,15 @@ MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& sh
       partitions_(target.core.num_partitions),
       rows_(target.core.stationary_free_max_elements),
       columns_(target.core.moving_free_max_elements),
+      k_lanes_(std::min(partitions_, std::max<std::int64_t>(plan.k_block / plan.k_tiles, 1))),
+      m_lanes_(std::min(rows_, std::max<std::int64_t>(plan.m_block / plan.m_tiles, 1))),
       staged_columns_(16 * partitions_),
       builder_("matmul") {
   const std::int64_t a_elements = s_.m * s_.k, b_elements = s_.k * s_.n;
   a_ = {.k_major = s_.a_k_major, .extent = s_.m, .block = plan.m_block};
   b_ = {.k_major = s_.b_k_major, .extent = s_.n, .block = plan.n_block};
+  a_.pitch = plan.batches * a_.block;
+  b_.pitch = plan.batches * b_.block;
   a_.batch_stride = s_.a_batch > 1 ? a_elements : 0;
   b_.batch_stride = s_.b_batch > 1 ? b_elements : 0;
   const Dtype a_dtype = component(s_.a_dtype), b_dtype = component(s_.b_dtype), out_dtype = component(s_.out_dtype);
@@ -110,10 +115,12 @@ MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& sh
   choose_groups();
   declare(a_, "stationary", a_dtype, b_dtype);
   declare(b_, "moving", b_dtype, a_dtype);
-  out_rows_ = builder_.sbuf("out_rows", tiling::sbuf_dtype(out_dtype), partitions_, out_together_ * plan.n_block);
+  out_rows_ = builder_.sbuf("out_rows", tiling::sbuf_dtype(out_dtype), partitions_,
+                            plan.batches * out_together_ * plan.n_block);
   sums_ = builder_.psum("sums", Dtype::float32, partitions_, columns_);
   if (accumulates()) {
-    partial_ = builder_.sbuf("partial", Dtype::float32, partitions_, ceil_div(plan.m_block, rows_) * plan.n_block, 1);
+    partial_ =
+        builder_.sbuf("partial", Dtype::float32, partitions_, ceil_div(plan.m_block, m_lanes_) * plan.n_block, 1);
   }
   if (bias_.elements > 0) {
     bias_rows_ = builder_.sbuf("bias_rows", tiling::sbuf_dtype(out_dtype), partitions_,
@@ -124,7 +131,7 @@ MatmulEmitter::MatmulEmitter(const target::Target& target, const MatmulShape& sh
 void MatmulEmitter::declare(Operand& operand, const std::string& name, Dtype dtype, Dtype other) {
   auto cast = [&](Dtype d) { return d == Dtype::float32 || d == Dtype::float64 ? auto_cast_ : d; };
   const Dtype on_chip = tensor_dtype(cast(dtype), cast(other));
-  operand.sbuf = builder_.sbuf(name, on_chip, partitions_, ceil_div(plan_.k_block, partitions_) * operand.block);
+  operand.sbuf = builder_.sbuf(name, on_chip, partitions_, ceil_div(plan_.k_block, k_lanes_) * operand.pitch);
   if (!operand.k_major) {
     operand.staged = builder_.sbuf(name + "_rows", on_chip, partitions_,
                                    operand.rows_together * std::min(plan_.k_block, staged_columns_));
@@ -136,7 +143,7 @@ void MatmulEmitter::declare(Operand& operand, const std::string& name, Dtype dty
 // groups of them are left for every core to load one while it computes on another.
 void MatmulEmitter::choose_groups() {
   constexpr std::int64_t kMost = 16;  // tiles: what is staged stays small, and a chunk of it has whole groups
-  const std::int64_t num_blocks = s_.batch * plan_.num_m_blocks * plan_.num_n_blocks;
+  const std::int64_t num_blocks = ceil_div(s_.batch, plan_.batches) * plan_.num_m_blocks * plan_.num_n_blocks;
   const auto together = [&](std::int64_t row_elements, Dtype dtype, std::int64_t block, std::int64_t lanes) {
     const std::int64_t num_tiles = block / lanes;
     const std::int64_t spare = num_blocks * num_tiles / (4 * target_.device.num_cores);
@@ -150,12 +157,14 @@ void MatmulEmitter::choose_groups() {
   for (Operand* operand : {&a_, &b_}) {
     const Dtype dtype = component(operand == &a_ ? s_.a_dtype : s_.b_dtype);
     if (!operand->k_major && plan_.k_block >= s_.k && s_.k <= staged_columns_) {
-      operand->rows_together = together(s_.k, dtype, operand->block, rows_);
-    } else if (operand->k_major && operand->block >= operand->extent) {
+      operand->rows_together = together(s_.k, dtype, operand->pitch, rows_);
+    } else if (operand->k_major && operand->block >= operand->extent && plan_.k_tiles == 1) {
       k_together_ = std::max(k_together_, together(operand->extent, dtype, plan_.k_block, partitions_));
     }
   }
-  if (plan_.n_block >= s_.n) {
+  k_together_ = std::max(k_together_, plan_.k_tiles);
+  out_together_ = plan_.m_tiles;
+  if (plan_.n_block >= s_.n && plan_.m_tiles == 1) {
     out_together_ = together(s_.n / (complex_ ? 2 : 1), component(s_.out_dtype), plan_.m_block, rows_);
   }
 }
@@ -190,11 +199,15 @@ MatmulEmitter::Bias MatmulEmitter::bias_of_shape() const {
 
 Program MatmulEmitter::emit() {
   for (const Segment& outer : split(plan_.m_outer ? s_.m : s_.n, plan_.m_outer ? plan_.m_block : plan_.n_block)) {
-    builder_.nest(outer.start == 0 ? "body" : "edge");
-    builder_.parallel_loop(s_.batch, [&](const Index& batch) {
-      builder_.parallel_loop(outer.trips,
-                             [&](const Index& i) { outer_block(batch, i * outer.size + outer.start, outer.size); });
-    });
+    for (const Segment& stack : split(s_.batch, plan_.batches)) {
+      builder_.nest(stack.start > 0 ? "rest" : outer.start == 0 ? "body" : "edge");
+      batches_ = stack.size;
+      builder_.parallel_loop(stack.trips, [&](const Index& i) {
+        const Index batch = i * stack.size + stack.start;
+        builder_.parallel_loop(outer.trips,
+                               [&](const Index& j) { outer_block(batch, j * outer.size + outer.start, outer.size); });
+      });
+    }
   }
   if (complex_ && bias_.elements > 0) {
     stream_complex_bias();
@@ -213,7 +226,7 @@ void MatmulEmitter::outer_block(const Index& batch, const Index& first, std::int
         const Block at =
             plan_.m_outer ? Block{batch, first, inner, size, inner_size} : Block{batch, inner, first, inner_size, size};
         if (!complex_ && bias_.per_block()) {
-          load_bias(at, {.first = 0, .number = 0, .rows = std::min(at.m_size, rows_)});
+          load_bias(at, {.batch = 0, .first = 0, .number = 0, .rows = std::min(at.m_size, rows_)});
         }
         if (accumulates()) {
           accumulated_block(at);
@@ -241,15 +254,40 @@ void MatmulEmitter::resident_block(const Block& at) {
   });
 }
 
-// per_tile(tile, its number in its group) for each tile of a block's rows; after(first row, group) behind each group.
+// Of those that a step computes together: body(its number).
+template <class Body>
+void MatmulEmitter::each_batch(Body body) {
+  if (batches_ == 1) {
+    body(Index(0));
+  } else {
+    builder_.loop(batches_, std::move(body));
+  }
+}
+
+// What is there once for each of them, `pitch` elements apart.
+std::vector<Dim> MatmulEmitter::stacked(std::int64_t pitch, std::vector<Dim> dims) const {
+  if (batches_ > 1) {
+    dims.insert(dims.begin(), {batches_, pitch});
+  }
+  return dims;
+}
+
+// per_tile(tile, its place among those of its group) for each tile of a block's rows; after(first row, group) behind
+// each group.
 template <class Body, class After>
 void MatmulEmitter::row_tiles(const Block& at, Body per_tile, After after) {
   builder_.groups(
-      tiling::row_groups(at.m_size, rows_, out_together_),
+      tiling::row_groups(at.m_size, m_lanes_, out_together_),
       [&](const Index& first, const tiling::RowGroup& group) {
-        builder_.tiles_of(group, [&](const Index& t) {
-          per_tile(RowTile{.first = first + t, .number = first / rows_ + t, .rows = group.lanes, .step = group.tiles},
-                   t);
+        each_batch([&](const Index& batch) {
+          builder_.tiles_of(group, [&](const Index& t) {
+            per_tile(RowTile{.batch = batch,
+                             .first = first + t,
+                             .number = first / m_lanes_ + t,
+                             .rows = group.lanes,
+                             .step = group.tiles},
+                     batch * group.tiles + t);
+          });
         });
         after(first, group);
       },
@@ -307,22 +345,23 @@ void MatmulEmitter::partial_products(const Block& at, const Index& k, std::int64
       [](const Index&, const tiling::RowGroup&) {});
 }
 
-// [k_size, size] with K on partitions: tile t of K begins at t * block of each partition. Which 128 elements of K make
-// a tile is for row_groups to say; both operands agree in it.
+// [k_size, size] with K on partitions: tile t of K begins at t * pitch of each partition, product j of a step at
+// j * block behind that. Which elements of K make a tile is for row_groups to say; both operands agree in it.
 void MatmulEmitter::load(const Operand& operand, const Index& batch, const Index& first, std::int64_t size,
                          const Index& k, std::int64_t k_size) {
   const Index matrix = batch * operand.batch_stride;
   if (!operand.k_major) {
-    load_transposed(operand, matrix + first * s_.k + k, size, k_size);
+    load_transposed(operand, matrix + first * s_.k + k, batches_ * size, k_size);
     return;
   }
   builder_.groups(
-      tiling::row_groups(k_size, partitions_, k_together_), [&](const Index& row, const tiling::RowGroup& group) {
-        builder_.dma(
-            on_chip_tile(operand.sbuf, group.lanes, tiling::dims(group.tiles, operand.block, size),
-                         row / partitions_ * operand.block),
-            hbm_tile(operand.hbm, group.lanes, group.tiles * operand.extent,
-                     tiling::dims(group.tiles, operand.extent, size), matrix + (k + row) * operand.extent + first));
+      tiling::row_groups(k_size, k_lanes_, k_together_), [&](const Index& row, const tiling::RowGroup& group) {
+        builder_.dma(on_chip_tile(operand.sbuf, group.lanes,
+                                  stacked(operand.block, tiling::dims(group.tiles, operand.pitch, size)),
+                                  row / k_lanes_ * operand.pitch),
+                     hbm_tile(operand.hbm, group.lanes, group.tiles * operand.extent,
+                              stacked(operand.batch_stride, tiling::dims(group.tiles, operand.extent, size)),
+                              matrix + (k + row) * operand.extent + first));
       });
 }
 
@@ -334,7 +373,7 @@ void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, 
                         const tiling::RowGroup& group) {
     const Tile turned = on_chip_tile(operand.transposed, k_rows, group.lanes);
     builder_.transpose(turned, on_chip_tile(operand.staged, group.lanes, spread(k_rows, k_step), at));
-    builder_.tensor_copy(on_chip_tile(operand.sbuf, k_rows, spread(group.lanes, group.tiles), k * operand.block + x),
+    builder_.tensor_copy(on_chip_tile(operand.sbuf, k_rows, spread(group.lanes, group.tiles), k * operand.pitch + x),
                          turned);
   };
   builder_.groups(
@@ -345,13 +384,12 @@ void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, 
                        hbm_tile(operand.hbm, group.lanes, group.tiles * s_.k, {{group.tiles * chunk_size, 1}},
                                 start + x * s_.k + chunk));
           builder_.tiles_of(group, [&](const Index& t) {
-            builder_.groups(tiling::row_groups(chunk_size, partitions_, k_together_),
-                            [&](const Index& row, const tiling::RowGroup& of_k) {
-                              builder_.tiles_of(of_k, [&](const Index& k) {
-                                turn((chunk + row) / partitions_ + k, t * chunk_size + row + k, of_k.lanes, of_k.tiles,
-                                     x + t, group);
-                              });
-                            });
+            builder_.groups(tiling::row_groups(chunk_size, k_lanes_, k_together_), [&](const Index& row,
+                                                                                       const tiling::RowGroup& of_k) {
+              builder_.tiles_of(of_k, [&](const Index& k) {
+                turn((chunk + row) / k_lanes_ + k, t * chunk_size + row + k, of_k.lanes, of_k.tiles, x + t, group);
+              });
+            });
           });
         });
       },
@@ -360,22 +398,22 @@ void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, 
 
 void MatmulEmitter::load_bias(const Block& at, const RowTile& tile) {
   const std::int64_t columns = bias_.column_stride == 0 ? 1 : at.n_size;
-  const Index address =
-      at.batch * bias_.batch_stride + (at.m + tile.first) * bias_.row_stride + at.n * bias_.column_stride;
+  const Index address = (at.batch + tile.batch) * bias_.batch_stride + (at.m + tile.first) * bias_.row_stride +
+                        at.n * bias_.column_stride;
   builder_.dma(on_chip_tile(bias_rows_, tile.rows, columns),
                hbm_tile(bias_hbm_, tile.rows, tile.step * bias_.row_stride, {{columns, 1}}, address));
 }
 
 void MatmulEmitter::sum_over_k(const RowTile& tile, const Index& column, std::int64_t columns, std::int64_t k_size) {
   bool is_first = true;
-  for (const Segment& k : split(k_size, partitions_)) {
+  for (const Segment& k : split(k_size, k_lanes_)) {
     builder_.loop(k.trips, [&](const Index& i) {
-      const Index number = i + k.start / partitions_;
-      builder_.matmul(
-          on_chip_tile(sums_, tile.rows, columns),
-          on_chip_tile(a_.sbuf, k.size, std::vector<Dim>{{tile.rows, tile.step}}, number * plan_.m_block + tile.first),
-          on_chip_tile(b_.sbuf, k.size, columns, number * plan_.n_block + column),
-          is_first ? static_cast<std::int16_t>(builder_.depth() - 1) : program::kAccumulate);
+      const Index number = i + k.start / k_lanes_;
+      builder_.matmul(on_chip_tile(sums_, tile.rows, columns),
+                      on_chip_tile(a_.sbuf, k.size, std::vector<Dim>{{tile.rows, tile.step}},
+                                   number * a_.pitch + tile.batch * plan_.m_block + tile.first),
+                      on_chip_tile(b_.sbuf, k.size, columns, number * b_.pitch + tile.batch * plan_.n_block + column),
+                      is_first ? static_cast<std::int16_t>(builder_.depth() - 1) : program::kAccumulate);
     });
     is_first = false;
   }
@@ -420,9 +458,9 @@ void MatmulEmitter::store(const Block& at, const Index& first, const tiling::Row
   const std::int64_t row_stride = s_.n / halves;
   const Index column = at.n / halves;
   const std::int64_t elements = group.tiles * at.n_size / halves;
-  builder_.dma(hbm_tile(out_hbm_, group.lanes, group.tiles * row_stride, {{elements, 1}},
+  builder_.dma(hbm_tile(out_hbm_, group.lanes, group.tiles * row_stride, stacked(s_.m * row_stride, {{elements, 1}}),
                         at.batch * (s_.m * row_stride) + (at.m + first) * row_stride + column),
-               on_chip_tile(out_rows_, group.lanes, elements));
+               on_chip_tile(out_rows_, group.lanes, stacked(elements, {{elements, 1}})));
 }
 
 // Complex results take their bias in a pass of its own over the bias.

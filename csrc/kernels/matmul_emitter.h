@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "kernels/matmul.h"
 #include "kernels/tiling.h"
@@ -25,19 +26,21 @@ class MatmulEmitter {
   struct Operand {
     bool k_major = true;
     std::int64_t extent = 0, block = 0, batch_stride = 0;
+    std::int64_t pitch = 0;          // columns of a tile of K in SBUF: the blocks of all products of a step
     std::int64_t rows_together = 1;  // tiles of rows in a descriptor, where the operand is not k-major
     std::int16_t hbm = -1, sbuf = -1, staged = -1, transposed = -1;
   };
 
-  // One block of the result.
+  // One block of the result, of every product of a step; `batch` is the first.
   struct Block {
     Index batch, m, n;
     std::int64_t m_size = 0, n_size = 0;
   };
 
-  // A tile of a block's rows: `rows` of them, every `step`-th from `first`; the `number`-th tile of the block.
+  // A tile of a block's rows: `rows` of them, every `step`-th from `first`; the `number`-th tile of the block. Of the
+  // `batch`-th product of those that a step computes.
   struct RowTile {
-    Index first, number;
+    Index batch, first, number;
     std::int64_t rows = 0, step = 1;
   };
 
@@ -52,8 +55,10 @@ class MatmulEmitter {
   Bias bias_of_shape() const;
   void choose_groups();
   void declare(Operand& operand, const std::string& name, Dtype hbm_dtype, Dtype tensor_dtype);
+  template <class Body>
+  void each_batch(Body body);
+  std::vector<tiling::Dim> stacked(std::int64_t pitch, std::vector<tiling::Dim> dims) const;
   void outer_block(const Index& batch, const Index& first, std::int64_t size);
-  void block(const Block& block);
   void resident_block(const Block& block);
   void accumulated_block(const Block& block);
   void partial_products(const Block& block, const Index& k, std::int64_t k_size, bool is_first);
@@ -75,9 +80,11 @@ class MatmulEmitter {
   const MatmulPlan plan_;
   const Dtype auto_cast_;
   const bool complex_;
-  const std::int64_t partitions_, rows_, columns_;  // of a tile: K, M and N
+  const std::int64_t partitions_, rows_, columns_;  // of the largest tile: K, M and N
+  const std::int64_t k_lanes_, m_lanes_;            // of a tile: K and M
   const std::int64_t staged_columns_;
   tiling::Builder builder_;
+  std::int64_t batches_ = 1;                        // that the step being emitted has
   std::int64_t k_together_ = 1, out_together_ = 1;  // tiles of K, and of the result's rows, in a descriptor
   Operand a_, b_;
   Bias bias_;

@@ -39,6 +39,44 @@ MatmulPlan plan_of(const MatmulShape& shape, bool m_outer, std::int64_t m_block,
   return plan;
 }
 
+// Of a stack of products: short rows of K and of the result several to a lane, several products in a step. A single
+// product gains nothing: its latencies grow with the number of its instructions.
+std::vector<MatmulPlan> plans_of_short_rows(const target::Target& target, const MatmulShape& shape) {
+  constexpr std::int64_t kFewestLanes = 8, kMostTiles = 8;
+  const std::int64_t per_core = shape.batch / (2 * target.device.num_cores);  // so that loads hide behind steps
+  const bool has_bias_of_columns = shape.bias.size() == 3 && shape.bias[1] == 1;
+  if (shape.batch == 1 || is_complex(shape.a_dtype) || is_complex(shape.b_dtype)) {
+    return {};
+  }
+  const bool has_stacks = shape.a_batch == shape.batch && shape.b_batch == shape.batch && !has_bias_of_columns;
+  const auto tiles = [&](std::int64_t extent, bool has_short_rows) {
+    std::vector<std::int64_t> numbers{1};
+    while (has_short_rows && 2 * numbers.back() <= kMostTiles && extent >= 2 * numbers.back() * kFewestLanes) {
+      numbers.push_back(2 * numbers.back());
+    }
+    return numbers;
+  };
+  const auto is_short = [&](std::int64_t elements, Dtype dtype) {
+    return elements * target::itemsize(dtype) < target.core.dma_saturating_bytes;
+  };
+  const bool short_k_rows =
+      (shape.a_k_major && is_short(shape.m, shape.a_dtype)) || (shape.b_k_major && is_short(shape.n, shape.b_dtype));
+  std::vector<MatmulPlan> plans;
+  for (const std::int64_t batches : {1, 4, 16}) {
+    for (const std::int64_t m_tiles : tiles(shape.m, is_short(shape.n, shape.out_dtype))) {
+      for (const std::int64_t k_tiles : tiles(shape.k, short_k_rows)) {
+        if (batches == 1 ? m_tiles * k_tiles > 1 : has_stacks && batches <= per_core) {
+          plans.push_back(plan_of(shape, true, shape.m, shape.n, shape.k));
+          plans.back().batches = batches;
+          plans.back().m_tiles = m_tiles;
+          plans.back().k_tiles = k_tiles;
+        }
+      }
+    }
+  }
+  return plans;
+}
+
 std::int64_t sbuf_bytes(const program::Program& program) {
   std::int64_t bytes = 0;
   for (const auto& buffer : program.buffers) {
@@ -112,6 +150,11 @@ MatmulPlan matmul_plan(const target::Target& target, const MatmulShape& shape, D
     }
   }
   if (!search.empty()) {
+    for (const MatmulPlan& plan : plans_of_short_rows(target, shape)) {
+      if (search.fits(plan)) {
+        search.try_plan(plan);
+      }
+    }
     return search.best();
   }
   std::set<std::int64_t> k_blocks{shape.k};

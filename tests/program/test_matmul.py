@@ -141,6 +141,39 @@ def test_short_rows_go_together(target: Any, shape: tuple[Any, ...], rows: int, 
     assert _C.cost([without_bias], target)["counts"]["dma_descriptors"] < rows / 2
 
 
+# m, n, k, batch. Stacks that are and are not whole steps; extents that are prime, whole tiles, and smaller than one.
+STACKS = [
+    (197, 197, 64, 37),
+    (197, 64, 197, 64),
+    (128, 128, 64, 66),
+    (50, 50, 64, 131),
+    (24, 40, 33, 70),
+    (3, 5, 2, 99),
+]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("a_k_major", "b_k_major"), [(False, True), (False, False), (True, True)])
+def test_small_products_of_a_stack_go_together(
+    target: Any, stack: tuple[int, ...], dtype: str, a_k_major: bool, b_k_major: bool
+) -> None:
+    m, n, k, batch = stack
+    part = matmul_part(m, n, k, dtype, batch=batch, a_k_major=a_k_major, b_k_major=b_k_major)
+    for bias in ([], [batch, m, n], [1, 1, n]):
+        counts = check_values(part | {"bias": bias}, target)
+        assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part | {"bias": bias}, target)
+
+
+@pytest.mark.parametrize("name", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("stack", [(197, 197, 64, 768), (197, 64, 197, 768), (128, 128, 64, 768), (50, 50, 64, 768)])
+def test_rows_of_a_stack_share_descriptors(name: str, stack: tuple[int, ...]) -> None:
+    target = _C.Target(load_target(name).to_dict())
+    m, n, k, batch = stack
+    part = matmul_part(m, n, k, "bfloat16", batch=batch, a_k_major=False)
+    assert _C.cost([part], target)["counts"]["dma_descriptors"] < batch * (m + k + m) / 2
+
+
 @pytest.mark.parametrize(
     "bias", [[1, 1, 8], [1, 8, 1], [8, 1, 1], [8, 1, 8], [8, 8, 1], [1, 8, 8], [8, 8, 8], [1, 1, 1]]
 )
