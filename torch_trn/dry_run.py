@@ -53,7 +53,7 @@ class dry_run:
     computes: results have their shape, strides and dtype, and HBM is never touched. What the host copies or fills into
     tensors of up to 1 MiB is kept until an operator overwrites it, and operators over at most 64 such elements, or over
     1 MiB of such integers and bools, are computed: step counters, positions, masks, GradScaler's scale. GradScaler
-    finds no overflow.
+    finds no overflow, and `torch.nn.init.trunc_normal_` takes its first draw.
 
     Args:
         values: what the host gets where it reads a value that there is none of. None: NoValueError, with the operator
@@ -117,10 +117,13 @@ def _answer(op: str, tensor: torch.Tensor) -> torch.Tensor:
     """What `_C` asks for values: a CPU tensor of the same shape and dtype."""
     read = Read(op, tuple(tensor.shape), tensor.dtype, source_line())
     with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
-        for block in () if _is_protocol(sys._getframe(1)) else reversed(_active):
+        reader = _reader()
+        for block in () if _is_protocol(reader) else reversed(_active):
             answer = _look_up(block.values, read)
             if answer is not None:
                 return _as_tensor(answer, read)
+        if _draws_until_accepted(reader):
+            return _as_tensor(False, read)
     at = f" at {read.line}" if read.line else ""
     if not _active:
         raise NoValueError(
@@ -141,6 +144,25 @@ _PROTOCOLS = tuple(
 
 def _is_protocol(reader: FrameType) -> bool:
     return reader.f_code.co_filename.startswith(_PROTOCOLS)
+
+
+_DEVICE_CONTEXT = os.path.join(os.path.dirname(torch.__file__), "utils", "_device.py")
+
+
+def _reader() -> FrameType:
+    """Who reads: the caller of `_answer`, behind `with torch.device(...)`, which hands on every call."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename == _DEVICE_CONTEXT and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+_INIT = os.path.join(os.path.dirname(torch.__file__), "nn", "init.py")
+
+
+def _draws_until_accepted(reader: FrameType) -> bool:
+    """torch.nn.init.trunc_normal_ asks whether a draw lies outside of its bounds, and then draws again."""
+    return reader.f_code.co_filename == _INIT and reader.f_code.co_name == "_no_grad_trunc_normal_"
 
 
 def _look_up(values: Any, read: Read) -> Any:

@@ -1,5 +1,6 @@
 """Dry runs: the counts, time and memory of a run with values; nothing committed; reads answered or refused."""
 
+import contextlib
 import ctypes
 import gc
 import itertools
@@ -116,6 +117,17 @@ def test_autocast_and_grad_scaler():
         got = amp_steps(dry)
     assert_same_recording(got, expected)
     assert dry == real == [65536.0]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"mean": 5.0, "a": 3.0, "b": 5.5}, {"a": 1.5, "b": 8.0}])
+@pytest.mark.parametrize("context", [contextlib.nullcontext, lambda: torch.device("trn")])
+def test_initialisers_that_draw_until_all_are_within_bounds(bounds, context):
+    with torch_trn.dry_run(), context(), torch_trn.profile() as prof:
+        weight = torch.empty(64, 64, device="trn")
+        assert nn.init.trunc_normal_(weight, **bounds) is weight
+        with pytest.raises(torch_trn.NoValueError):
+            weight.isnan().any().item()
+    assert prof.launches > 1
 
 
 def test_checkpointing_and_dropout():
