@@ -5,6 +5,7 @@
 
 #include "kernels/executable.h"
 #include "kernels/reduction_layouts.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -51,7 +52,7 @@ Reduction::Reduction(const target::Target& target, const ReductionShape& shape)
 }
 
 program::Program Reduction::emit() {
-  if (size_ > 0 && size_ / std::max<std::int64_t>(s_.rows, 1) == s_.cols) {
+  if (!is_empty()) {
     plan();
     read_odd_inputs();
     const std::int64_t partitions = target_.core.num_partitions;
@@ -66,6 +67,14 @@ program::Program Reduction::emit() {
       along_rows();
     }
   }
+  write_odd_outputs();
+  return b_.take();
+}
+
+program::Program Reduction::emit_slabs() {
+  plan();
+  read_odd_inputs();
+  slabs();
   write_odd_outputs();
   return b_.take();
 }
@@ -237,7 +246,17 @@ program::Program reduction(const target::Target& target, const ReductionShape& s
   if (is_special(shape) && has_special_program(shape)) {
     return shape.variance ? variance(target, shape) : extreme_places(target, shape);
   }
-  return Reduction(target, shape).emit();
+  program::Program program = Reduction(target, shape).emit();
+  // TensorE and its transposes take time for each row, slabs for each element of a partition.
+  constexpr std::int64_t kMostColumns = 256;
+  if (shape.across_partitions && shape.rows >= target.core.num_partitions && shape.cols <= kMostColumns &&
+      shape.cols > 0) {
+    program::Program slabs = Reduction(target, shape).emit_slabs();
+    if (program::duration(slabs, target).seconds < program::duration(program, target).seconds) {
+      return slabs;
+    }
+  }
+  return program;
 }
 
 }  // namespace trn::kernels

@@ -19,6 +19,8 @@ class Reduction {
   Reduction(const target::Target& target, const ReductionShape& shape);
 
   program::Program emit();
+  // Each row an element of a tile, instead of a tile's partition or column; across partitions only.
+  program::Program emit_slabs();
 
  private:
   using Index = rows::Index;
@@ -29,6 +31,7 @@ class Reduction {
   // Tiles: two copies of each input, one each of the prologue's values and of the NaN mask.
   std::int64_t bytes_per_element() const;
   void plan();
+  bool is_empty() const { return size_ == 0 || size_ / std::max<std::int64_t>(s_.rows, 1) != s_.cols; }
 
   // Operands that are not as large as the iteration space (weights of a loss, say) pass through SBUF once.
   std::int64_t odd_free(Dtype dtype) const { return 2 * target_.core.dma_saturating_bytes / itemsize(dtype); }
@@ -87,6 +90,8 @@ class Reduction {
   // The same of few rows, several columns to a descriptor. The cores share the columns.
   bool is_narrow() const;
   void sum_narrow();
+  // Few columns of very many rows: as many rows as a tile has elements, column by column.
+  void slabs();
   // Few long rows: each is spread over all partitions. Floats are summed by matmuls with ones into one PSUM row;
   // everything else is reduced per partition by VectorE, and the 128 results are transposed and reduced again.
   void spread();
