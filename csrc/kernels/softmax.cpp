@@ -5,6 +5,8 @@
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "kernels/softmax_slabs.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -172,7 +174,17 @@ void require_executable(const SoftmaxShape& shape) {
 // HBM bytes: rows * cols * (n * in + out); forward n = 1, or 2 where a row does not fit in SBUF; backward n = 2, or
 // 4 (log: 3).
 program::Program softmax(const target::Target& target, const SoftmaxShape& shape) {
-  return shape.backward ? backward(target, shape) : forward(target, shape);
+  program::Program program = shape.backward ? backward(target, shape) : forward(target, shape);
+  // Transposes take time for each row, slabs for each element of a partition.
+  constexpr std::int64_t kMostColumns = 256;
+  if (shape.across_partitions && shape.rows >= target.core.num_partitions && shape.cols <= kMostColumns &&
+      shape.cols > 0) {
+    program::Program slabs = softmax_slabs(target, shape);
+    if (program::duration(slabs, target).seconds < program::duration(program, target).seconds) {
+      return slabs;
+    }
+  }
+  return program;
 }
 
 }  // namespace trn::kernels

@@ -51,6 +51,8 @@ def some_case(seed: int, largest_cols: int = 1200) -> tuple[random.Random, int, 
     rows, cols = some_size(rng, 700), some_size(rng, largest_cols)
     if rng.random() < 0.1:
         rows, cols = rng.randint(1, 5), rng.randint(5_000, 60_000)  # chunks of a row
+    elif rng.random() < 0.2:
+        rows, cols = rng.randint(8_000, 60_000), rng.randint(1, 24)  # classes of an image's pixels
     return rng, rows, cols, rng.choice(["float32", "bfloat16", "float16"]), rng.random() < 0.5, rng.random() < 0.3
 
 
@@ -101,6 +103,32 @@ def test_special_values(target: Any, cols: int) -> None:
         result = forward(softmax_part(6, cols, "float32", "float32", log=log), target, x)
         expected = (torch.log_softmax if log else torch.softmax)(x.float(), 1).double()
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_special_values_across_partitions(target: Any, log: bool) -> None:
+    x = torch.zeros(6, 5, dtype=torch.float64)
+    x[0] = -torch.inf
+    x[1, 1] = torch.inf
+    x[2, 2] = torch.nan
+    x[3, 3:] = -torch.inf
+    x[4] = -1e38
+    x = x.repeat(4_000, 1)
+    result = forward(softmax_part(*x.shape, "float32", "float32", log=log, across_partitions=True), target, x)
+    expected = (torch.log_softmax if log else torch.softmax)(x.float(), 1).double()
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("cols", [2, 21])
+def test_a_short_outer_axis_takes_a_small_multiple_of_its_bytes(
+    target: Any, cols: int, log: bool, backward: bool
+) -> None:
+    """The classes of an image's pixels, [1, cols, 1024, 1024]."""
+    part = softmax_part(1 << 20, cols, "float32", "float32", log=log, backward=backward, across_partitions=True)
+    seconds = (3 if backward else 2) * cols * 4 * (1 << 20) / target.device.hbm_bytes_per_second
+    assert _C.cost([part], target)["seconds"] < 6 * seconds
 
 
 def test_threads(target: Any) -> None:
