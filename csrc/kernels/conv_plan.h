@@ -89,9 +89,9 @@ void each_tile(tiling::Builder& builder, std::int64_t count, std::int64_t partit
 }
 
 // Loads `count` channels of a block's window from channel `channel` of `hbm` on, `plan.depth` a tile. Folded taps find
-// copies of it, each shifted by fold_step, on the partitions behind the channels.
+// copies of it, each shifted by fold_step, on the partitions behind the channels. It lies from element `first` on.
 void load_window(tiling::Builder& builder, const ConvPlan& plan, const ConvBlock& block, std::int16_t window,
-                 std::int16_t hbm, const tiling::Index& channel, std::int64_t count);
+                 std::int16_t hbm, const tiling::Index& channel, std::int64_t count, const tiling::Index& first = {});
 program::Program conv_weight_gradient(const target::Target& target, const ConvShape& shape, std::int64_t most_fold);
 
 }  // namespace trn::kernels

@@ -47,11 +47,11 @@ void clear_padding(Builder& builder, const ConvPlan& plan, const ConvBlock& bloc
 }  // namespace
 
 void load_window(Builder& builder, const ConvPlan& plan, const ConvBlock& block, std::int16_t window, std::int16_t hbm,
-                 const Index& channel, std::int64_t count) {
+                 const Index& channel, std::int64_t count, const Index& first) {
   const auto from = dense_strides(plan.from), strides = dense_strides(plan.extent);
   const std::int64_t size = product(plan.from);
   each_tile(builder, count, plan.depth, [&](const Index& k, const Index& number, std::int64_t depth) {
-    const Index base = number * plan.window_elements();
+    const Index base = first + number * plan.window_elements();
     clear_padding(builder, plan, block, window, depth * plan.fold, base);
     for (std::int64_t copy = 0; copy < plan.fold; ++copy) {
       // Position j of a copy is position j + shift of the window.

@@ -2,7 +2,8 @@
 //
 // Per block of positions, grad_out is turned to [positions, out channels] once; for every tap, the shifted window is
 // turned to [positions, in channels] and each out-channel tile multiplied by it into its own PSUM bank, over all
-// 128-position tiles of the block. Block sums are added in SBUF and leave it once.
+// 128-position tiles of the block. Block sums are added in SBUF and leave it once. Samples of few positions go several
+// to a block, so that most of their sums are made in PSUM.
 #include <algorithm>
 
 #include "kernels/conv_plan.h"
@@ -41,6 +42,7 @@ class ConvWeightGradient {
         ceil_div(s_.groups, plan_.pack) * ceil_div(plan_.pack * plan_.produced, std::max<std::int64_t>(plan_.pass, 1)) *
         ceil_div(plan_.pack * plan_.contracted, std::max<std::int64_t>(plan_.contracted_pass, 1));
     shares_ = trips >= cores_ || s_.batch < cores_ ? 1 : cores_;
+    samples_ = samples_of_a_block(target);
     give_tiles();
   }
 
@@ -89,14 +91,29 @@ class ConvWeightGradient {
     bool bias = false;
   };
 
+  // What a sample needs of SBUF: its window, and grad_out transposed.
+  std::int64_t window_elements() const {
+    return std::max<std::int64_t>(ceil_div(plan_.contracted_pass, plan_.depth), 1) * plan_.window_elements();
+  }
+  std::int64_t turned_elements() const { return num_rectangles(plan_.block, plan_.partitions) * plan_.pass; }
+
+  // Of samples that are a block each, as many as 40 % of SBUF hold, for which the plan leaves room.
+  std::int64_t samples_of_a_block(const target::Target& target) const {
+    constexpr std::int64_t kMost = 16;
+    if (plan_.block != plan_.to || plan_.block_elements() == 0) {
+      return 1;
+    }
+    const std::int64_t bytes = 2 * itemsize(plan_.dtype) * (window_elements() + turned_elements());
+    const std::int64_t fitting = target.core.sbuf_bytes_per_partition * 4 / 10 / bytes;
+    return std::max<std::int64_t>(std::min({kMost, fitting, s_.batch / shares_}), 1);
+  }
+
   void give_tiles() {
     const std::int64_t partitions = plan_.partitions;
-    const std::int64_t in_tiles = std::max<std::int64_t>(ceil_div(plan_.contracted_pass, plan_.depth), 1);
     const std::int64_t out_tiles = ceil_div(plan_.pass, partitions);
-    in_ = b_.sbuf("window", plan_.dtype, partitions, in_tiles * plan_.window_elements());
+    in_ = b_.sbuf("window", plan_.dtype, partitions, samples_ * window_elements());
     grad_ = b_.sbuf("grad_out_tile", plan_.dtype, partitions, plan_.block_elements());
-    grad_t_ = b_.sbuf("grad_out_transposed", plan_.dtype, partitions,
-                      num_rectangles(plan_.block, partitions) * plan_.pass, 2);
+    grad_t_ = b_.sbuf("grad_out_transposed", plan_.dtype, partitions, samples_ * turned_elements(), 2);
     in_t_ = b_.sbuf("window_transposed", plan_.dtype, partitions, plan_.moving);
     sum_ = b_.sbuf("weight_sum", Dtype::float32, partitions,
                    shares_ * out_tiles * plan_.contracted_pass * plan_.num_taps, 1);
@@ -111,7 +128,7 @@ class ConvWeightGradient {
       diagonal_ = b_.sbuf("block_diagonal", Dtype::float32, partitions, partitions, 1);
       masked_ = b_.sbuf("masked", Dtype::float32, partitions, partitions, 1);
     }
-    turned_ = b_.psum("turned", plan_.dtype, partitions, partitions, 1);
+    turned_ = b_.psum("turned", plan_.dtype, partitions, partitions, 3);
     product_ = b_.psum("product", Dtype::float32, partitions, num_banks_ * plan_.moving, 1);
   }
 
@@ -135,26 +152,41 @@ class ConvWeightGradient {
     }
     const std::int64_t each = s_.batch / shares_;
     b_.parallel_loop(each > 0 ? shares_ : 0, [&](const Index& share) {
-      b_.loop(each, [&](const Index& n) { emit_sample(pass, share * each + n, share); });
+      b_.tiles(each, samples_,
+               [&](const Index& n, std::int64_t count) { emit_samples(pass, share * each + n, count, share); });
     });
-    b_.loop(s_.batch - each * shares_, [&](const Index& n) { emit_sample(pass, n + each * shares_, Index(0)); });
+    b_.loop(s_.batch - each * shares_, [&](const Index& n) { emit_samples(pass, n + each * shares_, 1, Index(0)); });
     finish(pass);
   }
 
-  void emit_sample(const Pass& pass, const Index& n, const Index& share) {
+  // Those of the block being emitted: body(number).
+  template <class Body>
+  void each_sample(Body body) {
+    if (count_ == 1) {
+      body(Index(0));
+    } else {
+      b_.loop(count_, std::move(body));
+    }
+  }
+
+  void emit_samples(const Pass& pass, const Index& first, std::int64_t count, const Index& share) {
     const std::int64_t out_tiles = ceil_div(pass.num_out, plan_.partitions);
+    count_ = count;
     plan_.each_block(b_, false, [&](const ConvBlock& block) {
-      load_window(b_, plan_, block, in_, in_hbm_, n * s_.in_channels + pass.group * plan_.contracted + pass.in,
-                  pass.num_in);
-      each_tile(pass.num_out, [&](const Index& m, const Index& number, std::int64_t width) {
-        load_grad(pass, block, n, m, width);
-        if (pass.bias) {
-          const Tile part = on_chip_tile(bias_part_, width, 1);
-          const Tile sum = on_chip_tile(bias_sum_, width, 1, share * out_tiles + number);
-          b_.tensor_reduce(part, on_chip_tile(grad_, width, dims(block.size, block_)), Alu::add);
-          b_.tensor_tensor(sum, sum, part, Alu::add);
-        }
-        turn_grad(block, m, width, pass.num_out);
+      each_sample([&](const Index& sample) {
+        const Index n = first + sample;
+        load_window(b_, plan_, block, in_, in_hbm_, n * s_.in_channels + pass.group * plan_.contracted + pass.in,
+                    pass.num_in, sample * window_elements());
+        each_tile(pass.num_out, [&](const Index& m, const Index& number, std::int64_t width) {
+          load_grad(pass, block, n, m, width);
+          if (pass.bias) {
+            const Tile part = on_chip_tile(bias_part_, width, 1);
+            const Tile sum = on_chip_tile(bias_sum_, width, 1, share * out_tiles + number);
+            b_.tensor_reduce(part, on_chip_tile(grad_, width, dims(block.size, block_)), Alu::add);
+            b_.tensor_tensor(sum, sum, part, Alu::add);
+          }
+          turn_grad(block, sample * turned_elements() + m, width, pass.num_out);
+        });
       });
       multiply(pass, block, share);
     });
@@ -168,12 +200,12 @@ class ConvWeightGradient {
   }
 
   // At most 128 positions of a block at a time; grad_out transposed keeps each tile of them in a slot of its own.
-  void turn_grad(const ConvBlock& block, const Index& m, std::int64_t width, std::int64_t num_out) {
+  void turn_grad(const ConvBlock& block, const Index& first, std::int64_t width, std::int64_t num_out) {
     each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
       const std::int64_t positions = product(tile.size);
       const Tile turned = on_chip_tile(turned_, positions, width);
       b_.transpose(turned, on_chip_tile(grad_, width, dims(tile.size, block_), at(tile.start, block_)));
-      b_.tensor_copy(on_chip_tile(grad_t_, positions, width, tile.number * num_out + m), turned,
+      b_.tensor_copy(on_chip_tile(grad_t_, positions, width, tile.number * num_out + first), turned,
                      program::Engine::scalar);
     });
   }
@@ -210,18 +242,21 @@ class ConvWeightGradient {
         const Index first = bank_group * together + banks.start;
         const std::int64_t num_out = banks.size;
         const int depth = b_.depth();
-        const auto num_loops = static_cast<std::int16_t>(block.size.size());
+        const auto num_loops = static_cast<std::int16_t>(block.size.size() + (count_ > 1 ? 1 : 0));
         bool after = false;
-        each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
-          const std::int64_t positions = product(tile.size);
-          turn_window(tile, offset, k, channels, folded);
-          each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
-            b_.matmul(on_chip_tile(product_, width, columns, bank * plan_.moving),
-                      on_chip_tile(grad_t_, positions, width, tile.number * pass.num_out + first + m),
-                      on_chip_tile(in_t_, positions, columns),
-                      after ? program::kAccumulate : static_cast<std::int16_t>(depth), num_loops);
+        each_sample([&](const Index& sample) {
+          each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
+            const std::int64_t positions = product(tile.size);
+            turn_window(tile, offset + sample * window_elements(), k, channels, folded);
+            each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
+              b_.matmul(on_chip_tile(product_, width, columns, bank * plan_.moving),
+                        on_chip_tile(grad_t_, positions, width,
+                                     sample * turned_elements() + tile.number * pass.num_out + first + m),
+                        on_chip_tile(in_t_, positions, columns),
+                        after ? program::kAccumulate : static_cast<std::int16_t>(depth), num_loops);
+            });
+            after = true;
           });
-          after = true;
         });
         each_tile(num_out, [&](const Index& m, const Index& bank, std::int64_t width) {
           static_cast<void>(m);
@@ -325,6 +360,7 @@ class ConvWeightGradient {
   const std::int64_t cores_, num_banks_;
   const std::vector<std::int64_t> to_, window_, block_;  // strides
   std::int64_t shares_ = 1;                              // cores that share the batch
+  std::int64_t samples_ = 1, count_ = 1;                 // of a block at most, and of the one being emitted
   std::int16_t in_hbm_ = -1, grad_hbm_ = -1, out_hbm_ = -1, bias_hbm_ = -1;
   std::int16_t in_ = -1, grad_ = -1, grad_t_ = -1, in_t_ = -1, sum_ = -1, result_ = -1, bias_sum_ = -1, bias_part_ = -1;
   std::int16_t diagonal_ = -1, masked_ = -1, turned_ = -1, product_ = -1;

@@ -296,6 +296,23 @@ def test_what_a_stride_leaves_over_is_read_too(trn2: Any, direction: str) -> Non
     assert counts["dma_descriptors"] < 300
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("channels", "plane", "batch", "groups"),
+    [((130, 70), [7, 7], 37, 1), ((40, 200), [14, 14], 21, 1), ((48, 48), [7, 5], 33, 48), ((5, 6), [40], 50, 1)],
+)
+def test_samples_of_a_small_plane_share_a_block(
+    target: Any, channels: tuple[int, int], plane: list[int], batch: int, groups: int, dtype: str
+) -> None:
+    kernel, padding = [3 for _ in plane], [1 for _ in plane]
+    fields: dict[str, Any] = {"groups": groups, "padding": padding, "dtype": dtype, "bias": True}
+    part = conv_part(channels, plane, kernel, "weight_gradient", batch=batch, **fields)
+    counts = check_values(part, target)
+    assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) in closed_forms(part)
+    alone = _C.cost([conv_part(channels, plane, kernel, "weight_gradient", batch=1, **fields)], target)["counts"]
+    assert counts["busy_cycles"]["vector"] < 0.8 * batch * alone["busy_cycles"]["vector"]
+
+
 def test_a_window_beyond_the_input_is_zeros(trn2: Any) -> None:
     part = conv_part((3, 5), [2, 2], [1, 1], padding=[4, 4], stride=[3, 3], bias=True)
     check_values(part, trn2)
