@@ -84,7 +84,8 @@ void adam(const Fused& fused, bool decoupled, double rate) {
   Value parameter = e.argument("self");
   const Value gradient = fused.gradient(parameter, !decoupled);
   if (decoupled && decay != 0) {
-    parameter = e.multiply(parameter, static_cast<float>(1 - rate * decay));
+    // By ScalarE, as the root: VectorE, with the division, takes longest.
+    parameter = e.activation(Activation::copy, parameter, static_cast<float>(1 - rate * decay));
   }
   const Value mean = e.argument("exp_avgs");
   const Value new_mean =
@@ -98,7 +99,7 @@ void adam(const Fused& fused, bool decoupled, double rate) {
     e.output(3, largest);
   }
   const Value root = e.activation(Activation::sqrt, largest, static_cast<float>(1 / correction2));
-  const Value denominator = e.add(root, e.argument("eps").constant);
+  const Value denominator = e.activation(Activation::copy, root, 1, e.argument("eps").constant);
   const Value direction = e.divide(new_mean, denominator);
   e.output(0, e.apply(Alu::multiply, direction, static_cast<float>(-rate / correction1), Alu::add, parameter));
   e.output(1, new_mean);
