@@ -76,7 +76,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::R
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::SoftmaxShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::CopyShape& shape,
-                                   const program::Program& program);
+                                   const program::Program& program, std::size_t part);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::BoxShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::IndexShape& shape,

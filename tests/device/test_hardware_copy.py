@@ -87,6 +87,20 @@ def test_concatenations(dtype: torch.dtype) -> None:
     check(lambda a, b: torch.stack([a, b], -1), a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_concatenations_of_what_lies_differently(dtype: torch.dtype) -> None:
+    """Dense tensors, slices of other strides and other dtypes: a part of the program each."""
+    a, b = (torch.randint(0, 100, (6, n, 10)).to(dtype) for n in (8, 3))
+    check(lambda a: torch.cat([-a[..., 5:], a[..., :5]], -1), a)  # rotary embedding
+    check(lambda a, b: torch.cat([a[:, :, ::2], b[:, :, :5]], 1), a, b)
+    check(lambda a, b: torch.cat([b, a[:, ::2], b, b], 1), a, b)
+    check(lambda a, b: torch.cat([a[:, 0:4:2], b[:, :1], b], 1), a, b)
+    check(lambda a, b: torch.stack([a[:, :3], b], 1), a, b)
+    check(lambda a, b: torch.cat([a.new_zeros(0), a, b[:, 1:]], -2), a, b)  # a cache's first keys
+    check(lambda a, b: torch.cat([a.half(), b], 1), a, b)
+    check(lambda a, b: torch.cat([a[:, 1:].float(), b[:, 1:].bfloat16()], 1), a, b)
+
+
 def test_gradients() -> None:
     def backward(x: Tensor, gradient: Tensor) -> Tensor:
         x.requires_grad_()

@@ -1,4 +1,5 @@
 // Binds copies: the source in the order in which the result lies in HBM, but for the axes that a transpose turns.
+#include <ATen/WrapDimUtils.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
@@ -71,35 +72,48 @@ BoundPart bind_copy(const at::Tensor& from, const at::Tensor& to, const CopyShap
           .outputs = {result_of(result, shape.dst, program.buffers[1].elements)}};
 }
 
-// The inputs of a concatenation as they lie together in its result.
+// A part moves neighbours that lie alike.
 std::optional<BoundPart> bind_concatenation(const LaunchArguments& args, const CopyShape& shape,
-                                            const program::Program& program) {
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& tensor : args.tensors("tensors")) {
-    if (!is_resolved(tensor) || tensor.scalar_type() != args.tensors("tensors").front().scalar_type()) {
-      return std::nullopt;
-    }
-    parts.push_back(cpu_alias(tensor));
-  }
+                                            const program::Program& program, std::size_t part) {
+  const auto tensors = args.tensors("tensors");
+  const auto groups = rules::alike(tensors);
   const at::Tensor& out = args.output();
-  if (!is_resolved(out) || out.numel() != shape.elements || shape.transpose) {
+  if (part >= groups.size() || !is_resolved(out) || shape.transpose) {
     return std::nullopt;
   }
-  const std::int64_t dim = args.integer("dim", 0);
-  const at::Tensor source = args.base_name().ends_with("stack") ? at::stack(parts, dim) : at::cat(parts, dim);
+  const bool stacks = args.base_name().ends_with("stack");
+  const std::int64_t dim = at::maybe_wrap_dim(args.integer("dim", 0), out.dim());
+  const auto extent = [&](const at::Tensor& tensor) { return tensor.numel() == 0 ? 0 : stacks ? 1 : tensor.size(dim); };
+  std::int64_t first = 0, total = 0;
+  for (std::size_t i = 0; i < groups[part].front(); ++i) {
+    first += extent(tensors[i]);
+  }
+  std::vector<at::Tensor> members;
+  for (const std::size_t i : groups[part]) {
+    if (!is_resolved(tensors[i])) {
+      return std::nullopt;
+    }
+    members.push_back(cpu_alias(tensors[i]));
+    total += extent(tensors[i]);
+  }
+  const at::Tensor result = cpu_alias(out).narrow(dim, first, total);
+  if (result.numel() != shape.elements) {
+    return std::nullopt;
+  }
+  const at::Tensor source = stacks ? at::stack(members, dim) : at::cat(members, dim);
   const auto order = rules::memory_order(out);
   return BoundPart{.program = {},
                    .inputs = {staged(source.permute(order), shape.src, program.buffers[0].elements)},
-                   .outputs = {result_of(cpu_alias(out).permute(order), shape.dst, program.buffers[1].elements)}};
+                   .outputs = {result_of(result.permute(order), shape.dst, program.buffers[1].elements)}};
 }
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const CopyShape& shape,
-                                   const program::Program& program) {
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const CopyShape& shape, const program::Program& program,
+                                   std::size_t part) {
   const auto name = args.base_name();
   if (name == "cat" || name == "stack" || name == "_stack") {
-    return bind_concatenation(args, shape, program);
+    return bind_concatenation(args, shape, program, part);
   }
   if (is_copy(name)) {
     const at::Tensor& to = args.tensor("dst").defined() ? args.tensor("dst") : args.output();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "aten/rules/box.h"
@@ -144,32 +145,26 @@ Spec copy(const LaunchArguments& args) {
   return copy_between(from, dst.defined() ? dst : args.output());
 }
 
-namespace {
-
-// Tensors that lie alike in HBM move by one program: the dense ones together, and those of one spacing.
-std::vector<std::vector<at::Tensor>> alike(const std::vector<at::Tensor>& tensors) {
-  std::vector<std::vector<at::Tensor>> groups;
-  std::vector<std::pair<std::int64_t, std::int64_t>> spacings;
-  for (const auto& tensor : tensors) {
-    const Access one = access_of(tensor);
+std::vector<std::vector<std::size_t>> alike(const std::vector<at::Tensor>& tensors) {
+  using Layout = std::tuple<Dtype, std::int64_t, std::int64_t>;
+  std::vector<std::vector<std::size_t>> groups;
+  Layout last;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Access one = access_of(tensors[i]);
     if (one.elements == 0) {
       continue;
     }
     const bool is_dense = one.contiguous_elements == one.elements;
-    const std::pair spacing = is_dense ? std::pair<std::int64_t, std::int64_t>{0, 0}
-                                       : std::pair{one.contiguous_elements, one.span_elements / one.elements};
-    const auto at = std::ranges::find(spacings, spacing);
-    if (at == spacings.end()) {
-      spacings.push_back(spacing);
-      groups.push_back({tensor});
-    } else {
-      groups[static_cast<std::size_t>(at - spacings.begin())].push_back(tensor);
+    const Layout layout = is_dense ? Layout{one.dtype, 0, 0}
+                                   : Layout{one.dtype, one.contiguous_elements, one.span_elements / one.elements};
+    if (groups.empty() || layout != last) {
+      groups.emplace_back();
+      last = layout;
     }
+    groups.back().push_back(i);
   }
   return groups;
 }
-
-}  // namespace
 
 Spec concatenate(const LaunchArguments& args) {
   const auto& out = args.output();
@@ -193,7 +188,11 @@ Spec concatenate(const LaunchArguments& args) {
   to.contiguous_elements = std::min(to.contiguous_elements, std::max<std::int64_t>(to.elements / pieces, 1));
   to.span_elements = out.is_contiguous() ? to.elements : 0;  // together the inputs leave no gap
   Spec spec;
-  for (const auto& group : groups) {
+  for (const auto& numbers : groups) {
+    std::vector<at::Tensor> group;
+    for (const std::size_t number : numbers) {
+      group.push_back(parts[number]);
+    }
     const Access from = aggregate(group).front();
     Access share = to;
     share.elements = group.size() == parts.size() ? to.elements : std::min(from.elements, to.elements);

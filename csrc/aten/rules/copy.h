@@ -12,6 +12,9 @@ Spec concatenate(const LaunchArguments& args);  // cat, stack
 Spec rearrange(const LaunchArguments& args);    // pad, im2col, ...: a permuted or repeated read
 
 Spec copy_between(const at::Tensor& from, const at::Tensor& to);
+// A concatenation's parts: of the tensors that have elements, the numbers of neighbours that lie alike in HBM and move
+// by one program, dense ones of a dtype or those of one spacing.
+std::vector<std::vector<std::size_t>> alike(const std::vector<at::Tensor>& tensors);
 
 // An axis of a copy, its strides on both sides.
 struct MovedAxis {
