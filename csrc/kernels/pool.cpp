@@ -15,7 +15,8 @@ using namespace tiling;
 
 namespace {
 
-constexpr std::int64_t kSbufBytes = 180 * 1024;  // of a partition, on every target
+constexpr std::int64_t kSbufBytes = 180 * 1024;    // of a partition, on every target
+constexpr std::int64_t kMostElements = 64 * 1024;  // of a partition, that an instruction reads
 
 // What windows reach of a plane: with its padding, and what a last window that is rounded up takes beyond it.
 std::int64_t padded(const WindowShape& shape, std::size_t axis) {
@@ -125,11 +126,25 @@ class PoolKernel {
   Tile tap(std::int16_t buffer, std::int64_t p, std::int64_t row, std::int64_t column) const {
     return on_chip_tile(buffer, p, steps(), Index(row * shape_.dilation[0] * columns_ + column * shape_.dilation[1]));
   }
-  Tile windows(std::int16_t buffer, std::int64_t p) const {
-    auto dims = steps();
-    dims.push_back({shape_.kernel[0], shape_.dilation[0] * columns_});
-    dims.push_back({shape_.kernel[1], shape_.dilation[1]});
-    return on_chip_tile(buffer, p, std::move(dims));
+  // Every window to one value, as many at a time as an instruction reads of a partition.
+  void reduce_windows(std::int16_t dst, std::int16_t src, std::int64_t p, Alu alu) {
+    const std::int64_t most = kMostElements / (shape_.kernel[0] * shape_.kernel[1]);
+    const std::int64_t row_size = shape_.out[1];
+    builder_.tiles(shape_.out[0], std::clamp<std::int64_t>(most / row_size, 1, shape_.out[0]),
+                   [&](const Index& row, std::int64_t rows) {
+                     builder_.tiles(row_size, std::min(most, row_size), [&](const Index& column, std::int64_t columns) {
+                       const auto [row_step, column_step] = std::pair{shape_.stride[0] * columns_, shape_.stride[1]};
+                       builder_.tensor_reduce(
+                           on_chip_tile(dst, p, {{rows, row_size}, {columns, 1}}, row * row_size + column),
+                           on_chip_tile(src, p,
+                                        {{rows, row_step},
+                                         {columns, column_step},
+                                         {shape_.kernel[0], shape_.dilation[0] * columns_},
+                                         {shape_.kernel[1], shape_.dilation[1]}},
+                                        row * row_step + column * column_step),
+                           alu);
+                     });
+                   });
   }
   Tile far(std::int16_t buffer, const Index& plane, std::int64_t p, std::int64_t elements) const {
     return hbm_tile(buffer, p, elements, {{elements, 1}}, plane * elements);
@@ -166,7 +181,7 @@ class PoolKernel {
     builder_.nest("taps");
     builder_.memset(whole(ones_, p), 0);
     builder_.memset(inside(ones_, p, shape_.counts_padding), 1);
-    builder_.tensor_reduce(outputs(factor_, p), windows(ones_, p), Alu::add);
+    reduce_windows(factor_, ones_, p, Alu::add);
     builder_.emit({.opcode = Opcode::reciprocal, .dst = outputs(factor_, p), .src = {outputs(factor_, p)}});
   }
   void scale(const Tile& dst, const Tile& src, std::int64_t p) {
@@ -187,13 +202,13 @@ class PoolKernel {
     }
     builder_.dma(inside(plane_, p), far_plane(plane, p));
     if (takes_maximum(shape_)) {
-      builder_.tensor_reduce(outputs(result_, p), windows(plane_, p), Alu::maximum);
+      reduce_windows(result_, plane_, p, Alu::maximum);
       if (shape_.indices) {
         find(p);
         builder_.dma(far_outputs(indices_, plane, p), outputs(index_, p));
       }
     } else {
-      builder_.tensor_reduce(outputs(sum_, p), windows(plane_, p), Alu::add);
+      reduce_windows(sum_, plane_, p, Alu::add);
       scale(outputs(result_, p), outputs(sum_, p), p);
     }
     builder_.dma(far_outputs(out_, plane, p), outputs(result_, p));
@@ -262,7 +277,8 @@ bool is_known(const WindowShape& shape) {
 }  // namespace
 
 bool has_pool_program(const WindowShape& shape) {
-  return is_known(shape) && bytes_per_partition(shape) <= kSbufBytes;
+  return is_known(shape) && bytes_per_partition(shape) <= kSbufBytes &&
+         shape.kernel[0] * shape.kernel[1] <= kMostElements;
 }
 
 program::Program pool(const target::Target& target, const WindowShape& shape) {

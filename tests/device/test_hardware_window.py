@@ -60,6 +60,32 @@ def test_forward_and_backward(name: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(got_gradient.cpu().double(), expected_gradient, rtol=bound, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: F.max_pool2d(x, 9, 1, 4), (1, 3, 64, 64)),
+        (lambda x: F.avg_pool2d(x, 5, 1, 2), (1, 2, 53, 60)),
+        (lambda x: F.avg_pool2d(x, 5, 1, 2, count_include_pad=False), (1, 2, 53, 60)),
+        (lambda x: F.max_pool1d(x, 33, 1, 16), (2, 1, 4096)),
+        (lambda x: F.max_pool2d(x, (40, 50), 1), (1, 1, 90, 90)),
+    ],
+)
+def test_windows_that_overlap_more_than_an_instruction_reads(
+    function: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+) -> None:
+    x = torch.randint(-40, 40, shape).float()
+    results = []
+    for device in ("cpu", "trn"):
+        leaf = x.clone().to(device).requires_grad_()
+        torch_trn.reference_operators(clear=True)
+        out = function(leaf)
+        out.backward(torch.ones_like(out))
+        assert leaf.grad is not None
+        results.append((out.detach().cpu(), leaf.grad.cpu()))
+    assert torch_trn.reference_operators(clear=True) == {}
+    torch.testing.assert_close(results[1], results[0])
+
+
 def test_a_small_network_learns_as_on_the_cpu() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(72, 4)
