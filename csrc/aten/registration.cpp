@@ -52,9 +52,11 @@ constexpr std::array<std::string_view, 25> kOwnKernel{"aten::empty.memory_format
 constexpr std::array<std::string_view, 5> kTakenWhole{"aten::convolution", "aten::convolution_backward",
                                                       "aten::kaiser_window", "aten::mode", "aten::conj_physical_"};
 
-// No CPU kernel in PyTorch; ours is in cpu_kernels/, under the same name in the namespace `trn`.
-constexpr std::array<std::string_view, 14> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
+// No CPU kernel in PyTorch, or one that launches others; ours is in cpu_kernels/, under the same name in the namespace
+// `trn`.
+constexpr std::array<std::string_view, 15> kOwnCpuKernel{"_scaled_dot_product_fused_attention_overrideable",
                                                          "_scaled_dot_product_fused_attention_overrideable_backward",
+                                                         "_grouped_mm",
                                                          "_fused_rms_norm",
                                                          "_fused_rms_norm_backward",
                                                          "_thnn_fused_lstm_cell",

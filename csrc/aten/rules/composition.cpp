@@ -297,9 +297,9 @@ namespace {
 
 const Composed* composed_named(std::string_view name) {
   for (const std::span<const Composed> table :
-       {composed_attention(), composed_bags(), composed_draws(), composed_grid(), composed_lists(), composed_margins(),
-        composed_maxima(), composed_norms(), composed_places(), composed_quantization(), composed_search(),
-        composed_windows()}) {
+       {composed_attention(), composed_bags(), composed_draws(), composed_grid(), composed_groups(), composed_lists(),
+        composed_margins(), composed_maxima(), composed_norms(), composed_places(), composed_quantization(),
+        composed_search(), composed_windows()}) {
     const auto found = std::ranges::lower_bound(table, name, {}, &Composed::name);
     if (found != table.end() && found->name == name) {
       return &*found;

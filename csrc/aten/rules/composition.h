@@ -32,6 +32,8 @@ class Composition {
   Composition(const LaunchArguments& args, Purpose purpose) : args_(args), purpose_(purpose) {}
 
   const LaunchArguments& args() const { return args_; }
+  // Whether the tensors' values are there to read.
+  bool executes() const { return purpose_ == Purpose::execute; }
   // The device tensor, undefined where it is absent; or seen along axis `dim` of `rank` axes.
   at::Tensor tensor(std::string_view name) const;
   at::Tensor along(std::string_view name, std::int64_t dim, std::int64_t rank) const;
@@ -103,6 +105,7 @@ struct Composed {
 std::span<const Composed> composed_attention();     // whole attention and encoder layers
 std::span<const Composed> composed_bags();          // sums, means and maxima of picked rows
 std::span<const Composed> composed_grid();          // sampling at computed places
+std::span<const Composed> composed_groups();        // products of groups of rows
 std::span<const Composed> composed_lists();         // of gradient scaling, over lists
 std::span<const Composed> composed_places();        // of places: bands, diagonals, products across an axis
 std::span<const Composed> composed_draws();         // of a generator: dropout and coins

@@ -205,39 +205,6 @@ Spec matmul_backward(const LaunchArguments& args) {
   return or_fill(std::move(spec), args);
 }
 
-Spec grouped_mm(const LaunchArguments& args) {
-  // The group sizes are data. The split axis is cut as evenly as whole rows allow: FLOPs and bytes are exact.
-  const auto& a = args.tensor(0);
-  const auto& b = args.tensor(1);
-  const auto offsets = args.tensor("offs");
-  auto shape = matmul_shape(dtype(args.output()), size(a, -2), size(b, -1), size(a, -1));
-  shape.a_dtype = dtype(a);
-  shape.b_dtype = dtype(b);
-  if (!is_strided(offsets) || numel(offsets) == 0) {
-    return mm(args);
-  }
-  const auto groups = numel(offsets);
-  std::int64_t* axis = nullptr;
-  if (a.dim() == 2 && b.dim() == 3) {
-    axis = &shape.m;
-  } else if (a.dim() == 3 && b.dim() == 2) {
-    axis = &shape.n;
-  } else {
-    axis = &shape.k;
-  }
-  const auto total = *axis;
-  Spec spec;
-  const auto longer = total % groups;
-  for (const auto& [count, length] : {std::pair{groups - longer, total / groups}, {longer, total / groups + 1}}) {
-    *axis = length;
-    shape.batch = shape.a_batch = shape.b_batch = count;
-    if (count > 0 && shape.k > 0) {
-      spec = concat(std::move(spec), checked(shape));
-    }
-  }
-  return spec;
-}
-
 Spec packed_weight_mm(const LaunchArguments& args) {
   // x [m, k] times a packed weight of n rows; the scales are applied on the way out of PSUM.
   const auto& x = args.tensor(0);

@@ -15,7 +15,6 @@ Spec dot(const LaunchArguments& args);     // dot, vdot
 Spec linear(const LaunchArguments& args);  // weight is [out, in]
 Spec linear_backward(const LaunchArguments& args);
 Spec matmul_backward(const LaunchArguments& args);
-Spec grouped_mm(const LaunchArguments& args);
 Spec packed_weight_mm(const LaunchArguments& args);    // int4 and int8 weights with scales
 Spec linear_combination(const LaunchArguments& args);  // _compute_linear_combination
 Spec matrix_exponential(const LaunchArguments& args);  // a Taylor polynomial of degree 8: four products
