@@ -197,8 +197,11 @@ bool infer(const OperatorPlan& plan, const KeyWords& key, int device, std::int64
     std::string text(reinterpret_cast<const char*>(key.data()), key.size() * sizeof(key[0]));
     for (const FlatTensor& each : tensors) {
       // Programs are alike whatever the stride of a dimension of one element; results follow it.
-      text.push_back(each.tensor.defined() && each.tensor.unsafeGetTensorImpl()->is_strides_like_channels_last());
-      text.push_back(each.tensor.defined() && each.tensor.unsafeGetTensorImpl()->is_strides_like_channels_last_3d());
+      if (each.tensor.defined() &&
+          each.tensor.strides() != at::IntArrayRef(c10::contiguous_strides(each.tensor.sizes()))) {
+        const auto strides = each.tensor.strides();
+        text.append(reinterpret_cast<const char*>(strides.data()), strides.size() * sizeof(strides[0]));
+      }
     }
     auto found = known().find(text);
     if (found == known().end()) {

@@ -1,11 +1,9 @@
 #include "aten/shape_tracing.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/List.h>
-#include <ATen/core/Reduction.h>
 #include <ATen/core/stack.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -16,7 +14,7 @@
 
 #include "aten/alias.h"
 #include "aten/below_autograd.h"
-#include "aten/launch_arguments.h"
+#include "aten/result_layouts.h"
 #include "aten/values.h"
 
 namespace trn::aten {
@@ -284,49 +282,6 @@ Traced written_in_place(const OperatorPlan& plan, const std::vector<FlatTensor>&
   return traced;
 }
 
-// The CPU's convolutions have a result in channels-last where the input or the weight is.
-void follow_channels(const at::Tensor& input, const at::Tensor& weight, TracedResult& result) {
-  const auto either = [&](at::MemoryFormat format) {
-    return input.suggest_memory_format() == format || weight.suggest_memory_format() == format;
-  };
-  for (TensorLayout& layout : result.layouts) {
-    if (layout.sizes.size() == 4 && either(at::MemoryFormat::ChannelsLast)) {
-      layout.strides = c10::get_channels_last_strides_2d(layout.sizes);
-    } else if (layout.sizes.size() == 5 && either(at::MemoryFormat::ChannelsLast3d) &&
-               input.scalar_type() != at::kDouble) {
-      layout.strides = c10::get_channels_last_strides_3d(layout.sizes);
-    }
-  }
-}
-
-// Where the CPU's kernels, which a run with values is made of, leave other memory than PyTorch's shape rules say.
-void correct(const OperatorPlan& plan, c10::ArrayRef<IValue> arguments, Traced& traced) {
-  const LaunchArguments launch(plan.op, arguments, {});
-  const bool is_loss = plan.name == "mse_loss" || plan.name == "smooth_l1_loss" || plan.name == "binary_cross_entropy";
-  if (is_loss && launch.integer("reduction", at::Reduction::Mean) != at::Reduction::None) {
-    // The reduced loss lies at the start of the elements' own.
-    const at::Tensor &self = launch.tensor(0), &target = launch.tensor(1);
-    const auto sizes = at::infer_size(self.sizes(), target.sizes());
-    traced.fresh_bytes.at(0) = static_cast<std::size_t>(c10::multiply_integers(sizes)) * self.itemsize();
-  }
-  if (plan.name == "convolution") {
-    follow_channels(launch.tensor(0), launch.tensor(1), traced.results.at(0));
-  } else if (plan.name == "convolution_backward") {
-    const at::Tensor &input = launch.tensor(1), &weight = launch.tensor(2);
-    follow_channels(input, weight, traced.results.at(0));
-    follow_channels(input, weight, traced.results.at(1));
-  }
-  const bool is_norm = plan.name == "native_batch_norm" || plan.name == "_native_batch_norm_legit";
-  if (is_norm && !launch.boolean("training", true)) {
-    for (const std::size_t statistic : {1, 2}) {  // not computed
-      TensorLayout& layout = traced.results.at(statistic).layouts.at(0);
-      layout.sizes = {0};
-      layout.strides = {1};
-      traced.fresh_bytes.at(static_cast<std::size_t>(layout.fresh)) = 0;
-    }
-  }
-}
-
 Traced trace_on_meta(const OperatorPlan& plan, const c10::OperatorHandle& op, c10::ArrayRef<IValue> arguments,
                      const std::vector<FlatTensor>& tensors) {
   MetaTensors meta;
@@ -338,7 +293,7 @@ Traced trace_on_meta(const OperatorPlan& plan, const c10::OperatorHandle& op, c1
   clear_generator(plan, stack, false);
   op.redispatchBoxed(DispatchKeySet(DispatchKey::Meta), &stack);
   Traced traced = Reader(tensors, converted).read(plan, stack);
-  correct(plan, arguments, traced);
+  follow_cpu_kernels(plan, arguments, tensors, converted.tensors, traced);
   return traced;
 }
 

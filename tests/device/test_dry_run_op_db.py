@@ -11,22 +11,9 @@ import torch_trn
 from torch_trn import _C, NoValueError
 
 SAMPLES = 4
-# Strides are another of the orders that the CPU's libraries choose by themselves; sizes and dtypes are the same.
-OTHER_STRIDES = {
-    "fft.hfft2",
-    "fft.hfftn",
-    "fft.rfft2",
-    "fft.rfftn",
-    "linalg.eig",
-    "nn.functional.max_unpool2d.grad",
-    "nn.functional.rms_norm",  # of no elements
-    "nonzero_static",
-    "pca_lowrank",
-    "svd_lowrank",
-}
-# Launches of a later operator follow from such strides; a launch key has one class for all odd orders of a norm.
+OTHER_STRIDES = {"nonzero_static"}  # of no elements
 # What is written by a mask that is not known is charged as a whole, without the search for its positions.
-OTHER_LAUNCHES = {"index_put", "linalg.pinv", "linalg.pinv.singular", "linalg.vector_norm", "pinverse"}
+OTHER_LAUNCHES = {"index_put"}
 # The residuals' size follows from the rank.
 OTHER_SIZES = {"linalg.lstsq", "linalg.lstsq.grad_oriented"}
 NEED_VALUES = {
