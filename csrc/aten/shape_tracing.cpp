@@ -103,8 +103,8 @@ class Converted {
 class MetaTensors {
  public:
   at::Tensor of(const at::Tensor& tensor) {
-    if (!tensor.defined() || (tensor.device().is_cpu() && tensor.dim() == 0)) {
-      return tensor;
+    if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
+      return tensor;  // shape functions written in Python take a number for what it is
     }
     for (const auto& [original, meta] : made_) {
       if (original.is_same(tensor)) {
@@ -115,9 +115,6 @@ class MetaTensors {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     at::Tensor meta = at::detail::make_tensor<c10::TensorImpl>(storage_of(tensor), keys, impl->dtype());
     meta.unsafeGetTensorImpl()->set_sizes_and_strides(impl->sizes(), impl->strides(), impl->storage_offset());
-    if (impl->is_wrapped_number()) {
-      meta.unsafeGetTensorImpl()->set_wrapped_number(true);
-    }
     meta._set_conj(tensor.is_conj());
     meta._set_neg(tensor.is_neg());
     made_.emplace_back(tensor, meta);

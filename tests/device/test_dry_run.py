@@ -319,6 +319,25 @@ def test_convolutions_keep_channels_last(shape, dtype):
         assert layouts() == real
 
 
+HOST_SCALARS = {
+    "copysign": lambda x, scalar: torch.copysign(x, scalar),
+    "index_add": lambda x, scalar: x[0, 0].index_add(0, torch.tensor([0], device="trn"), scalar),
+    "index_copy": lambda x, scalar: x[0, 0].index_copy(0, torch.tensor([0], device="trn"), scalar),
+    "index_fill": lambda x, scalar: x.index_fill(0, torch.tensor([1], device="trn"), scalar),
+    "masked_fill": lambda x, scalar: x.masked_fill(x > 0, scalar),
+}
+
+
+@pytest.mark.parametrize("name", HOST_SCALARS)
+def test_scalars_that_lie_on_the_host(name):
+    x = torch.randn(4, 4, device="trn").t()
+    scalar = torch.tensor(2.0)
+    expected = HOST_SCALARS[name](x, scalar)
+    with torch_trn.dry_run():
+        got = HOST_SCALARS[name](x, scalar)
+    assert (got.shape, got.stride(), got.dtype) == (expected.shape, expected.stride(), expected.dtype)
+
+
 def test_a_module_of_the_hosts_with_an_argument_left_out():
     """Its operands hold values, and the bias or the offsets that are not there are no operand."""
     x, tokens = torch.randn(2, 3, 8, 8), torch.randint(9, (2, 4))
