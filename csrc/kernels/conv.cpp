@@ -337,9 +337,7 @@ program::Program conv(const target::Target& target, const ConvShape& shape) {
   if (whole_rows >= all || ConvPlan(target, shape, all).fold <= whole_rows) {
     return program;
   }
-  program::Program fewer = with_fold(whole_rows);
-  return program::duration(fewer, target).seconds < program::duration(program, target).seconds ? std::move(fewer)
-                                                                                               : std::move(program);
+  return program::faster(std::move(program), with_fold(whole_rows), target);
 }
 
 }  // namespace trn::kernels

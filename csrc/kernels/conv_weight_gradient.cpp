@@ -159,21 +159,11 @@ class ConvWeightGradient {
     finish(pass);
   }
 
-  // Those of the block being emitted: body(number).
-  template <class Body>
-  void each_sample(Body body) {
-    if (count_ == 1) {
-      body(Index(0));
-    } else {
-      b_.loop(count_, std::move(body));
-    }
-  }
-
   void emit_samples(const Pass& pass, const Index& first, std::int64_t count, const Index& share) {
     const std::int64_t out_tiles = ceil_div(pass.num_out, plan_.partitions);
     count_ = count;
     plan_.each_block(b_, false, [&](const ConvBlock& block) {
-      each_sample([&](const Index& sample) {
+      b_.each(count_, [&](const Index& sample) {
         const Index n = first + sample;
         load_window(b_, plan_, block, in_, in_hbm_, n * s_.in_channels + pass.group * plan_.contracted + pass.in,
                     pass.num_in, sample * window_elements());
@@ -244,7 +234,7 @@ class ConvWeightGradient {
         const int depth = b_.depth();
         const auto num_loops = static_cast<std::int16_t>(block.size.size() + (count_ > 1 ? 1 : 0));
         bool after = false;
-        each_sample([&](const Index& sample) {
+        b_.each(count_, [&](const Index& sample) {
           each_rectangle(b_, block.size, plan_.partitions, [&](const ConvRectangle& tile) {
             const std::int64_t positions = product(tile.size);
             turn_window(tile, offset + sample * window_elements(), k, channels, folded);

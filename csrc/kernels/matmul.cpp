@@ -254,17 +254,7 @@ void MatmulEmitter::resident_block(const Block& at) {
   });
 }
 
-// Of those that a step computes together: body(its number).
-template <class Body>
-void MatmulEmitter::each_batch(Body body) {
-  if (batches_ == 1) {
-    body(Index(0));
-  } else {
-    builder_.loop(batches_, std::move(body));
-  }
-}
-
-// What is there once for each of them, `pitch` elements apart.
+// What is there once for each of the batches that a step computes together, `pitch` elements apart.
 std::vector<Dim> MatmulEmitter::stacked(std::int64_t pitch, std::vector<Dim> dims) const {
   if (batches_ > 1) {
     dims.insert(dims.begin(), {batches_, pitch});
@@ -279,8 +269,8 @@ void MatmulEmitter::row_tiles(const Block& at, Body per_tile, After after) {
   builder_.groups(
       tiling::row_groups(at.m_size, m_lanes_, out_together_),
       [&](const Index& first, const tiling::RowGroup& group) {
-        each_batch([&](const Index& batch) {
-          builder_.tiles_of(group, [&](const Index& t) {
+        builder_.each(batches_, [&](const Index& batch) {
+          builder_.each(group.tiles, [&](const Index& t) {
             per_tile(RowTile{.batch = batch,
                              .first = first + t,
                              .number = first / m_lanes_ + t,
@@ -383,10 +373,10 @@ void MatmulEmitter::load_transposed(const Operand& operand, const Index& start, 
           builder_.dma(on_chip_tile(operand.staged, group.lanes, group.tiles * chunk_size),
                        hbm_tile(operand.hbm, group.lanes, group.tiles * s_.k, {{group.tiles * chunk_size, 1}},
                                 start + x * s_.k + chunk));
-          builder_.tiles_of(group, [&](const Index& t) {
+          builder_.each(group.tiles, [&](const Index& t) {
             builder_.groups(tiling::row_groups(chunk_size, k_lanes_, k_together_), [&](const Index& row,
                                                                                        const tiling::RowGroup& of_k) {
-              builder_.tiles_of(of_k, [&](const Index& k) {
+              builder_.each(of_k.tiles, [&](const Index& k) {
                 turn((chunk + row) / k_lanes_ + k, t * chunk_size + row + k, of_k.lanes, of_k.tiles, x + t, group);
               });
             });

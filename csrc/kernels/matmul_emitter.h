@@ -55,8 +55,6 @@ class MatmulEmitter {
   Bias bias_of_shape() const;
   void choose_groups();
   void declare(Operand& operand, const std::string& name, Dtype hbm_dtype, Dtype tensor_dtype);
-  template <class Body>
-  void each_batch(Body body);
   std::vector<tiling::Dim> stacked(std::int64_t pitch, std::vector<tiling::Dim> dims) const;
   void outer_block(const Index& batch, const Index& first, std::int64_t size);
   void resident_block(const Block& block);

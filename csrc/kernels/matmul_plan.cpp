@@ -42,8 +42,9 @@ MatmulPlan plan_of(const MatmulShape& shape, bool m_outer, std::int64_t m_block,
 // Of a stack of products: short rows of K and of the result several to a lane, several products in a step. A single
 // product gains nothing: its latencies grow with the number of its instructions.
 std::vector<MatmulPlan> plans_of_short_rows(const target::Target& target, const MatmulShape& shape) {
-  constexpr std::int64_t kFewestLanes = 8, kMostTiles = 8;
-  const std::int64_t per_core = shape.batch / (2 * target.device.num_cores);  // so that loads hide behind steps
+  constexpr std::int64_t kFewestLanes = 8, kMostTiles = 8, kMostBatches = 16;
+  // Two steps for each core, so that loads hide behind steps.
+  const std::int64_t most_batches = std::min(shape.batch / (2 * target.device.num_cores), kMostBatches);
   const bool has_bias_of_columns = shape.bias.size() == 3 && shape.bias[1] == 1;
   if (shape.batch == 1 || is_complex(shape.a_dtype) || is_complex(shape.b_dtype)) {
     return {};
@@ -61,15 +62,17 @@ std::vector<MatmulPlan> plans_of_short_rows(const target::Target& target, const 
   };
   const bool short_k_rows =
       (shape.a_k_major && is_short(shape.m, shape.a_dtype)) || (shape.b_k_major && is_short(shape.n, shape.b_dtype));
+  const std::vector<std::int64_t> all_m_tiles = tiles(shape.m, is_short(shape.n, shape.out_dtype)),
+                                  all_k_tiles = tiles(shape.k, short_k_rows);
+  MatmulPlan plan = plan_of(shape, true, shape.m, shape.n, shape.k);
   std::vector<MatmulPlan> plans;
-  for (const std::int64_t batches : {1, 4, 16}) {
-    for (const std::int64_t m_tiles : tiles(shape.m, is_short(shape.n, shape.out_dtype))) {
-      for (const std::int64_t k_tiles : tiles(shape.k, short_k_rows)) {
-        if (batches == 1 ? m_tiles * k_tiles > 1 : has_stacks && batches <= per_core) {
-          plans.push_back(plan_of(shape, true, shape.m, shape.n, shape.k));
-          plans.back().batches = batches;
-          plans.back().m_tiles = m_tiles;
-          plans.back().k_tiles = k_tiles;
+  for (plan.batches = 1; plan.batches == 1 || (has_stacks && plan.batches <= most_batches); plan.batches *= 4) {
+    for (const std::int64_t m_tiles : all_m_tiles) {
+      for (const std::int64_t k_tiles : all_k_tiles) {
+        plan.m_tiles = m_tiles;
+        plan.k_tiles = k_tiles;
+        if (plan.batches * m_tiles * k_tiles > 1) {  // else: the whole plan itself
+          plans.push_back(plan);
         }
       }
     }

@@ -133,7 +133,7 @@ class PoolKernel {
     builder_.tiles(shape_.out[0], std::clamp<std::int64_t>(most / row_size, 1, shape_.out[0]),
                    [&](const Index& row, std::int64_t rows) {
                      builder_.tiles(row_size, std::min(most, row_size), [&](const Index& column, std::int64_t columns) {
-                       const auto [row_step, column_step] = std::pair{shape_.stride[0] * columns_, shape_.stride[1]};
+                       const std::int64_t row_step = shape_.stride[0] * columns_, column_step = shape_.stride[1];
                        builder_.tensor_reduce(
                            on_chip_tile(dst, p, {{rows, row_size}, {columns, 1}}, row * row_size + column),
                            on_chip_tile(src, p,

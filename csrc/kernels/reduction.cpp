@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "kernels/executable.h"
 #include "kernels/reduction_layouts.h"
@@ -51,12 +52,14 @@ Reduction::Reduction(const target::Target& target, const ReductionShape& shape)
   }
 }
 
-program::Program Reduction::emit() {
+program::Program Reduction::emit(bool by_slabs) {
   if (!is_empty()) {
     plan();
     read_odd_inputs();
     const std::int64_t partitions = target_.core.num_partitions;
-    if (sums_floats_ && s_.across_partitions && is_narrow()) {
+    if (by_slabs) {
+      slabs();
+    } else if (sums_floats_ && s_.across_partitions && is_narrow()) {
       sum_narrow();
     } else if (sums_floats_ && s_.across_partitions) {
       sum_across();
@@ -71,12 +74,11 @@ program::Program Reduction::emit() {
   return b_.take();
 }
 
-program::Program Reduction::emit_slabs() {
-  plan();
-  read_odd_inputs();
-  slabs();
-  write_odd_outputs();
-  return b_.take();
+void Reduction::give_tiles(std::int64_t free) {
+  for (auto& tensor : tiled_) {
+    tensor.tile = b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)),
+                          target_.core.num_partitions, free);
+  }
 }
 
 std::int64_t Reduction::smallest_itemsize() const {
@@ -247,16 +249,10 @@ program::Program reduction(const target::Target& target, const ReductionShape& s
     return shape.variance ? variance(target, shape) : extreme_places(target, shape);
   }
   program::Program program = Reduction(target, shape).emit();
-  // TensorE and its transposes take time for each row, slabs for each element of a partition.
-  constexpr std::int64_t kMostColumns = 256;
-  if (shape.across_partitions && shape.rows >= target.core.num_partitions && shape.cols <= kMostColumns &&
-      shape.cols > 0) {
-    program::Program slabs = Reduction(target, shape).emit_slabs();
-    if (program::duration(slabs, target).seconds < program::duration(program, target).seconds) {
-      return slabs;
-    }
+  if (!shape.across_partitions || !rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
+    return program;
   }
-  return program;
+  return program::faster(std::move(program), Reduction(target, shape).emit(true), target);
 }
 
 }  // namespace trn::kernels

@@ -18,9 +18,8 @@ class Reduction {
  public:
   Reduction(const target::Target& target, const ReductionShape& shape);
 
-  program::Program emit();
-  // Each row an element of a tile, instead of a tile's partition or column; across partitions only.
-  program::Program emit_slabs();
+  // by_slabs: each row an element of a tile, instead of a tile's partition or column; across partitions only.
+  program::Program emit(bool by_slabs = false);
 
  private:
   using Index = rows::Index;
@@ -31,6 +30,7 @@ class Reduction {
   // Tiles: two copies of each input, one each of the prologue's values and of the NaN mask.
   std::int64_t bytes_per_element() const;
   void plan();
+  void give_tiles(std::int64_t free);  // to the operands, of `free` elements a partition
   bool is_empty() const { return size_ == 0 || size_ / std::max<std::int64_t>(s_.rows, 1) != s_.cols; }
 
   // Operands that are not as large as the iteration space (weights of a loss, say) pass through SBUF once.

@@ -13,10 +13,7 @@ void Reduction::slabs() {
   const std::int64_t totals = 2 + (propagates_nan_ ? 1 : 0);  // copies
   const std::int64_t free = tiling::stream_free_elements(target_, s_.rows, smallest_itemsize(),
                                                          bytes_per_element() + totals * itemsize(Dtype::float32));
-  for (auto& tensor : tiled_) {
-    tensor.tile =
-        b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, free);
-  }
+  give_tiles(free);
   const auto resident = [&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, free, 1); };
   const auto work = values(resident);
   const auto total = b_.sbuf("total", Dtype::float32, partitions, free);

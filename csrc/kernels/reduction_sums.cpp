@@ -33,10 +33,7 @@ void Reduction::sum_across() {
   const std::int64_t most = std::max<std::int64_t>(std::min(banks * moving, fitting), 1);
   // As many equal tiles for each core, and what does not divide, a few rows, in a nest of its own.
   const std::int64_t width = std::max<std::int64_t>(s_.rows / tiling::round_up(ceil_div(s_.rows, most), cores), 1);
-  for (auto& tensor : tiled_) {
-    tensor.tile =
-        b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, width);
-  }
+  give_tiles(width);
   const auto work =
       values([&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, width, 1); });
   const auto wide = b_.sbuf("wide", Dtype::float32, partitions, width, 1);
@@ -96,10 +93,7 @@ void Reduction::sum_narrow() {
   // Sums of several columns side by side, while their rows leave room in a matmul.
   const std::int64_t together = std::clamp<std::int64_t>(moving / num_rows, 1, tiles);
   const std::int64_t width = tiling::round_up(together * num_rows, moving), free = tiles * num_rows;
-  for (auto& tensor : tiled_) {
-    tensor.tile =
-        b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, free);
-  }
+  give_tiles(free);
   const auto work = values([&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, free, 1); });
   const auto wide = b_.sbuf("wide", Dtype::float32, partitions, free, 1);
   const auto ones = b_.sbuf("ones", Dtype::float32, partitions, 1, 1);
@@ -147,10 +141,7 @@ void Reduction::spread() {
   const std::int64_t shares = s_.rows == 1 ? cores : 1;
   const std::int64_t free =
       tiling::stream_free_elements(target_, s_.cols, smallest_itemsize(), bytes_per_element() + 8);
-  for (auto& tensor : tiled_) {
-    tensor.tile =
-        b_.sbuf("tile" + std::to_string(tensor.hbm), tiling::sbuf_dtype(b_.dtype(tensor.hbm)), partitions, free);
-  }
+  give_tiles(free);
   const auto work = values([&](const std::string& name) { return b_.sbuf(name, Dtype::float32, partitions, free, 1); });
   const auto mask = b_.sbuf("nan", Dtype::float32, partitions, free, 1);
   const auto wide = b_.sbuf("wide", Dtype::float32, partitions, sums_floats_ ? free : 1, 1);

@@ -54,6 +54,11 @@ void activation_reduce(Builder& builder, const Tile& dst, const Tile& sum, const
                 .scalar1 = columns.bias_constant});
 }
 
+bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t cols) {
+  constexpr std::int64_t kMostColumns = 256;
+  return num_rows >= core.num_partitions && cols > 0 && cols <= kMostColumns;
+}
+
 Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {
   const Tile mask = on_chip_tile(buffer, groups * rows, groups * cols);
   builder.memset(mask, 1);

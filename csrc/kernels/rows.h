@@ -45,6 +45,10 @@ void join_statistics(Builder& builder, std::int16_t buffer, std::int64_t p, cons
 // dst = factor a b
 void scaled_product(Builder& builder, const Tile& dst, const Tile& a, const Tile& b, float factor);
 
+// Few columns of many rows, across partitions: TensorE's transposes take time for each row, slabs, whose tiles have a
+// row in each element, for each element of a partition.
+bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t cols);
+
 // A tensor of the kernel: where it lies in HBM and the SBUF tile that holds a group of its rows.
 struct RowTensor {
   std::int16_t hbm = -1, tile = -1;

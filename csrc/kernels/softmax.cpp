@@ -1,6 +1,7 @@
 // softmax and log_softmax of each row of a matrix, forward and backward.
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
@@ -175,16 +176,10 @@ void require_executable(const SoftmaxShape& shape) {
 // 4 (log: 3).
 program::Program softmax(const target::Target& target, const SoftmaxShape& shape) {
   program::Program program = shape.backward ? backward(target, shape) : forward(target, shape);
-  // Transposes take time for each row, slabs for each element of a partition.
-  constexpr std::int64_t kMostColumns = 256;
-  if (shape.across_partitions && shape.rows >= target.core.num_partitions && shape.cols <= kMostColumns &&
-      shape.cols > 0) {
-    program::Program slabs = softmax_slabs(target, shape);
-    if (program::duration(slabs, target).seconds < program::duration(program, target).seconds) {
-      return slabs;
-    }
+  if (!shape.across_partitions || !rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
+    return program;
   }
-  return program;
+  return program::faster(std::move(program), softmax_slabs(target, shape), target);
 }
 
 }  // namespace trn::kernels

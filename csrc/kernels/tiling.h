@@ -143,13 +143,13 @@ class Builder {
            [&](const Index& i) { body(i * rows + (group.start + each * num_shares * rows), group, Index(0)); });
     }
   }
-  // for each tile of a group: body(number of the tile).
+  // for i in 0..count: body(i), without a loop for a single one.
   template <std::invocable<const Index&> Body>
-  void tiles_of(const RowGroup& group, Body body) {
-    if (group.tiles == 1) {
+  void each(std::int64_t count, Body body) {
+    if (count == 1) {
       body(Index(0));
     } else {
-      loop(group.tiles, std::move(body));
+      loop(count, std::move(body));
     }
   }
   // Number of loops that are open here; the innermost has depth() - 1.

@@ -38,5 +38,7 @@ struct Duration {
   Engine bound_by = Engine::dma;                   // dma stands for HBM traffic
 };
 Duration duration(const Program& program, const target::Target& target);
+// The one of less duration; the first of equals.
+Program faster(Program first, Program second, const target::Target& target);
 
 }  // namespace trn::program

@@ -19,6 +19,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "program/count.h"
@@ -188,6 +189,11 @@ Duration duration(const Program& program, const target::Target& target) {
     result.bound_by = static_cast<Engine>(slowest - result.busy_seconds.begin());
   }
   return result;
+}
+
+Program faster(Program first, Program second, const target::Target& target) {
+  const bool is_second = duration(second, target).seconds < duration(first, target).seconds;
+  return is_second ? std::move(second) : std::move(first);
 }
 
 }  // namespace trn::program

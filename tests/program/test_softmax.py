@@ -91,14 +91,19 @@ def test_backward(target: Any, seed: int) -> None:
     assert ((result - exact).abs() <= bound).all(), (result - exact).abs().max()
 
 
-@pytest.mark.parametrize("cols", [5, 40_000])
-def test_special_values(target: Any, cols: int) -> None:
+def with_special_values(cols: int) -> torch.Tensor:
     x = torch.zeros(6, cols, dtype=torch.float64)
     x[0] = -torch.inf
     x[1, 1] = torch.inf
     x[2, 2] = torch.nan
     x[3, 3:] = -torch.inf
     x[4] = -1e38
+    return x
+
+
+@pytest.mark.parametrize("cols", [5, 40_000])
+def test_special_values(target: Any, cols: int) -> None:
+    x = with_special_values(cols)
     for log in (False, True):
         result = forward(softmax_part(6, cols, "float32", "float32", log=log), target, x)
         expected = (torch.log_softmax if log else torch.softmax)(x.float(), 1).double()
@@ -107,13 +112,7 @@ def test_special_values(target: Any, cols: int) -> None:
 
 @pytest.mark.parametrize("log", [False, True])
 def test_special_values_across_partitions(target: Any, log: bool) -> None:
-    x = torch.zeros(6, 5, dtype=torch.float64)
-    x[0] = -torch.inf
-    x[1, 1] = torch.inf
-    x[2, 2] = torch.nan
-    x[3, 3:] = -torch.inf
-    x[4] = -1e38
-    x = x.repeat(4_000, 1)
+    x = with_special_values(5).repeat(4_000, 1)
     result = forward(softmax_part(*x.shape, "float32", "float32", log=log, across_partitions=True), target, x)
     expected = (torch.log_softmax if log else torch.softmax)(x.float(), 1).double()
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
