@@ -95,9 +95,24 @@ def _leave_inductor(compile_fx: ModuleType) -> None:
     compile_fx.compile_fx = compile_or_run  # type: ignore[attr-defined]
 
 
+def _share_shape_rules(fake_impls: ModuleType) -> None:
+    """Graphs are made for the layouts that attention's kernels give, which PyTorch's rule for it does not."""
+
+    def on_the_device(fake_mode: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+        if args[0].device.type != torch._C._get_privateuse1_backend_name():
+            return NotImplemented
+        with fake_mode:
+            return getattr(torch.ops.trn, func.overloadpacket.__name__)(*args, **kwargs)
+
+    attention = torch.ops.aten._scaled_dot_product_fused_attention_overrideable
+    backward = torch.ops.aten._scaled_dot_product_fused_attention_overrideable_backward
+    fake_impls.register_op_impl([attention.default, backward.default])(on_the_device)
+
+
 def install() -> None:
     """Marks the device module's functions; registers the rest when torch._dynamo is imported."""
     _mark_functions()
+    on_import("torch._subclasses.fake_impls", _share_shape_rules)
     on_import("torch._dynamo.trace_rules", _skip_files)
     on_import("torch._dynamo.device_interface", _register_interface)
     on_import("torch._dynamo.variables.ctx_manager", _register_device_context)

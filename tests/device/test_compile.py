@@ -150,13 +150,49 @@ def test_the_backward_pass_of_compiled_attention(layout):
     torch.testing.assert_close(actual, expected)
 
 
-def test_gradients_of_attention_lie_as_their_operands():
-    q, k, v = (torch.randn(2, 4, 5, 8, device="trn").requires_grad_() for _ in range(3))
-    strided = q.transpose(1, 2).contiguous().transpose(1, 2)
-    for query in (q, strided):
-        out = torch.nn.functional.scaled_dot_product_attention(query, k, v)
-        for operand, gradient in zip((query, k, v), torch.autograd.grad(out.sum(), (query, k, v)), strict=True):
-            assert gradient.stride() == operand.stride()
+ATTENTION_LAYOUTS = {
+    "heads": lambda t: t,
+    "tokens": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
+    "turned": lambda t: t.mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("layout", ATTENTION_LAYOUTS)
+def test_results_and_gradients_of_attention_lie_as_the_cpus(layout):
+    def strides(device, compiles=False):
+        attention = torch.nn.functional.scaled_dot_product_attention
+        if compiles:
+            attention = torch.compile(attention, backend="aot_eager")
+        tensors = [ATTENTION_LAYOUTS[layout](torch.randn(2, 4, 5, 8, device=device)).requires_grad_() for _ in range(3)]
+        out = attention(*tensors)
+        return [t.stride() for t in (out, *torch.autograd.grad(out.sum(), tensors))]
+
+    assert strides("trn") == strides("cpu")
+    assert strides("trn", compiles=True) == strides("cpu")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("layout", ATTENTION_LAYOUTS)
+def test_what_a_graph_does_with_attention_fits_its_layout(layout, dynamic):
+    """Behind attention a graph views its result, and its backward pass the gradients, as a model joins its heads."""
+
+    def joined(q, k, v):
+        q, k, v = (ATTENTION_LAYOUTS[layout](t.unflatten(-1, (4, 8)).transpose(1, 2)) for t in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.transpose(1, 2).flatten(2)
+
+    compiled = torch.compile(joined, backend="aot_eager", dynamic=dynamic)
+    for tokens in (5, 7):
+        tensors = [torch.randn(2, tokens, 32, device="trn", requires_grad=True) for _ in range(3)]
+        expected, actual = joined(*tensors), compiled(*tensors)
+        assert torch.equal(actual, expected)
+        weights = torch.randn_like(expected)
+        for got, grad in zip(
+            torch.autograd.grad((actual * weights).sum(), tensors),
+            torch.autograd.grad((expected * weights).sum(), tensors),
+            strict=True,
+        ):
+            assert torch.equal(got, grad)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")
