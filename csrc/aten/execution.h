@@ -78,7 +78,7 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::S
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::CopyShape& shape,
                                    const program::Program& program, std::size_t part);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::BoxShape& shape,
-                                   const program::Program& program);
+                                   const program::Program& program, std::size_t part);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::IndexShape& shape,
                                    const program::Program& program);
 std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::NllLossShape& shape,

@@ -359,15 +359,15 @@ kernels::Access access_of(const at::Tensor& tensor) {
   std::int64_t run = 1;
   std::int64_t pitch = 0;  // from one run to the next
   for (const auto& [stride, size] : axes) {
-    if (stride > run) {
+    if (stride != run) {
       pitch = stride;
       break;
     }
-    run = stride * (size - 1) + run;  // overlapping windows widen the run, dense axes multiply it
+    run *= size;
   }
-  access.elements = std::min(distinct, span);
-  access.contiguous_elements = std::min(run, access.elements);
-  if (pitch > 0 && distinct <= span && distinct % run == 0) {
+  access.elements = distinct;  // windows that overlap are read whole, each of them
+  access.contiguous_elements = run;
+  if (pitch > run && distinct <= span && distinct % run == 0) {
     access.span_elements = distinct / run * pitch;
   }
   return access;

@@ -19,7 +19,7 @@ using target::is_real_float;
 // How an operator touches one of its tensors in HBM.
 struct Access {
   Dtype dtype = Dtype::float32;
-  std::int64_t elements = 0;             // distinct elements touched: a broadcast operand counts once
+  std::int64_t elements = 0;             // touched: what is broadcast once, windows that overlap whole
   std::int64_t contiguous_elements = 0;  // length of the contiguous runs; == elements when dense
   std::int64_t span_elements = 0;        // with the gaps after its runs, all of one length; 0: they differ, or none
   template <class V>

@@ -101,6 +101,36 @@ def test_concatenations_of_what_lies_differently(dtype: torch.dtype) -> None:
     check(lambda a, b: torch.cat([a[:, 1:].float(), b[:, 1:].bfloat16()], 1), a, b)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_concatenations_of_what_repeats(dtype: torch.dtype) -> None:
+    """As a class token that every sample of a batch has: it is read once."""
+    a, token = torch.randint(0, 100, (6, 8, 10)).to(dtype), torch.randint(0, 100, (1, 1, 10)).to(dtype)
+    check(lambda a, t: torch.cat([t.expand(6, -1, -1), a], 1), a, token)
+    check(lambda a, t: torch.cat([a, t.expand(6, 3, 10), a[:, :1]], 1), a, token)
+    check(lambda a, t: torch.cat([a, a[:, :, :1].expand(6, 8, 5)], 2), a, token)
+    check(lambda a, t: torch.cat([a[:1].expand(6, 8, 10), a[:, :1].expand(6, 8, 10)], -1), a, token)
+    check(lambda a, t: torch.stack([t.expand(6, 8, 10), a], 2), a, token)
+    check(lambda a, t: torch.stack([a, a[:1, :, :1].expand(6, 8, 10)], -1), a, token)
+    check(lambda a, t: torch.cat([a[:1, :, None].expand(6, 8, 3, 10), a[:, :, None]], 2), a, token)
+    check(lambda a, t: torch.cat([t.expand(6, 2, 10).half(), a], 1), a, token)
+    with torch_trn.profile() as prof:
+        torch.cat([torch.ones(1, 1, 10, device="trn").expand(6, -1, -1), torch.ones(6, 8, 10, device="trn")], 1)
+    (row,) = [row for row in prof.by_operator() if row.name == "cat"]
+    assert (row.hbm_read_bytes, row.hbm_write_bytes) == (4 * (10 + 480), 4 * 540)
+
+
+def test_windows_that_overlap_are_read_whole() -> None:
+    x = torch.randn(6, 32)
+    check(lambda x: x.unfold(1, 8, 4) * 2 + 1, x)
+    check(lambda x: x.unfold(1, 8, 4) + x[:, :8].unsqueeze(1), x)
+    check(lambda x: x.as_strided((2, 3, 16, 8), (0, 8, 1, 1)).abs(), x)
+    check(lambda x: torch.cat([x[0].unfold(0, 8, 4), x[:, :8]]), x)
+    with torch_trn.profile() as prof:
+        x.to("trn").unfold(1, 8, 4).neg()
+    (row,) = [row for row in prof.by_operator() if row.name == "neg"]
+    assert row.hbm_read_bytes == 4 * 6 * 7 * 8
+
+
 def test_gradients() -> None:
     def backward(x: Tensor, gradient: Tensor) -> Tensor:
         x.requires_grad_()

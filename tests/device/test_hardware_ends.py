@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import torch_trn
+
 pytestmark = pytest.mark.usefixtures("hardware")
 INF, NAN = float("inf"), float("nan")
 
@@ -21,6 +23,29 @@ def test_waves_of_large_angles_are_bounded(name: str) -> None:
     x = torch.tensor([1e6, -1e7, 3e8, 1e10, -1e10, 1e15, 1e20, -1e20, 1e30, 3e38])
     assert (getattr(torch, name)(x.to("trn")).cpu().abs() <= 1).all()
     assert getattr(torch, name)(torch.tensor([INF, -INF, NAN]).to("trn")).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_products_of_nothing(dtype: torch.dtype) -> None:
+    """An expert without tokens has a gradient: factors with no inner axis leave zeros, or what they are added to."""
+
+    def results(device: str) -> list[torch.Tensor]:
+        left, right = torch.ones(3, 0, dtype=dtype, device=device), torch.ones(0, 4, dtype=dtype, device=device)
+        row = torch.arange(4).to(dtype).to(device)
+        ones = torch.ones(3, 2, dtype=dtype, device=device), torch.ones(2, 4, dtype=dtype, device=device)
+        products = [left @ right, left @ right[:, 0], right[:, 0] @ left[0], torch.bmm(left[None], right[None])]
+        sums = [torch.addmm(added, left, right, beta=2) for added in (row, row[:3, None])]
+        scaled = [torch.addmm(row, *ones, alpha=0, beta=3), torch.addmm(row, left, right, beta=0)]
+        return [
+            *products,
+            *sums,
+            *scaled,
+            torch.baddbmm(row.expand(2, 3, 4), left.expand(2, 3, 0), right[None].expand(2, 0, 4)),
+        ]
+
+    for expected, got in zip(results("cpu"), results("trn"), strict=True):
+        assert torch.equal(got.cpu(), expected)
+    assert torch_trn.reference_operators() == {}
 
 
 def test_functions_near_their_ends() -> None:

@@ -1,25 +1,40 @@
 // Binds boxes: both tensors as they lie in HBM, gaps included.
 #include "aten/alias.h"
 #include "aten/execution.h"
+#include "aten/rules/copy.h"
 
 namespace trn::aten {
 
 namespace {
 
-// The tensor that is moved from, as the operators call it.
-const at::Tensor& source(const LaunchArguments& args) {
-  const at::Tensor& src = args.tensor("src");
-  return src.defined() ? src : args.tensor("self").defined() ? args.tensor("self") : args.tensor("input");
+struct Ends {
+  at::Tensor from, to;
+};
+
+// Of a part, as the operators call them.
+Ends ends_of(const LaunchArguments& args, std::size_t part) {
+  const auto tensors = args.tensors("tensors");
+  if (!tensors.empty()) {  // a member of a concatenation
+    const auto groups = rules::alike(tensors);
+    const std::size_t member = part < groups.size() ? groups[part].front() : tensors.size();
+    return member < tensors.size()
+               ? Ends{rules::as_joined(args, tensors[member]), rules::joined_place(args, member, member)}
+               : Ends{};
+  }
+  const at::Tensor &src = args.tensor("src"), &dst = args.tensor("dst"), &self = args.tensor("self");
+  return {src.defined()    ? src
+          : self.defined() ? self
+                           : args.tensor("input"),
+          dst.defined()   ? dst
+          : src.defined() ? self
+                          : args.output()};
 }
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::BoxShape& shape,
-                                   const program::Program&) {
-  const bool copies_to_self = args.tensor("src").defined();
-  const at::Tensor &from = source(args), &to = args.tensor("dst").defined() ? args.tensor("dst")
-                                               : copies_to_self             ? args.tensor("self")
-                                                                            : args.output();
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::BoxShape& shape, const program::Program&,
+                                   std::size_t part) {
+  const auto [from, to] = ends_of(args, part);
   if (!from.defined() || !to.defined() || !is_plain(from) || !is_plain(to)) {
     return std::nullopt;
   }

@@ -1,7 +1,6 @@
 // Binds copies: the source in the order in which the result lies in HBM, but for the axes that a transpose turns.
 #include <ATen/WrapDimUtils.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -78,29 +77,24 @@ std::optional<BoundPart> bind_concatenation(const LaunchArguments& args, const C
   const auto tensors = args.tensors("tensors");
   const auto groups = rules::alike(tensors);
   const at::Tensor& out = args.output();
-  if (part >= groups.size() || !is_resolved(out) || shape.transpose) {
+  if (part >= groups.size() || !is_resolved(out)) {
     return std::nullopt;
-  }
-  const bool stacks = args.base_name().ends_with("stack");
-  const std::int64_t dim = at::maybe_wrap_dim(args.integer("dim", 0), out.dim());
-  const auto extent = [&](const at::Tensor& tensor) { return tensor.numel() == 0 ? 0 : stacks ? 1 : tensor.size(dim); };
-  std::int64_t first = 0, total = 0;
-  for (std::size_t i = 0; i < groups[part].front(); ++i) {
-    first += extent(tensors[i]);
   }
   std::vector<at::Tensor> members;
   for (const std::size_t i : groups[part]) {
     if (!is_resolved(tensors[i])) {
       return std::nullopt;
     }
-    members.push_back(cpu_alias(tensors[i]));
-    total += extent(tensors[i]);
+    members.push_back(rules::as_joined(args, cpu_alias(tensors[i])));
   }
-  const at::Tensor result = cpu_alias(out).narrow(dim, first, total);
-  if (result.numel() != shape.elements) {
+  const at::Tensor result = cpu_alias(rules::joined_place(args, groups[part].front(), groups[part].back()));
+  if (rules::repeats(tensors[groups[part].front()])) {
+    return bind_copy(members.front(), result, shape, program);
+  }
+  if (result.numel() != shape.elements || shape.transpose) {
     return std::nullopt;
   }
-  const at::Tensor source = stacks ? at::stack(members, dim) : at::cat(members, dim);
+  const at::Tensor source = at::cat(members, at::maybe_wrap_dim(args.integer("dim", 0), out.dim()));
   const auto order = rules::memory_order(out);
   return BoundPart{.program = {},
                    .inputs = {staged(source.permute(order), shape.src, program.buffers[0].elements)},

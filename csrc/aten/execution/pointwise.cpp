@@ -13,6 +13,7 @@
 #include "aten/execution.h"
 #include "aten/execution/layout.h"
 #include "aten/numerics.h"
+#include "aten/op_table.h"
 #include "aten/rules/broadcast.h"
 #include "aten/rules/lists.h"
 #include "aten/rules/parts.h"
@@ -145,6 +146,12 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
   if (rules::streams_parts(args.base_name())) {
     const rules::PartStream stream = rules::part_stream(args);
     return bind_tensors(stream.inputs, stream.outputs, shape, program);
+  }
+  if (find_op(args.op().operator_name()).family == "matmul") {  // of factors that have nothing to add up
+    return args.output().is_complex()
+               ? std::nullopt
+               : bind_tensors(shape.inputs.empty() ? std::vector<at::Tensor>() : std::vector{args.tensor(0)},
+                              args.output_tensors(), shape, program);
   }
   require_divisor(args);
   // What is filled is not read.

@@ -1,6 +1,8 @@
 // Count rules of operators that move elements from one layout to another.
 #include "aten/rules/copy.h"
 
+#include <ATen/WrapDimUtils.h>
+
 #include <algorithm>
 #include <limits>
 #include <tuple>
@@ -145,22 +147,48 @@ Spec copy(const LaunchArguments& args) {
   return copy_between(from, dst.defined() ? dst : args.output());
 }
 
+bool repeats(const at::Tensor& tensor) {
+  return is_strided(tensor) && access_of(tensor).elements < numel(tensor);
+}
+
+at::Tensor as_joined(const LaunchArguments& args, const at::Tensor& tensor) {
+  const bool stacks = args.base_name().ends_with("stack");
+  return stacks ? tensor.unsqueeze(at::maybe_wrap_dim(args.integer("dim", 0), tensor.dim() + 1)) : tensor;
+}
+
+at::Tensor joined_place(const LaunchArguments& args, std::size_t first, std::size_t last) {
+  const auto tensors = args.tensors("tensors");
+  const std::int64_t dim = at::maybe_wrap_dim(args.integer("dim", 0), args.output().dim());
+  std::int64_t start = 0, length = 0;
+  for (std::size_t i = 0; i <= last; ++i) {
+    (i < first ? start : length) += numel(tensors[i]) == 0 ? 0 : as_joined(args, tensors[i]).size(dim);
+  }
+  return args.output().narrow(dim, start, length);
+}
+
 std::vector<std::vector<std::size_t>> alike(const std::vector<at::Tensor>& tensors) {
   using Layout = std::tuple<Dtype, std::int64_t, std::int64_t>;
   std::vector<std::vector<std::size_t>> groups;
   Layout last;
+  bool continues = false;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Access one = access_of(tensors[i]);
     if (one.elements == 0) {
       continue;
     }
+    if (repeats(tensors[i])) {
+      groups.push_back({i});
+      continues = false;
+      continue;
+    }
     const bool is_dense = one.contiguous_elements == one.elements;
     const Layout layout = is_dense ? Layout{one.dtype, 0, 0}
                                    : Layout{one.dtype, one.contiguous_elements, one.span_elements / one.elements};
-    if (groups.empty() || layout != last) {
+    if (!continues || layout != last) {
       groups.emplace_back();
       last = layout;
     }
+    continues = true;
     groups.back().push_back(i);
   }
   return groups;
@@ -189,6 +217,11 @@ Spec concatenate(const LaunchArguments& args) {
   to.span_elements = out.is_contiguous() ? to.elements : 0;  // together the inputs leave no gap
   Spec spec;
   for (const auto& numbers : groups) {
+    if (repeats(parts[numbers.front()])) {
+      const std::size_t one = numbers.front();
+      spec = concat(std::move(spec), copy_between(as_joined(args, parts[one]), joined_place(args, one, one)));
+      continue;
+    }
     std::vector<at::Tensor> group;
     for (const std::size_t number : numbers) {
       group.push_back(parts[number]);

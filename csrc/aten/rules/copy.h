@@ -13,8 +13,12 @@ Spec rearrange(const LaunchArguments& args);    // pad, im2col, ...: a permuted 
 
 Spec copy_between(const at::Tensor& from, const at::Tensor& to);
 // A concatenation's parts: of the tensors that have elements, the numbers of neighbours that lie alike in HBM and move
-// by one program, dense ones of a dtype or those of one spacing.
+// by one program, dense ones of a dtype or those of one spacing. One that repeats elements is copied for itself.
 std::vector<std::vector<std::size_t>> alike(const std::vector<at::Tensor>& tensors);
+bool repeats(const at::Tensor& tensor);
+// A member with the axes of the result, and where members from `first` to `last` go in it.
+at::Tensor as_joined(const LaunchArguments& args, const at::Tensor& tensor);
+at::Tensor joined_place(const LaunchArguments& args, std::size_t first, std::size_t last);
 
 // An axis of a copy, its strides on both sides.
 struct MovedAxis {

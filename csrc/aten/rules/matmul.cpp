@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "aten/rules/broadcast.h"
 #include "aten/rules/steps.h"
 
 namespace trn::aten::rules {
@@ -48,6 +49,16 @@ std::int64_t distinct_matrices(const at::Tensor& tensor) {
     count *= tensor.stride(d) == 0 ? 1 : tensor.size(d);
   }
   return count;
+}
+
+// Of a product that adds nothing: beta times the addend.
+Spec scaled_addend(const LaunchArguments& args, float beta) {
+  const std::vector<at::Tensor> addend{args.tensor(0)}, out{args.output()};
+  auto spec = stream(numel(args.output()), accesses(addend), accesses(out), steps_of(ts(Alu::multiply, beta)));
+  if (!spec.empty()) {
+    set_axes(std::get<kernels::PointwiseShape>(spec.front()), addend, out);
+  }
+  return spec;
 }
 
 // A product with inner length 0 still writes its zeros (or its addend).
@@ -132,7 +143,7 @@ Spec addmm(const LaunchArguments& args) {
   shape.alpha = alpha;
   shape.beta = shape.bias.empty() ? 1 : beta;
   if (shape.k == 0 || alpha == 0) {
-    return stream(args, steps_of(ts(Alu::multiply)));
+    return beta == 0 ? or_fill({}, args) : scaled_addend(args, beta);
   }
   return checked(shape);
 }
