@@ -41,6 +41,9 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::M
   if (!is_plain(left) || !is_plain(right) || !is_plain(out) || out.scalar_type() == at::kBool) {
     return std::nullopt;
   }
+  if (adds && !is_device_tensor(args.tensor(0))) {
+    return std::nullopt;  // a number on the host
+  }
   at::Tensor a = cpu_alias(left), b = cpu_alias(right);
   if (name == "addbmm") {
     a = side_by_side(a, true);

@@ -148,7 +148,8 @@ std::optional<BoundPart> bind_part(const LaunchArguments& args, const kernels::P
     return bind_tensors(stream.inputs, stream.outputs, shape, program);
   }
   if (find_op(args.op().operator_name()).family == "matmul") {  // of factors that have nothing to add up
-    return args.output().is_complex()
+    const bool reads_host = !shape.inputs.empty() && !is_device_tensor(args.tensor(0));
+    return args.output().is_complex() || reads_host
                ? std::nullopt
                : bind_tensors(shape.inputs.empty() ? std::vector<at::Tensor>() : std::vector{args.tensor(0)},
                               args.output_tensors(), shape, program);

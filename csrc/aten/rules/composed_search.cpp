@@ -52,6 +52,10 @@ void is_in(Composition& c) {
     return;
   }
   const bool inverts = c.args().boolean("invert", false);
+  if (!elements.defined() || (!tests.defined() && c.args().tensor("test_elements").defined())) {
+    c.only_counts();  // a tensor on the host
+    return;
+  }
   if (!tests.defined()) {  // a single one
     const auto test = static_cast<float>(c.args().number("test_element", 0));
     c.map({elements}, {out}, [&](Expression& e, const Values& v) {

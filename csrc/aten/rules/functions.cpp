@@ -199,7 +199,7 @@ void shrink_mask(Expression& e) {
 }
 
 void prelu(Expression& e) {
-  const Value x = e.input(0);
+  const Value x = e.argument("self");
   e.output(0, e.select(e.apply(Alu::greater, x, 0), x, e.multiply(x, e.argument("weight"))));
 }
 

@@ -188,7 +188,9 @@ bool computes(const LaunchArguments& args) {
   const bool reads_scalar =
       ((name == "linspace" || name == "logspace") && on_device("end")) || (name != "masked_fill" && on_device("value"));
   const bool is_series = name == "polygamma" && args.integer("n", 0) > 1;
-  return computes(name) && !is_series && std::ranges::none_of(kScalars, on_device) && !reads_scalar &&
+  // A number that is shifted would lie in a tile of integers, which a memset has not.
+  const bool shifts_number = name.starts_with("bitwise_") && name.ends_with("_shift") && !on_device("self");
+  return computes(name) && !is_series && !shifts_number && std::ranges::none_of(kScalars, on_device) && !reads_scalar &&
          !any_complex(args);
 }
 
@@ -229,10 +231,19 @@ std::vector<Step> pointwise_steps(const LaunchArguments& args, std::string_view 
     e.output(0, e.select(e.argument("mask"), e.argument("value"), e.argument("self")));
     return e.steps();
   }
-  if ((function == "add" || function == "sub" || function == "rsub") && !is_one(args, "alpha") &&
-      is_device(args.tensor("other"))) {
+  if ((function == "add" || function == "sub") && !is_one(args, "alpha")) {
     const auto alpha = static_cast<float>(args.number("alpha", 1));
-    steps = steps_of(stt(function == "add" ? Alu::add : Alu::subtract, alpha));
+    const Alu alu = function == "add" ? Alu::add : Alu::subtract;
+    const bool has_two = is_device(args.tensor("self")) && is_device(args.tensor("other"));
+    if (!has_two && !any_complex(args)) {  // one of them is a number
+      Expression e(args, member);
+      const Value self = e.argument("self"), other = e.argument("other");
+      e.output(0, other.is_constant()
+                      ? e.apply(alu, self, alpha * other.constant)
+                      : e.apply(Alu::multiply, other, alu == Alu::add ? alpha : -alpha, Alu::add, self.constant));
+      return e.steps();
+    }
+    steps = has_two ? steps_of(stt(alu, alpha)) : std::move(steps);
   } else if ((function == "addcmul" || function == "addcdiv") && !is_one(args, "value")) {
     append(steps, ts(Alu::multiply));
   } else if (function == "lerp" && !is_device(args.tensor("weight"))) {
@@ -260,7 +271,11 @@ Spec power(const LaunchArguments& args) {
     if (is_device(args.tensor("self"))) {
       return stream(args, steps_of(tt(Alu::power)));
     }
-    const auto scale = static_cast<float>(std::log(args.number("self", 1)));
+    const double base = args.number("self", 1);
+    if (c10::isIntegralType(args.output().scalar_type(), true)) {  // which an exponential would miss by a fraction
+      return stream(args, steps_of(memset(static_cast<float>(base)), tt(Alu::power)));
+    }
+    const auto scale = static_cast<float>(std::log(base));
     return stream(args, steps_of(ts(Alu::multiply, scale), act(Activation::exp)));
   }
   auto steps = power_steps(args.number("exponent", 0.1));
@@ -270,6 +285,15 @@ Spec power(const LaunchArguments& args) {
 Spec clamp(const LaunchArguments& args) {
   std::vector<Step> steps;
   constexpr std::pair<std::string_view, Alu> kBounds[] = {{"min", Alu::maximum}, {"max", Alu::minimum}};
+  if (!is_device(args.tensor("self")) && !any_complex(args)) {  // a number between tensors
+    Expression e(args);
+    Value bounded = e.argument("self");
+    for (const auto& [bound, alu] : kBounds) {
+      bounded = args.is_given(bound) ? e.apply(alu, bounded, e.argument(bound)) : bounded;
+    }
+    e.output(0, bounded);
+    return stream(args, e.steps());
+  }
   for (const auto& [bound, alu] : kBounds) {
     if (args.is_given(bound)) {
       append(steps, is_device(args.tensor(bound)) ? tt(alu) : ts(alu, static_cast<float>(args.number(bound, 0))));
