@@ -96,7 +96,7 @@ def _leave_inductor(compile_fx: ModuleType) -> None:
 
 
 def _share_shape_rules(fake_impls: ModuleType) -> None:
-    """Graphs are made for the layouts that attention's kernels give, which PyTorch's rule for it does not."""
+    """Graphs are made for the layouts that attention's kernels give: its result lies by tokens, not as its query."""
 
     def on_the_device(fake_mode: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
         if args[0].device.type != torch._C._get_privateuse1_backend_name():

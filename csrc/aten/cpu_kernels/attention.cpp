@@ -1,12 +1,14 @@
 // Fused attention: the device takes SDPA's fused path wherever the CPU does, through the CPU's flash kernels.
+#include <ATen/ExpandUtils.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_fused_sdp_choice_native.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward_native.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_native.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
 #include <torch/library.h>
 
 #include <array>
@@ -71,6 +73,19 @@ Forward attention(const Tensor& query, const Tensor& key, const Tensor& value, c
   return {output, logsumexp, Tensor(), Tensor(), query.sym_size(-2), key.sym_size(-2), no_state, no_state, Tensor()};
 }
 
+// The layout that PyTorch's rule of shapes for the operator gives a gradient, its operand's: the CPU's kernel, which
+// has another operator, would leave every head's to be copied before the projections' products.
+Tensor laid_out_as(const Tensor& operand, const Tensor& grad) {
+  if (!grad.defined()) {
+    return grad;
+  }
+  const std::vector<std::int64_t> strides = operand.is_non_overlapping_and_dense()
+                                                ? operand.strides().vec()
+                                                : at::infer_dense_strides(operand.sizes(), operand.strides());
+  return grad.strides().equals(strides) ? grad
+                                        : at::empty_strided(operand.sizes(), strides, grad.options()).copy_(grad);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
     std::array<bool, 4>, const Tensor& output, const Tensor& logsumexp, const Tensor&, const Tensor&, SymInt, SymInt,
@@ -78,7 +93,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
   auto [grad_query, grad_key, grad_value] = at::native::_scaled_dot_product_flash_attention_cpu_backward(
       grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
-  return {grad_query, grad_key, grad_value, Tensor()};
+  return {laid_out_as(query, grad_query), laid_out_as(key, grad_key), laid_out_as(value, grad_value), Tensor()};
 }
 
 // Of shapes alone: PyTorch's own rules for the same kernels.
@@ -90,14 +105,13 @@ Forward attention_shapes(const Tensor& query, const Tensor& key, const Tensor& v
   return {output, logsumexp, Tensor(), Tensor(), query.sym_size(-2), key.sym_size(-2), no_state, no_state, Tensor()};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward_shapes(
-    const Tensor& grad, const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias,
-    std::array<bool, 4>, const Tensor& output, const Tensor& logsumexp, const Tensor&, const Tensor&, SymInt, SymInt,
-    double dropout, bool causal, const Tensor&, const Tensor&, std::optional<double> scale) {
-  const auto mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
-  auto [grad_query, grad_key, grad_value] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      grad, query, key, value, output, logsumexp, dropout, causal, mask, scale);
-  return {grad_query, grad_key, grad_value, Tensor()};
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward_shapes(const Tensor&, const Tensor& query,
+                                                                     const Tensor& key, const Tensor& value,
+                                                                     const Tensor&, std::array<bool, 4>, const Tensor&,
+                                                                     const Tensor&, const Tensor&, const Tensor&,
+                                                                     SymInt, SymInt, double, bool, const Tensor&,
+                                                                     const Tensor&, std::optional<double>) {
+  return {at::empty_like(query), at::empty_like(key), at::empty_like(value), Tensor()};
 }
 
 TORCH_LIBRARY_FRAGMENT(trn, m) {
