@@ -1,11 +1,14 @@
 // Fused attention, forward: scores of 128 queries x 512 keys, softmax online, probabilities transposed for P V.
 #include <algorithm>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "kernels/attention_plan.h"
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/rows.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -25,13 +28,8 @@ class AttentionForward : AttentionTiles {
  public:
   AttentionForward(const target::Target& target, const AttentionShape& shape)
       : AttentionTiles(target, shape, "attention") {
-    const std::int64_t queries = s_.batch * s_.heads * s_.q_len, keys = s_.batch * s_.kv_heads * s_.kv_len;
-    q_hbm_ = b_.hbm("query", s_.dtype, queries * s_.head_dim);
-    k_hbm_ = b_.hbm("key", s_.dtype, keys * s_.head_dim);
-    v_hbm_ = b_.hbm("value", s_.dtype, keys * s_.value_dim);
-    give_mask();
-    out_hbm_ = b_.hbm("out", s_.dtype, queries * s_.value_dim, true);
-    lse_hbm_ = b_.hbm("logsumexp", plan_.statistics_dtype, queries, true);
+    give_operands();
+    const std::int64_t queries = s_.batch * s_.heads * s_.q_len;
     if (plan_.kv_span < plan_.kv_used) {
       partial_out_ = b_.temporary("partial_out", Dtype::float32, queries * s_.value_dim);
       partial_stats_ = b_.temporary("partial_statistics", Dtype::float32, 2 * queries);
@@ -251,7 +249,6 @@ class AttentionForward : AttentionTiles {
 
   static constexpr float kLargest = std::numeric_limits<float>::max();
 
-  std::int16_t q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
   std::int16_t partial_out_ = -1, partial_stats_ = -1;
   std::int16_t k_stage_ = -1, v_ = -1, q_ = -1, out_ = -1, sum_out_ = -1, probabilities_ = -1, p_t_ = -1, product_ = -1,
                turned_p_ = -1;
@@ -286,7 +283,12 @@ void require_executable(const AttentionShape& shape) {
 // A mask with rows is read once per batch entry and group of heads loaded together (B ceil(KV / n)), or per head if it
 // differs between heads. Where keys do not fit, docs/counters.md has the spans' terms.
 program::Program attention(const target::Target& target, const AttentionShape& shape) {
-  return shape.backward ? attention_backward(target, shape) : AttentionForward(target, shape).emit();
+  if (shape.backward) {
+    return attention_backward(target, shape);
+  }
+  program::Program program = AttentionForward(target, shape).emit();
+  std::optional<program::Program> few = attention_few_queries(target, shape);
+  return few ? program::faster(std::move(program), std::move(*few), target) : std::move(program);
 }
 
 }  // namespace trn::kernels

@@ -254,8 +254,7 @@ class AttentionBackward : AttentionTiles {
     b_.tensor_tensor(into, into, on_chip_tile(sum_psum_, keys, dim), Alu::add);
   }
 
-  std::int16_t grad_hbm_ = -1, q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
-  std::int16_t dq_hbm_ = -1, dk_hbm_ = -1, dv_hbm_ = -1, partial_ = -1;
+  std::int16_t grad_hbm_ = -1, dq_hbm_ = -1, dk_hbm_ = -1, dv_hbm_ = -1, partial_ = -1;
   std::int16_t k_ = -1, v_stage_ = -1, v_t_ = -1, dk_ = -1, dv_ = -1, dk_out_ = -1, dv_out_ = -1;
   std::int16_t q_ = -1, grad_ = -1, out_ = -1, dq_ = -1, dq_out_ = -1, negated_lse_ = -1, delta_ = -1, grad_t_ = -1;
   std::int16_t product_ = -1, p_ = -1, ds_ = -1, ds_t_ = -1, dp_psum_ = -1, sum_psum_ = -1, dq_psum_ = -1;

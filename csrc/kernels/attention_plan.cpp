@@ -143,6 +143,16 @@ void AttentionTiles::give_mask() {
   }
 }
 
+void AttentionTiles::give_operands() {
+  const std::int64_t queries = s_.batch * s_.heads * s_.q_len, keys = s_.batch * s_.kv_heads * s_.kv_len;
+  q_hbm_ = b_.hbm("query", s_.dtype, queries * s_.head_dim);
+  k_hbm_ = b_.hbm("key", s_.dtype, keys * s_.head_dim);
+  v_hbm_ = b_.hbm("value", s_.dtype, keys * s_.value_dim);
+  give_mask();
+  out_hbm_ = b_.hbm("out", s_.dtype, queries * s_.value_dim, true);
+  lse_hbm_ = b_.hbm("logsumexp", plan_.statistics_dtype, queries, true);
+}
+
 void AttentionTiles::give_score_tiles(std::int64_t turned_copies) {
   const std::int64_t partitions = plan_.partitions;
   if (!s_.mask.empty()) {

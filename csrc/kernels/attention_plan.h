@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -135,6 +136,8 @@ class AttentionTiles {
   std::int16_t zeros_ = -1;
 
   void give_mask();  // in HBM
+  std::int16_t q_hbm_ = -1, k_hbm_ = -1, v_hbm_ = -1, out_hbm_ = -1, lse_hbm_ = -1;
+  void give_operands();  // the forward pass's, in HBM
   void give_score_tiles(std::int64_t turned_copies);
   // Columns [rows, heads] of per-row scalars, in HBM as [batch, heads, length]: transposed on the way, and multiplied
   // by a factor on the way in.
@@ -148,5 +151,7 @@ class AttentionTiles {
 };
 
 program::Program attention_backward(const target::Target& target, const AttentionShape& shape);
+// Forward, of queries that do not fill a tile: none if they do, or if scores of all keys do not fit in SBUF.
+std::optional<program::Program> attention_few_queries(const target::Target& target, const AttentionShape& shape);
 
 }  // namespace trn::kernels

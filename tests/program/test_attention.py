@@ -293,6 +293,53 @@ def test_masks(target: Any, seed: int) -> None:
     check_values(part, target, seed, mask)
 
 
+def part_of_few_queries(rng: random.Random) -> dict[str, Any]:
+    kv_heads, head_dim = rng.choice([1, 2, 8]), rng.choice([16, 64, 80, 128, 192])
+    return attention_part(
+        rng.choice([1, 1, 2, 5]),
+        rng.choice([3, 128, 200, 512, 700, 1025, 1500]),
+        head_dim,
+        batch=rng.choice([1, 2, 3]),
+        kv_heads=kv_heads,
+        heads=kv_heads * rng.choice([1, 3, 4]),
+        value_dim=rng.choice([head_dim, head_dim, 64]),
+        dtype=rng.choice(DTYPES),
+        scale=rng.choice([float(np.float32(head_dim**-0.5)), -0.5]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_few_queries(target: Any, seed: int) -> None:
+    """Keys on partitions: bytes are those of the other plan, a mask's rows each read once for the heads they serve."""
+    rng = random.Random(seed)
+    part = part_of_few_queries(rng)
+    mask = None
+    if seed % 2:
+        extents = [part[name] for name in ("batch", "heads", "q_len", "kv_len")]
+        part |= {"mask": [rng.choice([1, extent]) for extent in extents], "mask_dtype": part["dtype"]}
+        values = np.random.default_rng(seed)
+        mask = values.standard_normal(part["mask"])
+        mask[values.random(part["mask"]) < rng.choice([0, 0.3, 0.9])] = -np.inf
+    counts = check_values(part, target, seed, mask)
+    if mask is None:
+        assert (counts["hbm_read_bytes"], counts["hbm_write_bytes"]) == closed_form(part), part
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_token_of_a_long_text(trn2: Any, masked: bool) -> None:
+    """Of grouped heads, over every key: the plan for few queries, and queries that see nothing are 0 in it."""
+    part = attention_part(1, 2500, 64, batch=2, heads=16, kv_heads=4, dtype="bfloat16")
+    mask = None
+    if masked:
+        part["mask"] = [2, 1, 1, 2500]
+        mask = np.where(np.arange(2500) < np.array([1900, 0]).reshape(2, 1, 1, 1), 0, -np.inf)
+    assert "negated_max_of_columns" in _C.program_text([part], trn2)
+    counts = check_values(part, trn2, 3, mask)
+    read, written = closed_form(part)
+    assert counts["hbm_read_bytes"] == read + (2 * 2500 * 2 if masked else 0)
+    assert counts["hbm_write_bytes"] == written
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_rows_that_see_nothing(target: Any, backward: bool) -> None:
     """Beside rows that do, over several blocks; the lowest float32 hides as well, but leaves an average."""
@@ -327,7 +374,7 @@ def test_threads_give_the_same_bytes(trn2: Any, seed: int) -> None:
     rng = random.Random(seed)
     part = random_part(rng, 200) | {"batch": rng.choice([1, 3]), "heads": 4, "kv_heads": 2, "backward": seed % 2 == 1}
     if seed % 4 > 1:
-        part |= {"kv_len": 1100, "head_dim": 64, "value_dim": 64, "dtype": "bfloat16", "causal": False}
+        part |= {"q_len": 150, "kv_len": 1100, "head_dim": 64, "value_dim": 64, "dtype": "bfloat16", "causal": False}
     target = target_of_spans(part) if part["kv_len"] == 1100 else trn2
     case = Case(part, seed)
     results = []
