@@ -13,6 +13,7 @@ using rows::Opcode;
 using rows::RowKernel;
 using rows::Tile;
 using tiling::Builder;
+using tiling::hbm_tile;
 using tiling::on_chip_tile;
 
 namespace {
@@ -20,123 +21,251 @@ namespace {
 class ExtremePlaces {
  public:
   ExtremePlaces(const target::Target& target, const ReductionShape& shape)
-      : s_(shape),
+      : target_(target),
+        s_(shape),
         is_float_(is_real_float(shape.inputs.front().dtype)),
         k_(target, "reduction", shape.rows, shape.cols, shape.across_partitions),
-        b_(k_.builder) {
+        b_(k_.builder),
+        in_dtype_(tiling::sbuf_dtype(shape.inputs.front().dtype)) {
     in_.hbm = b_.hbm("in0", s_.inputs.front());
     for (std::size_t i = 0; i < s_.outputs.size(); ++i) {
       outputs_.push_back(b_.hbm("out" + std::to_string(i), s_.outputs[i], true));
     }
-    const std::int64_t size = target::itemsize(tiling::sbuf_dtype(s_.inputs.front().dtype));
-    k_.plan(2 * size + 2 * target::itemsize(Dtype::float32), size);
-    k_.give_tile(in_);
-    marks_ = k_.work("marks", Dtype::float32, 1);
-    distances_ = b_.sbuf("distances", Dtype::float32, k_.partitions(), k_.chunk(), k_.resident() ? 1 : 2);
-    for (auto* column : {&best_, &part_, &nearest_, &found_, &flags_, &others_}) {
-      *column = k_.column("column" + std::to_string(num_columns_++));
-    }
   }
 
-  program::Program emit() {
-    if (k_.resident()) {
-      b_.nest("distances");
-      measure_distances(Index(0), s_.cols);
+  program::Program emit(rows::Layout layout) {
+    if (layout == rows::Layout::spread) {
+      spread();
+    } else {
+      along_rows();
     }
-    k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
-      if (!k_.resident()) {
-        const bool is_maximum = s_.alu == Alu::maximum;
-        b_.memset(column(best_, p, g), (is_maximum ? -1.0F : 1.0F) * std::numeric_limits<float>::infinity());
-        b_.memset(column(nearest_, p, g), static_cast<float>(s_.cols));
-      }
-      k_.chunks([&](const Index& col, std::int64_t width) { search(row, p, g, col, width); });
-      const Tile place = column(nearest_, p, g);
-      b_.tensor_scalar(place, place, Alu::multiply, -1, Alu::add, static_cast<float>(s_.cols));
-      for (std::size_t i = 0; i < outputs_.size(); ++i) {
-        k_.store_column(outputs_[i], i + 1 == outputs_.size() ? nearest_ : best_, row, p, g);
-      }
-    });
     return b_.take();
   }
 
  private:
-  static Tile column(std::int16_t buffer, std::int64_t p, std::int64_t g) { return on_chip_tile(buffer, p, g); }
+  // Of rows: the extreme, and the distance from its first place to the end.
+  struct Found {
+    Tile best, distance;
+  };
 
-  // cols - place, for `width` places from `col` on.
-  void measure_distances(const Index& col, std::int64_t width) {
-    const Tile pattern = tiling::hbm_tile(-1, k_.partitions(), 0, {{width, -1}}, col * -1 + s_.cols);
-    b_.emit({.opcode = Opcode::iota, .dst = on_chip_tile(distances_, k_.partitions(), width), .src = {pattern}});
+  void give_columns(std::int64_t partitions, std::int64_t elements, std::int64_t copies) {
+    int number = 0;
+    for (auto* column : {&best_, &part_, &nearest_, &found_, &flags_, &others_}) {
+      *column = b_.sbuf("column" + std::to_string(number++), Dtype::float32, partitions, elements, copies);
+    }
   }
 
-  void search(const Index& row, std::int64_t p, std::int64_t g, const Index& col, std::int64_t width) {
-    if (!k_.resident()) {
-      measure_distances(col, width);
+  // Rows on partitions.
+  void along_rows() {
+    const std::int64_t size = target::itemsize(in_dtype_);
+    k_.plan(2 * size + 2 * target::itemsize(Dtype::float32), size);
+    k_.give_tile(in_);
+    marks_ = k_.work("marks", Dtype::float32, 1);
+    distances_ = b_.sbuf("distances", Dtype::float32, k_.partitions(), k_.chunk(), k_.resident() ? 1 : 2);
+    give_columns(k_.partitions(), k_.group(), 2);
+    if (k_.resident()) {
+      b_.nest("distances");
+      measure(on_chip_tile(distances_, k_.partitions(), s_.cols), 0, Index(s_.cols));
     }
-    k_.load(in_, row, p, g, col, width);
-    auto all = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, {{g, k_.chunk()}, {width, 1}}); };
-    const Tile x = all(in_.tile), marks = all(marks_);
-    const Tile best = column(k_.resident() ? best_ : part_, p, g),
-               found = column(k_.resident() ? nearest_ : found_, p, g);
-    b_.tensor_reduce(best, x, s_.alu);
-    if (is_float_) {  // a NaN is the extreme of its row
-      b_.tensor_tensor(marks, x, x, Alu::not_equal);
-      b_.tensor_reduce(column(flags_, p, g), marks, Alu::maximum);
-      b_.emit({.opcode = Opcode::tensor_copy_predicated,
-               .dst = best,
-               .src = {best, column(flags_, p, g)},
-               .scalar0 = std::numeric_limits<float>::quiet_NaN()});
-    }
-    k_.members(g, [&](const Index& j) {
-      const Tile here = k_.row(marks_, p, j, width), value = k_.row(in_.tile, p, j, width);
-      const Tile extreme = k_.scalar(best.buffer, p, j);
-      if (is_float_) {
-        b_.emit({.opcode = Opcode::scalar_tensor_tensor,
-                 .dst = here,
-                 .src = {value, here, extreme},
-                 .alu0 = Alu::equal,
-                 .alu1 = Alu::maximum});
-      } else {
-        b_.emit({.opcode = Opcode::tensor_scalar, .dst = here, .src = {value, extreme}, .alu0 = Alu::equal});
+    k_.row_groups([&](const Index& row, std::int64_t p, std::int64_t g) {
+      auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, g); };
+      const Found found{column(best_), column(nearest_)};
+      if (!k_.resident()) {
+        const bool is_maximum = s_.alu == Alu::maximum;
+        b_.memset(found.best, (is_maximum ? -1.0F : 1.0F) * std::numeric_limits<float>::infinity());
+        b_.memset(found.distance, static_cast<float>(s_.cols));
+      }
+      k_.chunks([&](const Index& col, std::int64_t width) {
+        if (!k_.resident()) {
+          measure(on_chip_tile(distances_, k_.partitions(), width), 0, col * -1 + s_.cols);
+        }
+        k_.load(in_, row, p, g, col, width);
+        auto all = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, {{g, k_.chunk()}, {width, 1}}); };
+        const Found here = k_.resident() ? found : Found{column(part_), column(found_)};
+        find(here, all(in_.tile), all(marks_), on_chip_tile(distances_, p, {{g, 0}, {width, 1}}), column(flags_), [&] {
+          k_.members(g, [&](const Index& j) {
+            mark(k_.row(marks_, p, j, width), k_.row(in_.tile, p, j, width), k_.scalar(here.best.buffer, p, j));
+          });
+        });
+        if (!k_.resident()) {
+          keep_better(found, here, column(flags_), column(others_));
+        }
+      });
+      become_place(found.distance);
+      for (std::size_t i = 0; i < outputs_.size(); ++i) {
+        k_.store_column(outputs_[i], is_place(i) ? nearest_ : best_, row, p, g);
       }
     });
-    b_.tensor_tensor(marks, marks, on_chip_tile(distances_, p, {{g, 0}, {width, 1}}), Alu::multiply);
-    b_.tensor_reduce(found, marks, Alu::maximum);
-    if (!k_.resident()) {
-      keep_better(p, g);
+  }
+
+  // Few long rows: each lies over all partitions, whose extremes then pass to one. A single row has a share on each
+  // core.
+  void spread() {
+    const std::int64_t partitions = k_.partitions(), size = target::itemsize(in_dtype_);
+    free_ = tiling::stream_free_elements(target_, s_.cols, size, 2 * size + 3 * target::itemsize(Dtype::float32));
+    const std::int64_t tile = partitions * free_;
+    const std::int64_t shares = s_.rows == 1 && s_.cols >= k_.num_shares() * tile ? k_.num_shares() : 1;
+    in_.tile = b_.sbuf("tile", in_dtype_, partitions, free_);
+    marks_ = b_.sbuf("marks", Dtype::float32, partitions, free_, 1);
+    distances_ = b_.sbuf("distances", Dtype::float32, partitions, free_, 1);
+    rest_distances_ = b_.sbuf("rest_distances", Dtype::float32, partitions, free_, 1);
+    lines_ = b_.sbuf("lines", Dtype::float32, 1, 3 * partitions * shares, 1);
+    give_columns(partitions, shares, 1);
+    b_.nest("distances");
+    measure(on_chip_tile(distances_, partitions, free_), free_, Index(tile));
+    const std::int64_t each = s_.cols / tile / shares, shared = each * shares * tile;
+    if (shares > 1) {
+      b_.nest("body");
+      b_.parallel_loop(shares,
+                       [&](const Index& share) { search(Index(0), share * (each * tile), each * tile, share); });
+      b_.nest("rest");
+      search_rest(Index(0), shared, false);
+      join(Index(0), shares);
+      return;
+    }
+    b_.nest("body");
+    b_.parallel_loop(s_.rows, [&](const Index& row) {
+      search(row * s_.cols, Index(0), shared, Index(0));
+      search_rest(row * s_.cols, shared, each == 0);
+      join(row, 1);
+    });
+  }
+
+  // Whole tiles of a row that begins at `row`, `count` elements from column `col` on, into a share's columns.
+  void search(const Index& row, const Index& col, std::int64_t count, const Index& share) {
+    const std::int64_t partitions = k_.partitions(), tile = partitions * free_;
+    const Tile distances = on_chip_tile(distances_, partitions, free_);
+    if (count > 0) {
+      search_tile(row, col, distances, share, true);
+      b_.loop(count / tile - 1,
+              [&](const Index& i) { search_tile(row, col + i * tile + tile, distances, share, false); });
     }
   }
 
-  // What the chunks before have found stays, unless this one has a better one, or the first NaN.
-  void keep_better(std::int64_t p, std::int64_t g) {
-    const Tile best = column(best_, p, g), part = column(part_, p, g), better = column(flags_, p, g);
-    b_.tensor_tensor(better, part, best, s_.alu == Alu::maximum ? Alu::greater : Alu::less);
+  // The columns from `col` on, into the first share's.
+  void search_rest(const Index& row, std::int64_t col, bool is_first) {
+    const std::int64_t partitions = k_.partitions(), tile = partitions * free_, whole = (s_.cols - col) / tile;
+    b_.loop(whole, [&](const Index& i) {
+      search_tile(row, i * tile + col, on_chip_tile(distances_, partitions, free_), Index(0), false);
+    });
+    col += whole * tile;
+    for (const std::int64_t p : {partitions, std::int64_t{1}}) {
+      const std::int64_t width = (s_.cols - col) / p;
+      if (width > 0) {
+        const Tile distances = on_chip_tile(rest_distances_, p, width);
+        measure(distances, width, Index(p * width));
+        search_tile(row, Index(col), distances, Index(0), is_first && p > 1);
+        col += p * width;
+      }
+    }
+  }
+
+  // A tile of consecutive elements; `distances`, of its shape, are those to its end.
+  void search_tile(const Index& row, const Index& col, const Tile& distances, const Index& share, bool is_first) {
+    const std::int64_t p = distances.partitions, width = distances.free_elements();
+    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, 1, share); };
+    const Tile x = on_chip_tile(in_.tile, p, width), marks = on_chip_tile(marks_, p, width);
+    b_.dma(x, hbm_tile(in_.hbm, p, width, {{width, 1}}, row + col));
+    const Found found{column(best_), column(nearest_)}, here = is_first ? found : Found{column(part_), column(found_)};
+    find(here, x, marks, distances, column(flags_), [&] { mark(marks, x, here.best); });
+    const Tile behind = column(others_);
+    b_.emit({.opcode = Opcode::iota,
+             .dst = behind,
+             .src = {hbm_tile(-1, p, 0, {{1, 0}}, col * -1 + (s_.cols - p * width))}});
+    b_.tensor_tensor(here.distance, here.distance, behind, Alu::add);
+    if (!is_first) {
+      keep_better(found, here, column(flags_), column(others_));
+    }
+  }
+
+  // Of all partitions and shares. DMA moves their columns, as a transpose of NeuronCore-v2 would spread a NaN.
+  void join(const Index& row, std::int64_t shares) {
+    const std::int64_t partitions = k_.partitions(), count = partitions * shares;
+    auto line = [&](std::int64_t number) { return on_chip_tile(lines_, 1, count, Index(number * count)); };
+    b_.dma(line(0), on_chip_tile(best_, partitions, shares));
+    b_.dma(line(1), on_chip_tile(nearest_, partitions, shares));
+    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, 1, 1); };
+    const Found found{column(part_), column(found_)};
+    find(found, line(0), line(2), line(1), column(flags_), [&] { mark(line(2), line(0), found.best); });
+    become_place(found.distance);
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+      b_.dma(hbm_tile(outputs_[i], 1, 0, {{1, 1}}, row), is_place(i) ? found.distance : found.best);
+    }
+  }
+
+  bool is_place(std::size_t output) const { return output + 1 == outputs_.size(); }
+
+  // first - lane * width - place in the lane
+  void measure(const Tile& distances, std::int64_t width, const Index& first) {
+    const Tile pattern = hbm_tile(-1, distances.partitions, -width, {{distances.free_elements(), -1}}, first);
+    b_.emit({.opcode = Opcode::iota, .dst = distances, .src = {pattern}});
+  }
+
+  // mark_equal() leaves in `marks`, where NaN are marked if there may be any, what equals found.best too.
+  template <class MarkEqual>
+  void find(const Found& found, const Tile& x, const Tile& marks, const Tile& distances, const Tile& has_nan,
+            MarkEqual mark_equal) {
+    b_.tensor_reduce(found.best, x, s_.alu);
+    if (is_float_) {  // a NaN is the extreme of its row
+      b_.tensor_tensor(marks, x, x, Alu::not_equal);
+      b_.tensor_reduce(has_nan, marks, Alu::maximum);
+      b_.emit({.opcode = Opcode::tensor_copy_predicated,
+               .dst = found.best,
+               .src = {found.best, has_nan},
+               .scalar0 = std::numeric_limits<float>::quiet_NaN()});
+    }
+    mark_equal();
+    b_.tensor_tensor(marks, marks, distances, Alu::multiply);
+    b_.tensor_reduce(found.distance, marks, Alu::maximum);
+  }
+
+  void mark(const Tile& marks, const Tile& x, const Tile& extreme) {
     if (is_float_) {
-      const Tile other = column(others_, p, g);
-      b_.tensor_tensor(other, part, part, Alu::not_equal);
+      b_.emit({.opcode = Opcode::scalar_tensor_tensor,
+               .dst = marks,
+               .src = {x, marks, extreme},
+               .alu0 = Alu::equal,
+               .alu1 = Alu::maximum});
+    } else {
+      b_.emit({.opcode = Opcode::tensor_scalar, .dst = marks, .src = {x, extreme}, .alu0 = Alu::equal});
+    }
+  }
+
+  // What was found before stays, unless this is better, or the first NaN.
+  void keep_better(const Found& found, const Found& here, const Tile& better, const Tile& other) {
+    b_.tensor_tensor(better, here.best, found.best, s_.alu == Alu::maximum ? Alu::greater : Alu::less);
+    if (is_float_) {
+      b_.tensor_tensor(other, here.best, here.best, Alu::not_equal);
       b_.tensor_tensor(better, better, other, Alu::maximum);
-      b_.tensor_tensor(other, best, best, Alu::equal);
+      b_.tensor_tensor(other, found.best, found.best, Alu::equal);
       b_.tensor_tensor(better, better, other, Alu::multiply);
     }
-    b_.emit({.opcode = Opcode::select, .dst = best, .src = {better, part, best}});
-    const Tile nearest = column(nearest_, p, g);
-    b_.emit({.opcode = Opcode::select, .dst = nearest, .src = {better, column(found_, p, g), nearest}});
+    b_.emit({.opcode = Opcode::select, .dst = found.best, .src = {better, here.best, found.best}});
+    b_.emit({.opcode = Opcode::select, .dst = found.distance, .src = {better, here.distance, found.distance}});
   }
 
+  void become_place(const Tile& distance) {
+    b_.tensor_scalar(distance, distance, Alu::multiply, -1, Alu::add, static_cast<float>(s_.cols));
+  }
+
+  const target::Target& target_;
   const ReductionShape& s_;
   const bool is_float_;
   RowKernel k_;
   Builder& b_;
+  const Dtype in_dtype_;
   rows::RowTensor in_;
   std::vector<std::int16_t> outputs_;
   std::int16_t marks_ = -1, distances_ = -1;
   std::int16_t best_ = -1, part_ = -1, nearest_ = -1, found_ = -1, flags_ = -1, others_ = -1;
-  int num_columns_ = 0;
+  std::int64_t free_ = 0;  // of a row that is spread: elements of a tile on each partition
+  std::int16_t rest_distances_ = -1, lines_ = -1;
 };
 
 }  // namespace
 
-program::Program extreme_places(const target::Target& target, const ReductionShape& shape) {
-  return ExtremePlaces(target, shape).emit();
+program::Program extreme_places(const target::Target& target, const ReductionShape& shape, rows::Layout layout) {
+  return ExtremePlaces(target, shape).emit(layout);
 }
 
 }  // namespace trn::kernels

@@ -52,20 +52,18 @@ Reduction::Reduction(const target::Target& target, const ReductionShape& shape)
   }
 }
 
-program::Program Reduction::emit(bool by_slabs) {
+program::Program Reduction::emit(rows::Layout layout) {
   if (!is_empty()) {
     plan();
     read_odd_inputs();
-    const std::int64_t partitions = target_.core.num_partitions;
-    if (by_slabs) {
+    if (layout == rows::Layout::slabs) {
       slabs();
+    } else if (layout == rows::Layout::spread) {
+      spread();
     } else if (sums_floats_ && s_.across_partitions && is_narrow()) {
       sum_narrow();
     } else if (sums_floats_ && s_.across_partitions) {
       sum_across();
-    } else if (!s_.across_partitions && s_.rows < partitions / 2 &&
-               s_.cols >= partitions * target_.core.min_instruction_cycles) {
-      spread();
     } else {
       along_rows();
     }
@@ -245,14 +243,20 @@ void require_executable(const ReductionShape& shape) {
 
 // HBM bytes: every input's elements read once, every output's written once.
 program::Program reduction(const target::Target& target, const ReductionShape& shape) {
-  if (is_special(shape) && has_special_program(shape)) {
-    return shape.variance ? variance(target, shape) : extreme_places(target, shape);
+  const bool special = is_special(shape) && has_special_program(shape);
+  const auto emit = [&](rows::Layout layout) {
+    if (special) {
+      return shape.variance ? variance(target, shape, layout) : extreme_places(target, shape, layout);
+    }
+    return Reduction(target, shape).emit(layout);
+  };
+  program::Program program = emit(rows::Layout::rows);
+  if (shape.across_partitions) {
+    const bool may_be_slabs = !special && rows::may_be_slabs(target.core, shape.rows, shape.cols);
+    return may_be_slabs ? program::faster(std::move(program), emit(rows::Layout::slabs), target) : std::move(program);
   }
-  program::Program program = Reduction(target, shape).emit();
-  if (!shape.across_partitions || !rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
-    return program;
-  }
-  return program::faster(std::move(program), Reduction(target, shape).emit(true), target);
+  const bool may_spread = rows::may_spread(target, shape.rows, shape.cols);
+  return may_spread ? program::faster(std::move(program), emit(rows::Layout::spread), target) : std::move(program);
 }
 
 }  // namespace trn::kernels

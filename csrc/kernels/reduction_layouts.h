@@ -18,8 +18,8 @@ class Reduction {
  public:
   Reduction(const target::Target& target, const ReductionShape& shape);
 
-  // by_slabs: each row an element of a tile, instead of a tile's partition or column; across partitions only.
-  program::Program emit(bool by_slabs = false);
+  // Slabs of a matrix across partitions only, and spread only of one that is not.
+  program::Program emit(rows::Layout layout);
 
  private:
   using Index = rows::Index;

@@ -59,6 +59,12 @@ bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t 
   return num_rows >= core.num_partitions && cols > 0 && cols <= kMostColumns;
 }
 
+bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols) {
+  const auto& core = target.core;
+  return num_rows < target.device.num_cores * core.num_partitions &&
+         cols >= core.num_partitions * core.min_instruction_cycles;
+}
+
 Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {
   const Tile mask = on_chip_tile(buffer, groups * rows, groups * cols);
   builder.memset(mask, 1);

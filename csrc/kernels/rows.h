@@ -48,6 +48,11 @@ void scaled_product(Builder& builder, const Tile& dst, const Tile& a, const Tile
 // Few columns of many rows, across partitions: TensorE's transposes take time for each row, slabs, whose tiles have a
 // row in each element, for each element of a partition.
 bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t cols);
+// Long rows that leave partitions or a core idle: each may lie over all partitions instead.
+bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols);
+// What a row is on the chip: a partition (or a column, of a matrix stored across partitions), an element of a tile, or
+// a tile.
+enum class Layout { rows, slabs, spread };
 
 // A tensor of the kernel: where it lies in HBM and the SBUF tile that holds a group of its rows.
 struct RowTensor {

@@ -3,10 +3,12 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
-#include "kernels/rows.h"
+#include "kernels/spread_rows.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -59,13 +61,70 @@ bool may_be_nan(Dtype dtype) {
   return dtype < Dtype::int8;  // the floating types come first
 }
 
+// Running values of a few long rows of floats, each over all partitions: of what a partition has, then, on one of them,
+// of their last ones, which each partition takes from the one before. None if it is not that, or does not fit; nor of
+// products, as those of a part may overflow where the row's do not.
+std::optional<program::Program> spread_scan(const target::Target& target, const ScanShape& shape) {
+  const std::int64_t elements = shape.rows * shape.cols;
+  const auto is_whole = [&](const std::vector<Access>& operands) {
+    return operands.size() == 1 && operands.front().elements == elements && is_real_float(operands.front().dtype);
+  };
+  if (shape.alu == Alu::multiply || !is_whole(shape.inputs) || !is_whole(shape.outputs) ||
+      !rows::may_spread(target, shape.rows, shape.cols)) {
+    return {};
+  }
+  const std::int64_t bytes = target::itemsize(sbuf_dtype(shape.inputs.front().dtype)) +
+                             target::itemsize(sbuf_dtype(shape.outputs.front().dtype)) +
+                             target::itemsize(Dtype::float32);
+  rows::SpreadRows kernel(target, "scan", shape.rows, shape.cols, 2 * bytes);
+  if (!kernel.fit()) {
+    return {};
+  }
+  Builder& builder = kernel.builder;
+  rows::RowTensor in = kernel.tensor("in0", shape.inputs.front());
+  rows::RowTensor out = kernel.tensor("out0", shape.outputs.front(), true);
+  kernel.give_tile(in);
+  kernel.give_tile(out);
+  const Recurrence recurrence(shape.alu);
+  const std::int64_t partitions = kernel.partitions();
+  const auto work = kernel.work("running", Dtype::float32), last = kernel.column("last"),
+             carry = kernel.column("carry");
+  const auto line = kernel.line("line", partitions), running = kernel.line("running_line", partitions + 1);
+  const auto constant = builder.sbuf("constant", Dtype::float32, partitions, 1, 1);
+  builder.nest("constant");
+  builder.memset(on_chip_tile(constant, partitions, 1), recurrence.constant);
+  kernel.groups([&](const Index& row, std::int64_t count) {
+    const auto scan = [&](const Tile& dst, const Tile& src) {
+      const Tile constants = on_chip_tile(constant, src.partitions, std::vector<Dim>{{src.free_elements(), 0}});
+      emit_scan(builder, shape.alu, dst, src, constants, {});
+    };
+    kernel.load(in, row, count, recurrence.initial);
+    builder.loop(count, [&](const Index& r) { scan(kernel.row(work, r), kernel.row(in.tile, r)); });
+    Tile ends = kernel.by_row(work, count);
+    ends.offset += ends.free.back().size - 1;
+    ends.free.pop_back();
+    builder.tensor_copy(kernel.columns(last, count), ends);
+    builder.dma(on_chip_tile(line, 1, partitions * count), kernel.columns(last, count));
+    builder.memset(on_chip_tile(running, 1, count), recurrence.initial);
+    builder.loop(count, [&](const Index& r) {
+      const std::vector<Dim> lanes = {{partitions, count}};
+      scan(on_chip_tile(running, 1, lanes, r + Index(count)), on_chip_tile(line, 1, lanes, r));
+    });
+    builder.dma(kernel.columns(carry, count), on_chip_tile(running, 1, partitions * count));
+    builder.loop(count, [&](const Index& r) {
+      rows::op(builder, Opcode::tensor_scalar, kernel.row(out.tile, r), {kernel.row(work, r), kernel.scalar(carry, r)},
+               shape.alu);
+    });
+    kernel.store(out, row, count);
+  });
+  return builder.take();
+}
+
 [[noreturn]] void only_counts(const std::string& rule, const std::string& got) {
   throw Error(Category::unimplemented, "[scan] " + rule + " counted, not executed; got " + got + ".");
 }
 
-}  // namespace
-
-program::Program scan(const target::Target& target, const ScanShape& shape) {
+program::Program scan_rows(const target::Target& target, const ScanShape& shape) {
   const std::int64_t elements = shape.rows * shape.cols;
   rows::RowKernel kernel(target, "scan", shape.rows, shape.cols);
   Builder& builder = kernel.builder;
@@ -192,6 +251,14 @@ program::Program scan(const target::Target& target, const ScanShape& shape) {
   });
   side_stream(other_outputs, other_inputs.size(), true);
   return builder.take();
+}
+
+}  // namespace
+
+program::Program scan(const target::Target& target, const ScanShape& shape) {
+  program::Program program = scan_rows(target, shape);
+  std::optional<program::Program> spread = spread_scan(target, shape);
+  return spread ? program::faster(std::move(program), std::move(*spread), target) : std::move(program);
 }
 
 void require_executable(const ScanShape& shape) {

@@ -1,12 +1,13 @@
 // softmax and log_softmax of each row of a matrix, forward and backward.
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/rows.h"
-#include "kernels/softmax_slabs.h"
+#include "kernels/softmax_layouts.h"
 #include "program/count.h"
 #include "target/error.h"
 
@@ -176,10 +177,13 @@ void require_executable(const SoftmaxShape& shape) {
 // 4 (log: 3).
 program::Program softmax(const target::Target& target, const SoftmaxShape& shape) {
   program::Program program = shape.backward ? backward(target, shape) : forward(target, shape);
-  if (!shape.across_partitions || !rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
-    return program;
+  std::optional<program::Program> other;
+  if (shape.across_partitions && rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
+    other = softmax_slabs(target, shape);
+  } else if (!shape.across_partitions && rows::may_spread(target, shape.rows, shape.cols)) {
+    other = softmax_spread(target, shape);
   }
-  return program::faster(std::move(program), softmax_slabs(target, shape), target);
+  return other ? program::faster(std::move(program), std::move(*other), target) : std::move(program);
 }
 
 }  // namespace trn::kernels

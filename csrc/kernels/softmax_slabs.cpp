@@ -1,5 +1,5 @@
 // Columns lie side by side in a tile, [128, cols x rows]: reduced along the outer one of its free axes.
-#include "kernels/softmax_slabs.h"
+#include "kernels/softmax_layouts.h"
 
 #include <algorithm>
 #include <string>

@@ -34,10 +34,8 @@ class Variance {
     }
   }
 
-  program::Program emit() {
-    const std::int64_t partitions = target_.core.num_partitions;
-    const bool is_long = s_.cols >= partitions * target_.core.min_instruction_cycles;
-    if (!s_.across_partitions && s_.rows < partitions / 2 && is_long) {
+  program::Program emit(rows::Layout layout) {
+    if (layout == rows::Layout::spread) {
       spread();
     } else {
       along_rows();
@@ -143,8 +141,8 @@ class Variance {
 
 }  // namespace
 
-program::Program variance(const target::Target& target, const ReductionShape& shape) {
-  return Variance(target, shape).emit();
+program::Program variance(const target::Target& target, const ReductionShape& shape, rows::Layout layout) {
+  return Variance(target, shape).emit(layout);
 }
 
 }  // namespace trn::kernels

@@ -46,8 +46,13 @@ def test_softmax_bytes(target: Any, seed: int, cols: int, fits: bool) -> None:
     if not fits:
         reads += 1 if part["log"] or not part["backward"] else 2
     elements = part["rows"] * part["cols"]
-    expected = reads * elements * BYTES[part["in_dtype"]], elements * BYTES[part["out_dtype"]]
-    assert traffic(target, part) == expected, part
+    read, written = traffic(target, part)
+    assert written == elements * BYTES[part["out_dtype"]], part
+    # Few rows may lie over all partitions, where they fit: read once, then.
+    over_all = 2 if part["backward"] else 1
+    is_few = part["rows"] < PARTITIONS * target.device.num_cores
+    passes = {reads, over_all} if is_few else {reads}
+    assert read in {n * elements * BYTES[part["in_dtype"]] for n in passes}, part
 
 
 # ---- norms

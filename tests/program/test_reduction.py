@@ -56,7 +56,7 @@ def some_extents(rng: random.Random) -> tuple[int, int]:
     if shape < 0.2:  # few long rows: spread over the partitions
         return rng.randint(1, 4), rng.randint(8_000, 300_000)
     if shape < 0.3:  # chunks of a row
-        return rng.randint(65, 70), rng.randint(20_000, 40_000)
+        return rng.randint(256, 260), rng.randint(20_000, 40_000)
     if shape < 0.4:  # few columns of many rows
         return rng.randint(20_000, 90_000), rng.randint(1, 20)
     return some_size(rng, 800), some_size(rng, 900)

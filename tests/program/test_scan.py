@@ -117,6 +117,28 @@ def test_infinities_and_nans(target: Any) -> None:
         assert alu == "add" or np.array_equal(np.signbit(got[2, :3]), np.signbit(expected[2, :3]))
 
 
+@pytest.mark.parametrize("cols", [8_192, 50_257])
+def test_infinities_and_nans_of_long_rows(target: Any, cols: int) -> None:
+    """Over all partitions, where no value reaches an element before it."""
+    x = np.zeros((4, cols))
+    x[0, [5, 300, cols - 2]] = 1, np.inf, -np.inf
+    x[1, 4000] = np.nan
+    x[2, 77] = -np.inf
+    x[3] = -1
+    for alu in RUNNING:
+        _, (got,) = execute(target, scan_part(4, cols, alu, "float32", "float32"), x)
+        with np.errstate(invalid="ignore"):
+            expected = RUNNING[alu](x)
+        assert np.array_equal(got, expected, equal_nan=True), alu
+
+
+def test_a_product_does_not_overflow_on_its_way(target: Any) -> None:
+    x = np.ones((1, 50_000))
+    x[0, 0], x[0, 20_000:20_003] = 1e-30, 1e20
+    _, (got,) = execute(target, scan_part(1, 50_000, "multiply", "float32", "float32"), x)
+    np.testing.assert_allclose(got, np.cumprod(x, 1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("alu", RUNNING)
 def test_threads_agree(target: Any, alu: str) -> None:
     part = scan_part(3000, 100, alu, "float32", "float32", positions=alu == "maximum")
