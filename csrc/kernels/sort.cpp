@@ -8,7 +8,9 @@
 #include "kernels/executable.h"
 #include "kernels/sort_passes.h"
 #include "kernels/sort_plan.h"
+#include "kernels/sort_tournament.h"
 #include "kernels/tiling.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -30,12 +32,21 @@ class SortKernel {
     key_ = shape.inputs.empty() ? Dtype::float32 : key_dtype(shape.inputs.front().dtype);
   }
 
-  program::Program build() {
+  bool has_rows() const {
+    return !inputs_.empty() && shape_.k > 0 && is_regular(shape_.inputs, 0, shape_.rows * shape_.cols);
+  }
+  SortTournament tournament() const { return {target_, shape_, key_}; }
+
+  program::Program build(bool by_tournament) {
     const std::int64_t num_keys = shape_.rows * shape_.cols;
     stream_others(shape_.inputs, inputs_, num_keys, false);
     if (num_keys > 0 && shape_.k > 0) {
       const Network plan = network();
-      if (const SortPasses passes(target_, shape_, key_); passes.fits() && passes.cost() <= network_cost(plan)) {
+      if (by_tournament) {
+        tournament().build(builder_, inputs_.front(), [&](const Tile& values, const Tile& positions, const Index& row) {
+          store(values, positions, row, 1);
+        });
+      } else if (const SortPasses passes(target_, shape_, key_); passes.fits() && passes.cost() <= network_cost(plan)) {
         passes.build(
             builder_,
             [&](const Tile& keys, const Index& row, const Index& column, std::int64_t columns) {
@@ -406,7 +417,11 @@ class SortKernel {
 }  // namespace
 
 program::Program sort(const target::Target& target, const SortShape& shape) {
-  return SortKernel(target, shape).build();
+  SortKernel kernel(target, shape);
+  const bool may_be_tournament = kernel.has_rows() && kernel.tournament().fits();
+  program::Program program = kernel.build(false);
+  return may_be_tournament ? program::faster(std::move(program), SortKernel(target, shape).build(true), target)
+                           : std::move(program);
 }
 
 void require_executable(const SortShape& shape) {

@@ -44,9 +44,9 @@ double SortPasses::cost() const {
          static_cast<double>(std::max(shape_.cols, least) + candidates);
 }
 
-void SortPasses::take(Builder& builder, const Tile& keys, std::int16_t values, std::int16_t positions,
-                      const Index& first) const {
-  builder.loop(num_passes(), [&](const Index& pass) {
+void take_largest(Builder& builder, const Tile& keys, std::int16_t values, std::int16_t positions, std::int64_t passes,
+                  const Index& first) {
+  builder.loop(passes, [&](const Index& pass) {
     const Index at = pass * kPass + first;
     const Tile best = on_chip_tile(values, keys.partitions, kPass, at);
     builder.emit({.opcode = Opcode::max8, .dst = best, .src = {keys}});
@@ -89,7 +89,7 @@ void SortPasses::build(Builder& builder, const Load& load, const Store& store) c
     builder.parallel_loop(rows.trips, [&](const Index& i) {
       const Index row = i * rows.size + Index(rows.start);
       if (candidates == 0) {
-        take(builder, read(row, rows.size, {}, shape_.cols), values, positions, {});
+        take_largest(builder, read(row, rows.size, {}, shape_.cols), values, positions, num_passes());
         write(row, rows.size);
         return;
       }
@@ -97,7 +97,7 @@ void SortPasses::build(Builder& builder, const Load& load, const Store& store) c
         builder.loop(columns.trips, [&](const Index& c) {
           const Index column = c * columns.size + Index(columns.start);
           const Index at = c * width() + Index(columns.start / chunk_ * width());
-          take(builder, read(row, rows.size, column, columns.size), best, places, at);
+          take_largest(builder, read(row, rows.size, column, columns.size), best, places, num_passes(), at);
           const Tile offset = on_chip_tile(offsets, rows.size, width());
           const Tile place = on_chip_tile(places, rows.size, width(), at);
           builder.emit(
@@ -105,7 +105,7 @@ void SortPasses::build(Builder& builder, const Load& load, const Store& store) c
           builder.tensor_tensor(place, place, offset, Alu::add);
         });
       }
-      take(builder, on_chip_tile(best, rows.size, candidates), values, found, {});
+      take_largest(builder, on_chip_tile(best, rows.size, candidates), values, found, num_passes());
       builder.emit({.opcode = Opcode::nc_n_gather,
                     .dst = on_chip_tile(positions, rows.size, width()),
                     .src = {on_chip_tile(places, rows.size, candidates), on_chip_tile(found, rows.size, width())}});

@@ -11,6 +11,11 @@
 
 namespace trn::kernels {
 
+// The 8 `passes` largest of each partition, from `first` of the results on. `positions` count from the start of `keys`,
+// whose largest are gone afterwards.
+void take_largest(tiling::Builder& builder, const tiling::Tile& keys, std::int16_t values, std::int16_t positions,
+                  std::int64_t passes, const tiling::Index& first = {});
+
 // max8 finds eight values, nc_find_index8 their places, nc_match_replace8 puts the least value there. A row that does
 // not fit passes in chunks, each of which gives its own k largest; the largest of these are the row's.
 class SortPasses {
@@ -33,9 +38,6 @@ class SortPasses {
   std::int64_t width() const { return num_passes() * kPass; }  // of one chunk's results
   std::int64_t num_chunks() const { return tiling::ceil_div(shape_.cols, chunk_); }
   bool fits_in_sbuf(std::int64_t chunk) const;
-  // `positions` count from the start of `keys`, whose largest are gone afterwards.
-  void take(tiling::Builder& builder, const tiling::Tile& keys, std::int16_t values, std::int16_t positions,
-            const tiling::Index& first) const;
 
   const target::Target& target_;
   const SortShape& shape_;

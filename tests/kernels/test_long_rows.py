@@ -40,6 +40,12 @@ def scan(rows: int, cols: int) -> dict[str, Any]:
     return {"family": "scan", "rows": rows, "cols": cols, "alu": "add", "inputs": [whole], "outputs": [whole]}
 
 
+def topk(rows: int, cols: int, k: int) -> dict[str, Any]:
+    outputs = [access("float32", rows * k), access("int64", rows * k)]
+    part = {"family": "sort", "rows": rows, "cols": cols, "k": k, "ascending": False}
+    return part | {"inputs": [access("float32", rows * cols)], "outputs": outputs}
+
+
 PARTS = {
     "sum": reduction,
     "maximum": lambda rows, cols: reduction(rows, cols, alu="maximum"),
@@ -51,6 +57,8 @@ PARTS = {
     "log_softmax": lambda rows, cols: softmax(rows, cols, log=True),
     "softmax_backward": lambda rows, cols: softmax(rows, cols, backward=True),
     "scan": scan,
+    "topk": lambda rows, cols: topk(rows, cols, 8),
+    "topk_50": lambda rows, cols: topk(rows, cols, 50),
 }
 
 

@@ -64,6 +64,16 @@ def test_the_first_few(target: Any, seed: int) -> None:
     assert_sorts(target, part, some_values(rng, rows * cols, dtype))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_first_few_of_long_rows(target: Any, seed: int) -> None:
+    """Each over all partitions, in rounds: many keys are equal, on one partition or on several."""
+    rng = random.Random(seed)
+    rows, cols = rng.choice([1, 1, 2, 5]), rng.choice([8192, 8193, 50_257, rng.randint(9_000, 60_000)])
+    dtype = rng.choice([*FLOATS, "int32"])
+    part = sort_part(rows, cols, rng.choice([1, 8, 9, 50, 64]), dtype, rng.random() < 0.5)
+    assert_sorts(target, part, some_values(rng, rows * cols, dtype))
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_whole_rows(target: Any, seed: int) -> None:
     rng = random.Random(seed)
