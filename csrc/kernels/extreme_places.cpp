@@ -98,19 +98,22 @@ class ExtremePlaces {
     });
   }
 
-  // Few long rows: each lies over all partitions, whose extremes then pass to one. A single row has a share on each
-  // core.
+  // Few long rows: each lies over all partitions, whose extremes then pass to one. A single one has a share on each
+  // core, and so have rows that are stored as columns, which pass together.
   void spread() {
     const std::int64_t partitions = k_.partitions(), size = target::itemsize(in_dtype_);
-    free_ = tiling::stream_free_elements(target_, s_.cols, size, 2 * size + 3 * target::itemsize(Dtype::float32));
+    together_ = s_.across_partitions ? s_.rows : 1;
+    const std::int64_t groups = s_.rows / together_, elements = s_.cols * together_;
+    const std::int64_t bytes = 2 * size + 3 * target::itemsize(Dtype::float32);
+    free_ = std::max<std::int64_t>(tiling::stream_free_elements(target_, elements, size, bytes) / together_, 1);
     const std::int64_t tile = partitions * free_;
-    const std::int64_t shares = s_.rows == 1 && s_.cols >= k_.num_shares() * tile ? k_.num_shares() : 1;
-    in_.tile = b_.sbuf("tile", in_dtype_, partitions, free_);
-    marks_ = b_.sbuf("marks", Dtype::float32, partitions, free_, 1);
+    const std::int64_t shares = groups == 1 && s_.cols >= k_.num_shares() * tile ? k_.num_shares() : 1;
+    in_.tile = b_.sbuf("tile", in_dtype_, partitions, free_ * together_);
+    marks_ = b_.sbuf("marks", Dtype::float32, partitions, free_ * together_, 1);
     distances_ = b_.sbuf("distances", Dtype::float32, partitions, free_, 1);
     rest_distances_ = b_.sbuf("rest_distances", Dtype::float32, partitions, free_, 1);
-    lines_ = b_.sbuf("lines", Dtype::float32, 1, 3 * partitions * shares, 1);
-    give_columns(partitions, shares, 1);
+    lines_ = b_.sbuf("lines", Dtype::float32, 1, 3 * partitions * shares * together_, 1);
+    give_columns(partitions, shares * together_, 1);
     b_.nest("distances");
     measure(on_chip_tile(distances_, partitions, free_), free_, Index(tile));
     const std::int64_t each = s_.cols / tile / shares, shared = each * shares * tile;
@@ -124,29 +127,29 @@ class ExtremePlaces {
       return;
     }
     b_.nest("body");
-    b_.parallel_loop(s_.rows, [&](const Index& row) {
-      search(row * s_.cols, Index(0), shared, Index(0));
-      search_rest(row * s_.cols, shared, each == 0);
-      join(row, 1);
+    b_.parallel_loop(groups, [&](const Index& group) {
+      search(group * elements, Index(0), shared, Index(0));
+      search_rest(group * elements, shared, each == 0);
+      join(group * together_, 1);
     });
   }
 
-  // Whole tiles of a row that begins at `row`, `count` elements from column `col` on, into a share's columns.
-  void search(const Index& row, const Index& col, std::int64_t count, const Index& share) {
+  // Whole tiles of rows that begin at `start`, `count` columns from `col` on, into a share's columns.
+  void search(const Index& start, const Index& col, std::int64_t count, const Index& share) {
     const std::int64_t partitions = k_.partitions(), tile = partitions * free_;
     const Tile distances = on_chip_tile(distances_, partitions, free_);
     if (count > 0) {
-      search_tile(row, col, distances, share, true);
+      search_tile(start, col, distances, share, true);
       b_.loop(count / tile - 1,
-              [&](const Index& i) { search_tile(row, col + i * tile + tile, distances, share, false); });
+              [&](const Index& i) { search_tile(start, col + i * tile + tile, distances, share, false); });
     }
   }
 
   // The columns from `col` on, into the first share's.
-  void search_rest(const Index& row, std::int64_t col, bool is_first) {
+  void search_rest(const Index& start, std::int64_t col, bool is_first) {
     const std::int64_t partitions = k_.partitions(), tile = partitions * free_, whole = (s_.cols - col) / tile;
     b_.loop(whole, [&](const Index& i) {
-      search_tile(row, i * tile + col, on_chip_tile(distances_, partitions, free_), Index(0), false);
+      search_tile(start, i * tile + col, on_chip_tile(distances_, partitions, free_), Index(0), false);
     });
     col += whole * tile;
     for (const std::int64_t p : {partitions, std::int64_t{1}}) {
@@ -154,24 +157,25 @@ class ExtremePlaces {
       if (width > 0) {
         const Tile distances = on_chip_tile(rest_distances_, p, width);
         measure(distances, width, Index(p * width));
-        search_tile(row, Index(col), distances, Index(0), is_first && p > 1);
+        search_tile(start, Index(col), distances, Index(0), is_first && p > 1);
         col += p * width;
       }
     }
   }
 
-  // A tile of consecutive elements; `distances`, of its shape, are those to its end.
-  void search_tile(const Index& row, const Index& col, const Tile& distances, const Index& share, bool is_first) {
-    const std::int64_t p = distances.partitions, width = distances.free_elements();
-    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, 1, share); };
-    const Tile x = on_chip_tile(in_.tile, p, width), marks = on_chip_tile(marks_, p, width);
-    b_.dma(x, hbm_tile(in_.hbm, p, width, {{width, 1}}, row + col));
+  // A tile of consecutive elements, of `together_` rows side by side; `distances`, of a row's, are those to its end.
+  void search_tile(const Index& start, const Index& col, const Tile& distances, const Index& share, bool is_first) {
+    const std::int64_t p = distances.partitions, width = distances.free_elements(), count = width * together_;
+    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, p, together_, share * together_); };
+    b_.dma(on_chip_tile(in_.tile, p, count), hbm_tile(in_.hbm, p, count, {{count, 1}}, start + col * together_));
     const Found found{column(best_), column(nearest_)}, here = is_first ? found : Found{column(part_), column(found_)};
-    find(here, x, marks, distances, column(flags_), [&] { mark(marks, x, here.best); });
+    const Tile x = on_chip_tile(in_.tile, p, side_by_side(width)), marks = on_chip_tile(marks_, p, side_by_side(width));
+    find_in_rows(here, x, marks, on_chip_tile(distances.buffer, p, {{together_, 0}, {width, 1}}), column(flags_),
+                 here.best);
     const Tile behind = column(others_);
     b_.emit({.opcode = Opcode::iota,
              .dst = behind,
-             .src = {hbm_tile(-1, p, 0, {{1, 0}}, col * -1 + (s_.cols - p * width))}});
+             .src = {hbm_tile(-1, p, 0, {{together_, 0}}, col * -1 + (s_.cols - p * width))}});
     b_.tensor_tensor(here.distance, here.distance, behind, Alu::add);
     if (!is_first) {
       keep_better(found, here, column(flags_), column(others_));
@@ -180,17 +184,39 @@ class ExtremePlaces {
 
   // Of all partitions and shares. DMA moves their columns, as a transpose of NeuronCore-v2 would spread a NaN.
   void join(const Index& row, std::int64_t shares) {
-    const std::int64_t partitions = k_.partitions(), count = partitions * shares;
-    auto line = [&](std::int64_t number) { return on_chip_tile(lines_, 1, count, Index(number * count)); };
-    b_.dma(line(0), on_chip_tile(best_, partitions, shares));
-    b_.dma(line(1), on_chip_tile(nearest_, partitions, shares));
-    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, 1, 1); };
+    const std::int64_t partitions = k_.partitions(), lanes = partitions * shares, count = lanes * together_;
+    auto moved = [&](std::int64_t number, std::int16_t columns) {
+      b_.dma(on_chip_tile(lines_, 1, count, Index(number * count)),
+             on_chip_tile(columns, partitions, shares * together_));
+    };
+    moved(0, best_);
+    moved(1, nearest_);
+    auto line = [&](std::int64_t number) {
+      return on_chip_tile(lines_, 1, side_by_side(lanes), Index(number * count));
+    };
+    auto column = [&](std::int16_t buffer) { return on_chip_tile(buffer, 1, together_); };
     const Found found{column(part_), column(found_)};
-    find(found, line(0), line(2), line(1), column(flags_), [&] { mark(line(2), line(0), found.best); });
+    find_in_rows(found, line(0), line(2), line(1), column(flags_), found.best);
     become_place(found.distance);
     for (std::size_t i = 0; i < outputs_.size(); ++i) {
-      b_.dma(hbm_tile(outputs_[i], 1, 0, {{1, 1}}, row), is_place(i) ? found.distance : found.best);
+      b_.dma(hbm_tile(outputs_[i], 1, 0, {{together_, 1}}, row), is_place(i) ? found.distance : found.best);
     }
+  }
+
+  // Each of `together_` rows, an element beside the other's.
+  std::vector<tiling::Dim> side_by_side(std::int64_t width) const { return {{together_, 1}, {width, together_}}; }
+  void find_in_rows(const Found& found, const Tile& x, const Tile& marks, const Tile& distances, const Tile& has_nan,
+                    const Tile& best) {
+    find(found, x, marks, distances, has_nan, [&] {
+      b_.loop(together_, [&](const Index& r) {
+        const auto of_row = [&](const Tile& tile, std::int64_t width) {
+          const Index first{tile.offset, tile.loop_strides};
+          return on_chip_tile(tile.buffer, tile.partitions, {{width, together_}}, first + r);
+        };
+        const std::int64_t width = x.free.back().size;
+        mark(of_row(marks, width), of_row(x, width), of_row(best, 1));
+      });
+    });
   }
 
   bool is_place(std::size_t output) const { return output + 1 == outputs_.size(); }
@@ -258,7 +284,7 @@ class ExtremePlaces {
   std::vector<std::int16_t> outputs_;
   std::int16_t marks_ = -1, distances_ = -1;
   std::int16_t best_ = -1, part_ = -1, nearest_ = -1, found_ = -1, flags_ = -1, others_ = -1;
-  std::int64_t free_ = 0;  // of a row that is spread: elements of a tile on each partition
+  std::int64_t together_ = 1, free_ = 0;  // rows that are spread, and elements of each that a tile's partition has
   std::int16_t rest_distances_ = -1, lines_ = -1;
 };
 

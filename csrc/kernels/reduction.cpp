@@ -58,6 +58,8 @@ program::Program Reduction::emit(rows::Layout layout) {
     read_odd_inputs();
     if (layout == rows::Layout::slabs) {
       slabs();
+    } else if (layout == rows::Layout::spread && s_.across_partitions) {
+      spread_columns();
     } else if (layout == rows::Layout::spread) {
       spread();
     } else if (sums_floats_ && s_.across_partitions && is_narrow()) {
@@ -251,12 +253,16 @@ program::Program reduction(const target::Target& target, const ReductionShape& s
     return Reduction(target, shape).emit(layout);
   };
   program::Program program = emit(rows::Layout::rows);
-  if (shape.across_partitions) {
-    const bool may_be_slabs = !special && rows::may_be_slabs(target.core, shape.rows, shape.cols);
-    return may_be_slabs ? program::faster(std::move(program), emit(rows::Layout::slabs), target) : std::move(program);
+  if (shape.across_partitions && !special && rows::may_be_slabs(target.core, shape.rows, shape.cols)) {
+    return program::faster(std::move(program), emit(rows::Layout::slabs), target);
   }
-  const bool may_spread = rows::may_spread(target, shape.rows, shape.cols);
-  return may_spread ? program::faster(std::move(program), emit(rows::Layout::spread), target) : std::move(program);
+  // TensorE adds up floats that lie across partitions as they come.
+  const bool sums_columns = shape.across_partitions && !special && shape.alu == Alu::add && !shape.inputs.empty() &&
+                            is_real_float(shape.inputs.front().dtype);
+  if (!sums_columns && rows::may_spread(target, shape.rows, shape.cols, shape.across_partitions)) {
+    return program::faster(std::move(program), emit(rows::Layout::spread), target);
+  }
+  return program;
 }
 
 }  // namespace trn::kernels

@@ -18,7 +18,7 @@ class Reduction {
  public:
   Reduction(const target::Target& target, const ReductionShape& shape);
 
-  // Slabs of a matrix across partitions only, and spread only of one that is not.
+  // Slabs are of a matrix across partitions only; so are spread rows of anything but sums of floats.
   program::Program emit(rows::Layout layout);
 
  private:
@@ -95,6 +95,9 @@ class Reduction {
   // Few long rows: each is spread over all partitions. Floats are summed by matmuls with ones into one PSUM row;
   // everything else is reduced per partition by VectorE, and the 128 results are transposed and reduced again.
   void spread();
+  // Few long rows stored as columns, all of which lie over all partitions: reduced side by side on each, and the
+  // results, moved to one partition by DMA, again.
+  void spread_columns();
   // [128 partitions, shares] to one element.
   void fold(const Tile& out, std::int16_t columns, std::int16_t turned, std::int64_t shares, Alu alu);
 

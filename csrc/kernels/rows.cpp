@@ -59,10 +59,10 @@ bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t 
   return num_rows >= core.num_partitions && cols > 0 && cols <= kMostColumns;
 }
 
-bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols) {
+bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols, bool across) {
   const auto& core = target.core;
-  return num_rows < target.device.num_cores * core.num_partitions &&
-         cols >= core.num_partitions * core.min_instruction_cycles;
+  const std::int64_t most = across ? core.num_partitions / 2 : target.device.num_cores * core.num_partitions - 1;
+  return num_rows > 0 && num_rows <= most && cols >= core.num_partitions * core.min_instruction_cycles;
 }
 
 Tile block_diagonal(Builder& builder, std::int16_t buffer, std::int64_t groups, std::int64_t rows, std::int64_t cols) {

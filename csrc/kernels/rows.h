@@ -48,8 +48,9 @@ void scaled_product(Builder& builder, const Tile& dst, const Tile& a, const Tile
 // Few columns of many rows, across partitions: TensorE's transposes take time for each row, slabs, whose tiles have a
 // row in each element, for each element of a partition.
 bool may_be_slabs(const target::Core& core, std::int64_t num_rows, std::int64_t cols);
-// Long rows that leave partitions or a core idle: each may lie over all partitions instead.
-bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols);
+// Long rows that leave partitions or a core idle: each may lie over all partitions instead. `across`: few rows, stored
+// as columns, all of which then do.
+bool may_spread(const target::Target& target, std::int64_t num_rows, std::int64_t cols, bool across = false);
 // What a row is on the chip: a partition (or a column, of a matrix stored across partitions), an element of a tile, or
 // a tile.
 enum class Layout { rows, slabs, spread };

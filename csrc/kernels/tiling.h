@@ -46,6 +46,8 @@ struct Index {
 
   Index() = default;
   Index(std::int64_t constant) : offset(constant) {}
+  Index(std::int64_t constant, std::vector<std::int64_t> loop_strides)
+      : offset(constant), strides(std::move(loop_strides)) {}
   Index operator+(const Index& other) const;
   Index operator*(std::int64_t factor) const;
   Index operator/(std::int64_t divisor) const;  // exact: the divisor divides the offset and all strides

@@ -47,14 +47,15 @@ class Variance {
   std::int64_t itemsize() const { return target::itemsize(tiling::sbuf_dtype(s_.inputs.front().dtype)); }
   std::int64_t pitch(std::int64_t width) const { return kTriple + kStatistics * ceil_div(width, piece_); }
 
-  // `width` elements from `first` of the tile join what stands at `at` of the statistics: a triple, then room for
-  // pieces.
-  void measure(std::int64_t p, const Index& at, const Index& first, std::int64_t width) {
+  // `width` elements, `stride` apart, from `first` of the tile join what stands at `at` of the statistics: a triple,
+  // then room for pieces.
+  void measure(std::int64_t p, const Index& at, const Index& first, std::int64_t width, std::int64_t stride = 1) {
     for (const auto& segment : tiling::split(width, piece_)) {
       b_.loop(segment.trips, [&](const Index& i) {
         const Index where = at + i * kStatistics + (kTriple + kStatistics * segment.start / piece_);
         rows::op(b_, Opcode::bn_stats, on_chip_tile(stats_, p, kStatistics, where),
-                 {on_chip_tile(in_.tile, p, segment.size, first + i * piece_ + segment.start)});
+                 {on_chip_tile(in_.tile, p, {{segment.size, stride}},
+                               first + i * (piece_ * stride) + segment.start * stride)});
       });
     }
     rows::join_statistics(b_, stats_, p, at, pitch(width), width);
@@ -92,39 +93,48 @@ class Variance {
     });
   }
 
-  // Each partition has the statistics of its share; their transposes lie side by side for one more bn_aggr.
+  // Each partition has the statistics of its share; their transposes lie side by side for one more bn_aggr. Rows that
+  // are stored as columns pass together, others one by one.
   void spread() {
-    const std::int64_t partitions = target_.core.num_partitions;
-    const std::int64_t free = tiling::stream_free_elements(target_, s_.cols, itemsize(), 2 * itemsize() + 1);
-    in_.tile = b_.sbuf("tile", tiling::sbuf_dtype(s_.inputs.front().dtype), partitions, free);
-    stats_ = b_.sbuf("stats", Dtype::float32, partitions, pitch(free), 1);
+    const std::int64_t partitions = target_.core.num_partitions, together = s_.across_partitions ? s_.rows : 1;
+    const std::int64_t elements = together * s_.cols;
+    const std::int64_t free = std::max<std::int64_t>(
+        tiling::stream_free_elements(target_, elements, itemsize(), 2 * itemsize() + 1) / together, 1);
+    const std::int64_t each = pitch(free);
+    in_.tile = b_.sbuf("tile", tiling::sbuf_dtype(s_.inputs.front().dtype), partitions, free * together);
+    stats_ = b_.sbuf("stats", Dtype::float32, partitions, together * each, 1);
     const auto turned = b_.psum("turned", Dtype::float32, 1, partitions);
     const auto line = b_.sbuf("line", Dtype::float32, 1, kTriple * partitions, 1);
-    const auto result = b_.sbuf("result", Dtype::float32, 1, 2);
+    const auto result = b_.sbuf("result", Dtype::float32, 1, 2 * together);
     b_.nest("body");
-    b_.parallel_loop(s_.rows, [&](const Index& row) {
-      b_.memset(on_chip_tile(stats_, partitions, kTriple), 0);
+    b_.parallel_loop(s_.rows / together, [&](const Index& row) {
+      b_.memset(on_chip_tile(stats_, partitions, {{together, each}, {kTriple, 1}}), 0);
       auto tiles = [&](std::int64_t start, std::int64_t trips, std::int64_t p, std::int64_t n) {
+        const std::int64_t count = n * together;
         b_.loop(p * n > 0 ? trips : 0, [&](const Index& i) {
-          b_.dma(on_chip_tile(in_.tile, p, n), hbm_tile(in_.hbm, p, n, {{n, 1}}, row * s_.cols + i * (p * n) + start));
-          measure(p, Index(0), Index(0), n);
+          b_.dma(on_chip_tile(in_.tile, p, count),
+                 hbm_tile(in_.hbm, p, count, {{count, 1}}, row * elements + i * (p * count) + start * together));
+          b_.loop(together, [&](const Index& r) { measure(p, r * each, r, n, together); });
         });
       };
       const std::int64_t full = s_.cols / (partitions * free), rest = s_.cols - full * partitions * free;
       tiles(0, full, partitions, free);
       tiles(s_.cols - rest, 1, partitions, rest / partitions);
       tiles(s_.cols - rest % partitions, 1, rest % partitions, 1);
-      for (std::int64_t i = 0; i < kTriple; ++i) {
-        b_.transpose(on_chip_tile(turned, 1, partitions), on_chip_tile(stats_, partitions, 1, Index(i)));
-        b_.tensor_copy(on_chip_tile(line, 1, {{partitions, kTriple}}, Index(i)), on_chip_tile(turned, 1, partitions));
-      }
-      const Tile mean = on_chip_tile(result, 1, 1), variance = on_chip_tile(result, 1, 1, Index(1));
-      rows::op(b_, Opcode::bn_aggr, on_chip_tile(result, 1, 2), {on_chip_tile(line, 1, kTriple * partitions)});
+      b_.loop(together, [&](const Index& r) {
+        for (std::int64_t i = 0; i < kTriple; ++i) {
+          b_.transpose(on_chip_tile(turned, 1, partitions), on_chip_tile(stats_, partitions, 1, r * each + Index(i)));
+          b_.tensor_copy(on_chip_tile(line, 1, {{partitions, kTriple}}, Index(i)), on_chip_tile(turned, 1, partitions));
+        }
+        rows::op(b_, Opcode::bn_aggr, on_chip_tile(result, 1, 2, r * 2), {on_chip_tile(line, 1, kTriple * partitions)});
+      });
+      const std::vector<tiling::Dim> one_of_two = {{together, 2}};
+      const Tile mean = on_chip_tile(result, 1, one_of_two), variance = on_chip_tile(result, 1, one_of_two, Index(1));
       b_.tensor_scalar(variance, variance, Alu::multiply, static_cast<float>(s_.cols));
       finish(variance, variance);
-      b_.dma(hbm_tile(outputs_[0], 1, 0, {{1, 1}}, row), variance);
+      b_.dma(hbm_tile(outputs_[0], 1, 0, {{together, 1}}, row * together), variance);
       if (outputs_.size() > 1) {
-        b_.dma(hbm_tile(outputs_[1], 1, 0, {{1, 1}}, row), mean);
+        b_.dma(hbm_tile(outputs_[1], 1, 0, {{together, 1}}, row * together), mean);
       }
     });
   }

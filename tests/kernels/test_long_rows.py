@@ -62,6 +62,20 @@ PARTS = {
 }
 
 
+@pytest.mark.parametrize("rows", [1, 2, 8])
+@pytest.mark.parametrize("name", ["sum", "maximum", "places", "variance", "product"])
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3", "inf2"])
+def test_few_columns_take_about_as_long_as_rows(target: str, name: str, rows: int) -> None:
+    """[many, few] along its first axis: engines read columns at half their rate."""
+    chip = _C.Target(target_files.load(target))
+
+    def seconds(across: bool) -> float:
+        part = (PARTS | {"product": lambda rows, cols: reduction(rows, cols, alu="multiply")})[name](rows, ELEMENTS)
+        return float(_C.cost([part | {"across_partitions": across}], chip)["seconds"])
+
+    assert seconds(True) < 3 * seconds(False) + 4 * chip.core.dma_fixed_seconds
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5])
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3", "inf2"])
