@@ -44,17 +44,15 @@ class SortKernel {
       const Network plan = network();
       if (by_tournament) {
         tournament().build(builder_, inputs_.front(), [&](const Tile& values, const Tile& positions, const Index& row) {
-          store(values, positions, row, 1);
+          store(values, positions, row);
         });
       } else if (const SortPasses passes(target_, shape_, key_); passes.fits() && passes.cost() <= network_cost(plan)) {
         passes.build(
             builder_,
             [&](const Tile& keys, const Index& row, const Index& column, std::int64_t columns) {
-              load(keys, row, column, keys.partitions, columns);
+              load(keys, row, column, columns);
             },
-            [&](const Tile& values, const Tile& positions, const Index& row) {
-              store(values, positions, row, values.partitions);
-            });
+            [&](const Tile& values, const Tile& positions, const Index& row) { store(values, positions, row); });
       } else if (plan.chunks == 1) {
         by_network(plan);
       } else {
@@ -137,15 +135,18 @@ class SortKernel {
   float pad(float least) const { return shape_.ascending ? -least : least; }
   void turn_around(const Tile& keys) { kernels::turn_around(builder_, keys, shape_.ascending); }
 
-  void load(const Tile& keys, const Index& row, const Index& column, std::int64_t partitions, std::int64_t columns) {
+  void load(const Tile& keys, const Index& row, const Index& column, std::int64_t columns) {
     if (!inputs_.empty() && is_regular(shape_.inputs, 0, shape_.rows * shape_.cols)) {
-      builder_.dma(keys, hbm_tile(inputs_[0], partitions, shape_.cols, {{columns, 1}}, row * shape_.cols + column));
+      const std::int64_t each = keys.free_elements() / columns;
+      builder_.dma(keys, hbm_tile(inputs_[0], keys.partitions, each * shape_.cols, {{each, shape_.cols}, {columns, 1}},
+                                  row * shape_.cols + column));
     }
   }
-  void store(const Tile& values, const Tile& positions, const Index& row, std::int64_t partitions) {
+  void store(const Tile& values, const Tile& positions, const Index& row) {
     for (std::size_t o = 0; o < outputs_.size(); ++o) {
       if (is_regular(shape_.outputs, o, shape_.rows * shape_.k)) {
-        builder_.dma(hbm_tile(outputs_[o], partitions, shape_.k, {{shape_.k, 1}}, row * shape_.k),
+        const std::int64_t count = values.free_elements();
+        builder_.dma(hbm_tile(outputs_[o], values.partitions, count, {{count, 1}}, row * shape_.k),
                      o == 0 ? values : positions);
       }
     }
@@ -292,12 +293,11 @@ class SortKernel {
         Tiles tiles = all;
         const Index row = i * rows.size + Index(rows.start);
         prepare(tiles, rows.size, plan.width, 0, -kInfinity);
-        load(on_chip_tile(tiles.keys, rows.size, shape_.cols), row, {}, rows.size, shape_.cols);
+        load(on_chip_tile(tiles.keys, rows.size, shape_.cols), row, {}, shape_.cols);
         turn_around(on_chip_tile(tiles.keys, rows.size, plan.width));
         sort_in_sbuf(tiles, plan, rows.size, plan.levels);
         turn_around(on_chip_tile(tiles.keys, rows.size, shape_.k));
-        store(on_chip_tile(tiles.keys, rows.size, shape_.k), on_chip_tile(tiles.positions, rows.size, shape_.k), row,
-              rows.size);
+        store(on_chip_tile(tiles.keys, rows.size, shape_.k), on_chip_tile(tiles.positions, rows.size, shape_.k), row);
       });
     }
   }

@@ -57,47 +57,77 @@ void take_largest(Builder& builder, const Tile& keys, std::int16_t values, std::
   });
 }
 
+std::int64_t SortPasses::rows_together() const {
+  const std::int64_t cores = std::max<std::int64_t>(target_.device.num_cores, 1), key_bytes = target::itemsize(key_);
+  if (chunk_ < shape_.cols) {
+    return 1;
+  }
+  const std::int64_t of_a_row = 2 * (std::max(shape_.cols, kPass) * key_bytes + width() * (key_bytes + 4));
+  const std::int64_t spare = shape_.rows / (4 * cores * target_.core.num_partitions);
+  const std::int64_t run = std::min(shape_.cols, shape_.k) * key_bytes;
+  return std::max<std::int64_t>(
+      std::min({rows_per_descriptor(target_, run), target_.core.sbuf_bytes_per_partition / of_a_row, spare}), 1);
+}
+
 void SortPasses::build(Builder& builder, const Load& load, const Store& store) const {
-  const std::int64_t num_partitions = target_.core.num_partitions;
-  const std::int16_t keys = builder.sbuf("keys", key_, num_partitions, std::max(chunk_, kPass));
+  if (chunk_ < shape_.cols) {
+    build_chunks(builder, load, store);
+    return;
+  }
+  const std::int64_t num_partitions = target_.core.num_partitions, together = rows_together();
+  const std::int64_t pitch = std::max(shape_.cols, kPass);  // of a row's keys
+  const std::int16_t keys = builder.sbuf("keys", key_, num_partitions, together * pitch);
+  const std::int16_t values = builder.sbuf("values", key_, num_partitions, together * width());
+  const std::int16_t positions = builder.sbuf("positions", Dtype::uint32, num_partitions, together * width());
+  builder.nest("rows");
+  builder.groups(
+      row_groups(shape_.rows, num_partitions, together),
+      [&](const Index& row, const RowGroup& group) {
+        const auto tile = [&](std::int16_t buffer, std::int64_t stride, std::int64_t elements) {
+          return on_chip_tile(buffer, group.lanes, {{group.tiles, stride}, {elements, 1}});
+        };
+        const Tile all = on_chip_tile(keys, group.lanes, group.tiles * pitch);
+        if (shape_.cols < kPass) {
+          builder.memset(all, shape_.ascending ? kInfinity : -kInfinity);
+        }
+        load(tile(keys, pitch, shape_.cols), row, {}, shape_.cols);
+        turn_around(builder, all, shape_.ascending);
+        builder.loop(group.tiles, [&](const Index& member) {
+          take_largest(builder, on_chip_tile(keys, group.lanes, pitch, member * pitch), values, positions, num_passes(),
+                       member * width());
+        });
+        const Tile best = tile(values, width(), shape_.k);
+        turn_around(builder, best, shape_.ascending);
+        store(best, tile(positions, width(), shape_.k), row);
+      },
+      true);
+}
+
+void SortPasses::build_chunks(Builder& builder, const Load& load, const Store& store) const {
+  const std::int64_t num_partitions = target_.core.num_partitions, candidates = num_chunks() * width();
+  const std::int16_t keys = builder.sbuf("keys", key_, num_partitions, chunk_);
   const std::int16_t values = builder.sbuf("values", key_, num_partitions, width());
   const std::int16_t positions = builder.sbuf("positions", Dtype::uint32, num_partitions, width());
-  const float least = shape_.ascending ? kInfinity : -kInfinity;
-  auto read = [&](const Index& row, std::int64_t partitions, const Index& column, std::int64_t columns) {
-    const Tile tile = on_chip_tile(keys, partitions, std::max(columns, kPass));
-    if (columns < kPass) {
-      builder.memset(tile, least);
-    }
-    load(on_chip_tile(keys, partitions, columns), row, column, columns);
-    turn_around(builder, tile, shape_.ascending);
-    return tile;
-  };
-  auto write = [&](const Index& row, std::int64_t partitions) {
-    turn_around(builder, on_chip_tile(values, partitions, shape_.k), shape_.ascending);
-    store(on_chip_tile(values, partitions, shape_.k), on_chip_tile(positions, partitions, shape_.k), row);
-  };
-  const std::int64_t candidates = chunk_ < shape_.cols ? num_chunks() * width() : 0;
-  std::int16_t best = -1, places = -1, found = -1, offsets = -1;
-  if (candidates > 0) {
-    best = builder.sbuf("candidates", key_, num_partitions, candidates, 1);
-    places = builder.sbuf("places", Dtype::uint32, num_partitions, candidates, 1);
-    found = builder.sbuf("found", Dtype::uint32, num_partitions, width(), 1);
-    offsets = builder.sbuf("offsets", Dtype::int32, num_partitions, width(), 1);
-  }
+  const std::int16_t best = builder.sbuf("candidates", key_, num_partitions, candidates, 1);
+  const std::int16_t places = builder.sbuf("places", Dtype::uint32, num_partitions, candidates, 1);
+  const std::int16_t found = builder.sbuf("found", Dtype::uint32, num_partitions, width(), 1);
+  const std::int16_t offsets = builder.sbuf("offsets", Dtype::int32, num_partitions, width(), 1);
   for (const Segment& rows : split(shape_.rows, num_partitions)) {
     builder.nest(rows.start == 0 ? "body" : "remainder");
     builder.parallel_loop(rows.trips, [&](const Index& i) {
       const Index row = i * rows.size + Index(rows.start);
-      if (candidates == 0) {
-        take_largest(builder, read(row, rows.size, {}, shape_.cols), values, positions, num_passes());
-        write(row, rows.size);
-        return;
-      }
       for (const Segment& columns : split(shape_.cols, chunk_)) {
         builder.loop(columns.trips, [&](const Index& c) {
           const Index column = c * columns.size + Index(columns.start);
           const Index at = c * width() + Index(columns.start / chunk_ * width());
-          take_largest(builder, read(row, rows.size, column, columns.size), best, places, num_passes(), at);
+          const std::int64_t searched = std::max(columns.size, kPass);
+          const Tile tile = on_chip_tile(keys, rows.size, searched);
+          if (columns.size < kPass) {
+            builder.memset(tile, shape_.ascending ? kInfinity : -kInfinity);
+          }
+          load(on_chip_tile(keys, rows.size, columns.size), row, column, columns.size);
+          turn_around(builder, tile, shape_.ascending);
+          take_largest(builder, tile, best, places, num_passes(), at);
           const Tile offset = on_chip_tile(offsets, rows.size, width());
           const Tile place = on_chip_tile(places, rows.size, width(), at);
           builder.emit(
@@ -109,7 +139,9 @@ void SortPasses::build(Builder& builder, const Load& load, const Store& store) c
       builder.emit({.opcode = Opcode::nc_n_gather,
                     .dst = on_chip_tile(positions, rows.size, width()),
                     .src = {on_chip_tile(places, rows.size, candidates), on_chip_tile(found, rows.size, width())}});
-      write(row, rows.size);
+      const Tile result = on_chip_tile(values, rows.size, shape_.k);
+      turn_around(builder, result, shape_.ascending);
+      store(result, on_chip_tile(positions, rows.size, shape_.k), row);
     });
   }
 }

@@ -26,7 +26,8 @@ class SortPasses {
   // Elements that a partition streams: three instructions over the row for every eight results.
   double cost() const;
 
-  // load(tile, row, columns from, of so many) and store(values, positions, row) of the tile's partitions.
+  // load(tile, row, columns from, of so many) and store(values, positions, row): the tile's partitions have a row each,
+  // or, of short rows, several that follow each other.
   using Load = std::function<void(const tiling::Tile& keys, const tiling::Index& row, const tiling::Index& column,
                                   std::int64_t columns)>;
   using Store =
@@ -38,6 +39,8 @@ class SortPasses {
   std::int64_t width() const { return num_passes() * kPass; }  // of one chunk's results
   std::int64_t num_chunks() const { return tiling::ceil_div(shape_.cols, chunk_); }
   bool fits_in_sbuf(std::int64_t chunk) const;
+  std::int64_t rows_together() const;  // in a descriptor
+  void build_chunks(tiling::Builder& builder, const Load& load, const Store& store) const;
 
   const target::Target& target_;
   const SortShape& shape_;
