@@ -5,6 +5,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/util/Exception.h>
 
+#include <atomic>
 #include <cstring>
 
 #include "aten/memory_history.h"
@@ -22,10 +23,15 @@ using runtime::MemoryCategory;
 using runtime::MemoryStats;
 
 std::mutex twin_mutex;
-std::function<void()> owner_tagger;
+std::atomic<OwnerTagger> owner_tagger{nullptr};
 
-c10::StorageImpl* twin_of(const Block* block) {
-  return static_cast<c10::StorageImpl*>(block->attachment);
+// Threads that first meet a tensor make its twin; they look without the lock.
+std::atomic_ref<void*> attachment(Block* block) {
+  return std::atomic_ref<void*>(block->attachment);
+}
+
+c10::StorageImpl* twin_of(Block* block) {
+  return static_cast<c10::StorageImpl*>(attachment(block).load(std::memory_order_acquire));
 }
 
 void report(const void* ptr, std::int64_t size, runtime::Device& device) {
@@ -57,7 +63,7 @@ void release_block(void* context) {
     if (c10::raw::intrusive_ptr::use_count(twin) > 1) {
       // A kernel kept a CPU alias: the memory lives as long as that alias does.
       std::lock_guard lock(twin_mutex);
-      block->attachment = nullptr;
+      attachment(block).store(nullptr, std::memory_order_release);
       twin->set_data_ptr_noswap({block->ptr, block, &release_block, c10::Device(c10::kCPU)});
       c10::raw::intrusive_ptr::decref(twin);
       return;
@@ -282,7 +288,7 @@ c10::Storage cpu_twin(const c10::Storage& storage) {
                                                          c10::DataPtr(block->ptr, c10::Device(c10::kCPU)),
                                                          cpu_allocator(), true);
       twin = fresh.release();
-      block->attachment = twin;
+      attachment(block).store(twin, std::memory_order_release);
     }
   }
   if (twin->nbytes() != impl->nbytes()) {
@@ -299,7 +305,7 @@ bool is_twin(const c10::StorageImpl& storage) {
   if (is_fresh(storage)) {
     return false;
   }
-  const Block* block = block_of(storage);
+  Block* block = block_of(storage);
   return block && twin_of(block) == &storage;
 }
 
@@ -343,7 +349,7 @@ void follow_resize(const c10::Storage& storage, const c10::Storage& twin) {
   const std::size_t bytes = grown->nbytes();
   if (old_block && twin_of(old_block) == grown) {
     std::lock_guard lock(twin_mutex);
-    old_block->attachment = nullptr;
+    attachment(old_block).store(nullptr, std::memory_order_release);
     c10::raw::intrusive_ptr::decref(grown);
   }
   impl->set_data_ptr_noswap(std::move(data));
@@ -366,13 +372,13 @@ void delete_attachment(void* attachment) {
   c10::raw::intrusive_ptr::decref(static_cast<c10::StorageImpl*>(attachment));
 }
 
-void set_owner_tagger(std::function<void()> tagger) {
-  owner_tagger = std::move(tagger);
+void set_owner_tagger(OwnerTagger tagger) {
+  owner_tagger = tagger;
 }
 
 void throw_out_of_memory(int index, std::size_t bytes) {
-  if (owner_tagger) {
-    owner_tagger();
+  if (const OwnerTagger tag_owners = owner_tagger) {
+    tag_owners();
   }
   auto& memory = *system().device(index).memory;
   if (records_memory()) {

@@ -5,7 +5,6 @@
 #include <c10/core/Storage.h>
 #include <c10/core/StorageImpl.h>
 
-#include <functional>
 #include <optional>
 #include <utility>
 
@@ -57,8 +56,9 @@ void follow_resize(const c10::Storage& storage, const c10::Storage& twin);
 void resize_storage(c10::StorageImpl& storage, std::size_t bytes);
 
 void delete_attachment(void* attachment);
+using OwnerTagger = void (*)();
 // Asked before an out-of-memory error is worded: whose memory is whose.
-void set_owner_tagger(std::function<void()> tagger);
+void set_owner_tagger(OwnerTagger tagger);
 [[noreturn]] void throw_out_of_memory(int device, std::size_t bytes);
 
 }  // namespace trn::aten

@@ -32,18 +32,19 @@ namespace {
 // step makes new ones: the table starts over when it is full.
 class Programs {
  public:
-  std::shared_ptr<const BuiltProgram> get(const target::Target& target, const kernels::Part& part, bool is_exact) {
+  std::shared_ptr<const BuiltProgram> get(std::shared_ptr<const target::Target> target, const kernels::Part& part,
+                                          bool is_exact) {
     constexpr std::size_t kMost = 4096;
     std::string key(1, is_exact ? 'i' : 'f');
     kernels::serialize(part, key);
     std::lock_guard lock(mutex_);
-    if (target_ != &target || programs_.size() >= kMost) {
+    if (target_ != target || programs_.size() >= kMost) {
       programs_.clear();
-      target_ = &target;
+      target_ = std::move(target);
     }
     auto& slot = programs_[key];
     if (!slot) {
-      auto built = std::make_shared<BuiltProgram>(BuiltProgram{kernels::build(target, part), {}});
+      auto built = std::make_shared<BuiltProgram>(BuiltProgram{kernels::build(*target_, part), {}});
       if (is_exact) {
         kernels::exact_integers(built->program);
       }
@@ -55,7 +56,7 @@ class Programs {
 
  private:
   std::mutex mutex_;
-  const target::Target* target_ = nullptr;
+  std::shared_ptr<const target::Target> target_;  // kept, so that another never has its address
   std::unordered_map<std::string, std::shared_ptr<const BuiltProgram>> programs_;
 };
 
@@ -115,7 +116,7 @@ std::shared_ptr<const BuiltProgram> program_of(const kernels::Part& part) {
   kernels::require_executable(part);
   kernels::Part precise = part;
   precise.precision = precision();
-  return programs().get(*system().target(), precise, !departures().integers_through_fp32);
+  return programs().get(system().target(), precise, !departures().integers_through_fp32);
 }
 
 // Results without elements need no program, unless the operator gives them some.
@@ -218,7 +219,7 @@ void execute(std::string_view op_name, const std::vector<BoundPart>& parts, cons
       add(output.buffer);
     }
     try {
-      with_workers(*target, numerics, [&](const program::Workers& workers) {
+      with_workers(target, numerics, [&](const program::Workers& workers) {
         program::Workers drawing = workers;
         if (bound.draws.defined()) {
           drawing.draws = {bound.draws.const_data_ptr<float>(), static_cast<std::size_t>(bound.draws.numel())};

@@ -38,16 +38,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   c10::Stream getStream(c10::Device d) const override { return stream(resolve(d), current_stream(resolve(d))); }
   c10::Stream getDefaultStream(c10::Device d) const override { return stream(resolve(d), 0); }
   c10::Stream getStreamFromGlobalPool(c10::Device d, bool) const override { return getNewStream(d, 0); }
-  // Streams past kMaxStreams share the earlier ones, as other accelerators' stream pools do.
-  c10::Stream getNewStream(c10::Device d, int) const override {
-    constexpr int kMaxStreams = 32;
-    auto& clock = clock_of(d);
-    if (clock.num_streams() <= kMaxStreams) {
-      return stream(resolve(d), clock.new_stream());
-    }
-    static std::atomic<unsigned> next{0};
-    return stream(resolve(d), 1 + static_cast<int>(next++ % kMaxStreams));
-  }
+  c10::Stream getNewStream(c10::Device d, int) const override { return stream(resolve(d), clock_of(d).pool_stream()); }
   c10::Stream exchangeStream(c10::Stream s) const override {
     const int index = resolve(s.device());
     if (s.id() != 0) {

@@ -21,7 +21,7 @@ using runtime::MemoryCategory;
 using runtime::Phase;
 using runtime::Site;
 
-std::function<Place()> place_source;
+std::atomic<PlaceSource> place_source{nullptr};
 thread_local std::vector<std::uint32_t> module_stack;
 thread_local std::optional<Phase> phase_override;
 // The backward pass, by its graph task, that each running repetition of a checkpointed forward pass began in.
@@ -32,7 +32,8 @@ std::uint32_t top_module() {
 }
 // A line, and a module in any case.
 Place current_place() {
-  Place place = place_source ? place_source() : Place{};
+  const PlaceSource source = place_source.load(std::memory_order_relaxed);
+  Place place = source ? source() : Place{};
   if (!place.module) {
     place.module = top_module();
   }
@@ -122,8 +123,9 @@ Site current_site() {
     if (is_known || sequence != UINT64_MAX) {
       site = {is_known ? origin.module : 0, is_known ? origin.line : 0, Phase::backward};
     }
-    if (place_source && runs_python(*node)) {
-      if (const Place place = place_source(); place.in_graph) {
+    const PlaceSource source = place_source.load(std::memory_order_relaxed);
+    if (source && runs_python(*node)) {
+      if (const Place place = source(); place.in_graph) {
         const bool tells_line = place.line != 0 && (!place.is_callers || site.line == 0);
         site = {place.module.value_or(site.module), tells_line ? place.line : site.line, Phase::backward};
       }
@@ -174,8 +176,8 @@ bool is_phase_set() {
   return phase_override.has_value();
 }
 
-void set_place_source(std::function<Place()> source) {
-  place_source = std::move(source);
+void set_place_source(PlaceSource source) {
+  place_source.store(source, std::memory_order_relaxed);
 }
 
 }  // namespace trn::aten

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 
 #include "runtime/ledger.h"
@@ -30,7 +29,7 @@ struct Place {
   std::optional<std::uint32_t> module = {};
   bool is_callers = false;  // the line: of the graph's caller, as the graph knows none of the user's
 };
-// Empty turns lines off.
-void set_place_source(std::function<Place()> source);
+using PlaceSource = Place (*)();
+void set_place_source(PlaceSource source);  // null turns lines off
 
 }  // namespace trn::aten

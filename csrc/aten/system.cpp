@@ -51,22 +51,22 @@ runtime::System& start() {
 
 void configure(std::shared_ptr<const target::Target> target, int num_devices) {
   std::lock_guard lock(start_mutex);
-  the_target = target;
-  configured_devices = num_devices;
   if (auto* running = running_system()) {
     try {
-      running->set_target(std::move(target));
+      running->set_target(target);  // may throw: nothing changes before
     } catch (const trn::Error& error) {
       rethrow(error);
     }
   }
+  the_target = std::move(target);
+  configured_devices = num_devices;
 }
 
 void set_num_devices(int num_devices) {
   std::lock_guard lock(start_mutex);
   TORCH_CHECK_VALUE(num_devices >= 1 && num_devices <= runtime::System::kMaxDevices,
-                    "[devices] the number of devices must be positive; got ", num_devices, ", limit ",
-                    runtime::System::kMaxDevices, ".");
+                    "[devices] the number of devices must lie in 1 to ", runtime::System::kMaxDevices, "; got ",
+                    num_devices, ".");
   configured_devices = num_devices;
   if (auto* running = running_system()) {
     try {

@@ -15,7 +15,7 @@ std::atomic<bool> strict_reads{false};
 
 struct Pool {
   std::mutex mutex;
-  const target::Target* target = nullptr;
+  std::shared_ptr<const target::Target> target;  // kept, so that another never has its address
   emu::Numerics numerics;
   std::vector<std::unique_ptr<emu::NeuronCore>> cores;
   program::Workers workers;
@@ -28,21 +28,21 @@ Pool& pool() {
 
 }  // namespace
 
-void with_workers(const target::Target& target, const emu::Numerics& numerics,
+void with_workers(const std::shared_ptr<const target::Target>& target, const emu::Numerics& numerics,
                   const std::function<void(const program::Workers&)>& body) {
   Pool& shared = pool();
   std::lock_guard lock(shared.mutex);
-  if (shared.target != &target || !(shared.numerics == numerics)) {
+  if (shared.target != target || !(shared.numerics == numerics)) {
     shared.cores.clear();
     shared.workers.cores.clear();
-    shared.target = &target;
+    shared.target = target;
     shared.numerics = numerics;
     shared.workers.launch = 0;
   }
   const auto num_threads = static_cast<std::size_t>(at::get_num_threads());
   while (shared.cores.size() < num_threads) {
     shared.cores.push_back(
-        std::make_unique<emu::NeuronCore>(target.core, numerics.seed, emu::plain_tile_gemm, numerics));
+        std::make_unique<emu::NeuronCore>(target->core, numerics.seed, emu::plain_tile_gemm, numerics));
     // Programs of ours write what they read: tests run them with poisoned memories.
     shared.cores.back()->set_checks(false, false);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "emu/numerics.h"
 #include "program/execute.h"
@@ -10,7 +11,7 @@
 namespace trn::aten {
 
 // Calls body(workers) with cores of the target and numerics; one call at a time, as the cores are shared.
-void with_workers(const target::Target& target, const emu::Numerics& numerics,
+void with_workers(const std::shared_ptr<const target::Target>& target, const emu::Numerics& numerics,
                   const std::function<void(const program::Workers&)>& body);
 
 // Strict mode: a program that reads device memory which nothing wrote raises. Whole numbers aside: any is a value.

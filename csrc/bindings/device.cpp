@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "aten/allocator.h"
 #include "aten/generator.h"
@@ -69,8 +70,7 @@ py::dict memory_by_category(int index) {
 void set_memory_fraction(double fraction, int index) {
   TORCH_CHECK_VALUE(fraction > 0 && fraction <= 1, "[set_memory_fraction] the fraction must lie in (0, 1]; got ",
                     fraction, ".");
-  const auto bytes = static_cast<double>(aten::system().target()->device.hbm_bytes);
-  aten::system().device(index).memory->set_limit(static_cast<std::size_t>(fraction * bytes));
+  aten::system().set_memory_fraction(index, fraction);
 }
 
 double get_memory_fraction(int index) {
@@ -162,6 +162,22 @@ py::dict build_settings() {
   return out;
 }
 
+void set_owner_tagger(py::function tagger) {
+  static PyObject* callable = nullptr;  // leaked: it must not be destroyed after the interpreter
+  py::function previous = py::reinterpret_steal<py::function>(std::exchange(callable, tagger.release().ptr()));
+  aten::set_owner_tagger([] {
+    if (!Py_IsInitialized()) {
+      return;
+    }
+    py::gil_scoped_acquire gil;
+    try {
+      py::reinterpret_borrow<py::function>(callable)();
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("torch_trn: owners of memory");
+    }
+  });
+}
+
 }  // namespace
 
 void bind_device(py::module_& module) {
@@ -193,31 +209,13 @@ void bind_device(py::module_& module) {
   module.def("op_table", &op_table);
   module.def("storage_in_hbm", &storage_in_hbm);
   module.def("build_settings", &build_settings);
-  module.def("set_owner_tagger", [](py::function tagger) {
-    // Leaked: it must not be destroyed after the interpreter.
-    auto* callable = new py::function(std::move(tagger));
-    aten::set_owner_tagger([callable] {
-      if (!Py_IsInitialized()) {
-        return;
-      }
-      py::gil_scoped_acquire gil;
-      try {
-        (*callable)();
-      } catch (py::error_already_set& error) {
-        error.discard_as_unraisable("torch_trn: owners of memory");
-      }
-    });
-  });
+  module.def("set_owner_tagger", &set_owner_tagger);
   module.def("set_strict_fallback", &aten::set_strict_fallback);
   module.def("set_sync_debug_mode",
              [](int mode) { aten::set_sync_debug_mode(static_cast<aten::SyncDebugMode>(mode)); });
   module.def("sync_debug_mode", [] { return static_cast<int>(aten::sync_debug_mode()); });
   module.def("set_raises_uninitialized", &aten::set_raises_uninitialized);
-  module.def("set_poison", [](bool poison) {
-    for (int i = 0; i < aten::device_count(); ++i) {
-      aten::system().device(i).memory->set_poison(poison);
-    }
-  });
+  module.def("set_poison", [](bool poison) { aten::system().set_poison(poison); });
 }
 
 }  // namespace trn::bindings

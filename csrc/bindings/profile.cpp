@@ -331,7 +331,7 @@ int start(bool timeline, bool lines, bool clock) {
   running_profiles[profile] = {lines, clock ? std::make_optional(journal.open()) : std::nullopt, clocks()};
   lines_wanted += lines;
   forget_graphs();
-  aten::set_place_source(lines_wanted ? std::function<aten::Place()>(&source_place) : nullptr);
+  aten::set_place_source(lines_wanted ? &source_place : nullptr);
   return profile;
 }
 

@@ -159,9 +159,9 @@ Place TrnBackend::place(const char* name, const Tensors& a, const Tensors& b) {
   }
   if (device_ != device) {
     device_ = device;
-    stream_ = seam_.system().device(device).clock.new_stream();
+    stream_ = runtime::OwnStream(seam_.system().device(device).clock);
   }
-  return {device, seam_.current_stream(device), stream_};
+  return {device, seam_.current_stream(device), stream_.id()};
 }
 
 runtime::Collective TrnBackend::collective(const char* op, std::optional<at::ScalarType> dtype,

@@ -114,7 +114,8 @@ class TrnBackend : public c10d::Backend {
   std::shared_ptr<Queue> queue_ = std::make_shared<Queue>();
 
   std::mutex start_mutex_;  // the order of agreements is the order of the queue
-  int device_ = -1, stream_ = 0;
+  int device_ = -1;
+  runtime::OwnStream stream_;
   bool is_coalescing_ = false;
   std::vector<WorkPtr> coalesced_;
   std::uint64_t num_messages_ = 0;

@@ -1,10 +1,32 @@
 // Assembles a NeuronCore.
 #include "emu/neuron_core.h"
 
+#include <string>
+#include <utility>
+
+#include "emu/lanes.h"
+#include "target/error.h"
+
 namespace trn::emu {
 
+namespace {
+
+// The engines keep a scalar for each partition on their stack.
+const target::Core& checked(const target::Core& core) {
+  for (const auto& [name, value] : {std::pair{"num_partitions", core.num_partitions},
+                                    std::pair{"stationary_free_max_elements", core.stationary_free_max_elements}}) {
+    if (value < 1 || value > kMostPartitions) {
+      throw Error(Category::unsupported, std::string("[target] core.") + name + " must lie in 1 to " +
+                                             std::to_string(kMostPartitions) + "; got " + std::to_string(value) + ".");
+    }
+  }
+  return core;
+}
+
+}  // namespace
+
 NeuronCore::NeuronCore(const target::Core& core, std::uint64_t seed, TileGemm gemm, const Numerics& numerics)
-    : core(core),
+    : core(checked(core)),
       numerics(numerics),
       sbuf(core),
       psum(core),

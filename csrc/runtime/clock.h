@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/busy_ranges.h"
@@ -16,6 +18,11 @@ namespace trn::runtime {
 using Picoseconds = std::int64_t;
 inline constexpr double kPicosecondsPerSecond = 1e12;
 inline Picoseconds to_picoseconds(double seconds) {
+  constexpr double kLongest = 4e6;  // two of them fit in 64 bits
+  if (!(seconds >= 0 && seconds <= kLongest)) {
+    throw Error(Category::invalid_argument,
+                "[clock] a simulated time must lie in 0 to 4e6 seconds; got " + std::to_string(seconds) + ".");
+  }
   return static_cast<Picoseconds>(seconds * kPicosecondsPerSecond + 0.5);
 }
 inline double to_seconds(Picoseconds time) {
@@ -121,19 +128,38 @@ class Clock {
     std::lock_guard lock(mutex_);
     return busy_.covered(start, end);
   }
-  int new_stream() {
+  // Of a pool: past kPoolSize they are the earlier ones in turn, as other accelerators' are.
+  int pool_stream() {
+    constexpr std::size_t kPoolSize = 32;
     std::lock_guard lock(mutex_);
+    if (pool_.size() < kPoolSize) {
+      pool_.push_back(new_stream());
+      return pool_.back();
+    }
+    return pool_[next_of_pool_++ % kPoolSize];
+  }
+  // Nobody else's until it is given back.
+  int take_stream() {
+    std::lock_guard lock(mutex_);
+    if (given_back_.empty()) {
+      return new_stream();
+    }
+    const int stream = given_back_.back();
+    given_back_.pop_back();
+    return stream;
+  }
+  void give_back(int stream) {
+    std::lock_guard lock(mutex_);
+    given_back_.push_back(stream);
+  }
+
+ private:
+  int new_stream() {
     streams_.push_back(host_);
     const int stream = static_cast<int>(streams_.size()) - 1;
     note({ClockStep::Kind::new_stream, device_, stream});
     return stream;
   }
-  int num_streams() {
-    std::lock_guard lock(mutex_);
-    return static_cast<int>(streams_.size());
-  }
-
- private:
   void note(ClockStep step) {
     if (journal_) {
       journal_->add(step);
@@ -152,10 +178,35 @@ class Clock {
   SpinLock mutex_;
   Picoseconds host_ = 0;
   std::vector<Picoseconds> streams_{0};  // stream 0 is the default
+  std::vector<int> pool_, given_back_;
+  std::size_t next_of_pool_ = 0;
   bool keeps_busy_ = false;
   BusyRanges busy_;
   ClockJournal* journal_ = nullptr;
   int device_ = 0;
+};
+
+// A stream of one owner's own.
+class OwnStream {
+ public:
+  OwnStream() = default;
+  explicit OwnStream(Clock& clock) : clock_(&clock), stream_(clock.take_stream()) {}
+  ~OwnStream() {
+    if (clock_) {
+      clock_->give_back(stream_);
+    }
+  }
+  OwnStream(OwnStream&& other) noexcept : clock_(std::exchange(other.clock_, nullptr)), stream_(other.stream_) {}
+  OwnStream& operator=(OwnStream other) noexcept {
+    std::swap(clock_, other.clock_);
+    std::swap(stream_, other.stream_);
+    return *this;
+  }
+  int id() const { return stream_; }
+
+ private:
+  Clock* clock_ = nullptr;
+  int stream_ = 0;
 };
 
 }  // namespace trn::runtime

@@ -159,10 +159,15 @@ std::uint32_t Launches::intern_op_locked(std::string_view op_name) {
 
 void Launches::set_target(std::shared_ptr<const target::Target> target) {
   std::lock_guard lock(mutex_);
+  std::vector<Picoseconds> durations;  // may throw: nothing changes before
+  durations.reserve(variants_.size());
+  for (const auto& variant : variants_) {
+    durations.push_back(to_picoseconds(seconds(specs_[variant.spec], *target)));
+  }
+  dispatch_ = to_picoseconds(target->device.eager_dispatch_seconds);
   target_ = std::move(target);
-  dispatch_ = to_picoseconds(target_->device.eager_dispatch_seconds);
-  for (auto& variant : variants_) {
-    variant.duration = to_picoseconds(seconds(specs_[variant.spec], *target_));
+  for (std::size_t i = 0; auto& variant : variants_) {
+    variant.duration = durations[i++];
   }
 }
 

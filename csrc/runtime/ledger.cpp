@@ -170,7 +170,7 @@ std::uint32_t Recorder::launch(const LaunchVariant& variant, const Site& site, i
     use.block->fusion_group = keeps_products ? group.number : 0;
     use.block->producer_ledger = keeps_products ? epoch_ : 0;
     use.block->producer_entry = it->second;
-    use.block->producer_bytes = static_cast<std::uint32_t>(std::min<std::int64_t>(use.bytes, UINT32_MAX));
+    use.block->producer_bytes = use.bytes;
     use.block->read_outside_group = false;
   }
 

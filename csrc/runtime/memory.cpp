@@ -412,6 +412,21 @@ void Memory::set_limit(std::size_t bytes) {
   }
 }
 
+std::size_t Memory::limit() const {
+  const std::lock_guard lock(mutex_);
+  return limit_;
+}
+
+std::int64_t Memory::allocated_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return stats_.allocated_bytes[kNumPools].current;
+}
+
+void Memory::set_poison(bool poison) {
+  const std::lock_guard lock(mutex_);
+  poison_ = poison;
+}
+
 std::size_t Memory::free_bytes() const {
   std::lock_guard lock(mutex_);
   const auto used = static_cast<std::size_t>(stats_.reserved_bytes[kNumPools].current);

@@ -62,7 +62,7 @@ struct Block {
   // Fusion: the launch that produced the contents (see ledger.h).
   std::uint64_t fusion_group = 0;
   std::uint32_t producer_entry = 0;
-  std::uint32_t producer_bytes = 0;
+  std::int64_t producer_bytes = 0;
   std::uint64_t producer_ledger = 0;
   MemoryCategory category = MemoryCategory::temporaries;
   std::uint8_t device = 0;
@@ -116,11 +116,11 @@ class Memory {
   void reset_accumulated();
   void set_limit(std::size_t bytes);  // at most the capacity
   std::size_t capacity() const { return capacity_; }
-  std::size_t limit() const { return limit_; }
+  std::size_t limit() const;
   // Free to allocate: capacity less what is in use.
   std::size_t free_bytes() const;
-  std::int64_t allocated_bytes() const { return stats_.allocated_bytes[kNumPools].current; }
-  void set_poison(bool poison) { poison_ = poison; }  // strict mode: fresh memory reads as NaN
+  std::int64_t allocated_bytes() const;
+  void set_poison(bool poison);  // strict mode: fresh memory reads as NaN
 
   struct BlockView {
     std::uintptr_t address;

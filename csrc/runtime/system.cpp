@@ -25,8 +25,8 @@ System::System(std::shared_ptr<const target::Target> target, int num_devices, Me
 
 void System::set_num_devices(int num_devices) {
   if (num_devices < 1 || num_devices > kMaxDevices) {
-    throw Error(Category::invalid_argument, "[devices] the number of devices must be positive; got " +
-                                                std::to_string(num_devices) + ", limit " + std::to_string(kMaxDevices) +
+    throw Error(Category::invalid_argument, "[devices] the number of devices must lie in 1 to " +
+                                                std::to_string(kMaxDevices) + "; got " + std::to_string(num_devices) +
                                                 ".");
   }
   const std::lock_guard lock(devices_mutex_);
@@ -52,6 +52,7 @@ void System::add_devices(int count) {
     device->memory =
         std::make_unique<Memory>(first + i, base + kRangeBytes * static_cast<std::size_t>(i), kRangeBytes, deleter_);
     device->memory->set_limit(hbm_bytes);
+    device->memory->set_poison(poison_);
     device->clock.keep_in(journal_, first + i);
     devices_.push_back(std::move(device));
   }
@@ -87,10 +88,25 @@ void System::set_target(std::shared_ptr<const target::Target> target) {
                                            std::to_string(hbm_bytes) + ", limit " + std::to_string(kRangeBytes) + ".");
   }
   const std::lock_guard lock(devices_mutex_);
-  for (auto& device : devices_) {
-    device->memory->set_limit(hbm_bytes);
-  }
   launches_.set_target(std::move(target));
+  for (auto& device : devices_) {
+    device->memory->set_limit(static_cast<std::size_t>(device->memory_fraction * static_cast<double>(hbm_bytes)));
+  }
+}
+
+void System::set_memory_fraction(int index, double fraction) {
+  const std::lock_guard lock(devices_mutex_);
+  Device& limited = device(index);
+  limited.memory_fraction = fraction;
+  limited.memory->set_limit(static_cast<std::size_t>(fraction * static_cast<double>(target()->device.hbm_bytes)));
+}
+
+void System::set_poison(bool poison) {
+  const std::lock_guard lock(devices_mutex_);
+  poison_ = poison;
+  for (auto& device : devices_) {
+    device->memory->set_poison(poison);
+  }
 }
 
 Interval System::launch(const LaunchVariant& variant, const Site& site, int device, int stream,

@@ -20,6 +20,7 @@ namespace trn::runtime {
 struct Device {
   int index = 0;
   std::unique_ptr<Memory> memory;
+  double memory_fraction = 1;  // of the target's HBM that may be used
   Clock clock;
 };
 
@@ -49,6 +50,10 @@ class System {
   // Costs follow at once; each device's HBM limit too, within the reserved range.
   void set_target(std::shared_ptr<const target::Target> target);
 
+  void set_memory_fraction(int index, double fraction);
+  // Strict mode, of devices that are added later too: fresh memory reads as NaN.
+  void set_poison(bool poison);
+
   // Runs on the simulated clock and, under a profile, in the ledger.
   Interval launch(const LaunchVariant& variant, const Site& site, int device, int stream,
                   std::span<const BlockUse> reads, std::span<const BlockUse> writes);
@@ -71,7 +76,8 @@ class System {
   std::atomic<int> num_ranges_{0};
   std::vector<std::unique_ptr<Device>> devices_;
   Memory::AttachmentDeleter deleter_;
-  std::mutex devices_mutex_;  // of who adds devices
+  std::mutex devices_mutex_;  // of who adds or changes devices
+  bool poison_ = false;
   Launches launches_;
   Recorder recorder_;
   ClockJournal journal_;

@@ -7,6 +7,7 @@ from io import BytesIO
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import torch_trn
 
@@ -80,3 +81,20 @@ def test_the_environment_sets_them(value, code):
     assert (run.returncode != 0) == bool(code), run.stderr.decode()
     if code:
         assert b"[strict] TORCH_TRN_STRICT takes" in run.stderr
+
+
+def ranks_fresh_memory():
+    dist.init_process_group()
+    return bool(torch.empty(1000, device="trn").isnan().all())
+
+
+def test_fresh_memory_of_devices_added_later_reads_as_nan():
+    with torch_trn.strict(uninitialized=True):
+        num_devices = torch.trn.device_count() + 2
+        assert torch_trn.simulate(ranks_fresh_memory, num_devices, profile=False).results == [True] * num_devices
+
+
+def test_compare_under_strict_pointers():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU())
+    with torch_trn.strict(pointers=True):
+        assert torch_trn.compare(model, torch.randn(4, 8)).first is None

@@ -1,8 +1,10 @@
 """Time, utilisation, energy and money against sums done by hand on a target of round numbers."""
 
 import pytest
+import torch
 from synthetic_ledger import ADD, MATMUL, cost, entry, ledger, record, recording, status, step
 
+import torch_trn
 from torch_trn import costing
 from torch_trn.costing import Launch
 from torch_trn.ledger import Ledger
@@ -38,6 +40,14 @@ def test_compiled_pays_device_time_and_one_launch_per_graph() -> None:
     assert add.bound_by == "HBM"
     (lonely,) = costed(ledger(entry(ADD, 1, graphs=1)), "compiled")
     assert lonely.bound_by == "dispatch"
+
+
+def test_an_intermediate_past_four_gib_stays_on_the_chip_whole() -> None:
+    size = 5 << 30
+    with torch_trn.dry_run(), torch_trn.profile(mode="compiled") as prof:
+        x = torch.empty(size, dtype=torch.int8, device="trn")
+        y = (x + 1) + 1
+    assert prof.hbm_write_bytes == y.numel() == size
 
 
 def test_compiled_leaves_fused_bytes_out_of_hbm_traffic() -> None:

@@ -33,6 +33,7 @@ class Kind(NamedTuple):
 
 TEXT = Kind("must be a non-empty string", str)
 COUNT = Kind("must be a positive whole number", int, high=2**63 - 1)
+COUNT_TO_128 = Kind("must be a whole number from 1 to 128, as the emulated engines have", int, high=128)
 COUNT_OR_ANY = Kind("must be a whole number, 0 for any", int, low_allowed=True, high=2**63 - 1)
 POSITIVE = Kind("must be a positive number", float)
 NON_NEGATIVE = Kind("must be zero or a positive number", float, low_allowed=True)
@@ -48,11 +49,11 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "vector_clock_hz": POSITIVE,
         "scalar_clock_hz": POSITIVE,
         "gpsimd_clock_hz": POSITIVE,
-        "num_partitions": COUNT,
+        "num_partitions": COUNT_TO_128,
         "sbuf_bytes_per_partition": COUNT,
         "psum_bytes_per_partition": COUNT,
         "psum_num_banks": COUNT,
-        "stationary_free_max_elements": COUNT,
+        "stationary_free_max_elements": COUNT_TO_128,
         "moving_free_max_elements": COUNT,
         "fp32_passes": POSITIVE,
         "bf16_passes": POSITIVE,
