@@ -14,6 +14,7 @@
 #include "aten/below_autograd.h"
 #include "aten/fallback.h"
 #include "aten/launch_seam.h"
+#include "aten/numerics.h"
 #include "aten/op_table.h"
 #include "aten/operator_plan.h"
 #include "aten/system.h"
@@ -331,6 +332,9 @@ void charge(const OperatorPlan& plan, int device, c10::ArrayRef<IValue> inputs, 
     }
   }
   launch(plan, *variant, device, operands);
+  if (hardware_numerics()) {
+    list_reference_launch(plan);
+  }
   if (contains(kCountsOnHost, base_name(plan.op.operator_name().name)) || plan.returns_host_value) {
     host_copy(plan.name, device, runtime::Direction::to_host, 8, true);
   }
@@ -387,17 +391,15 @@ bool stays_plain(const OperatorPlan& plan, const Stack& stack) {
 struct Kernel final : c10::OperatorKernel {
   explicit Kernel(DispatchKey key) : cpu_key(key) {}
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
-    if (!plan) {
-      plan = &plan_of(op);
-    }
-    if (stays_plain(*plan, *stack)) {
-      run_on_device(*plan, stack);
+    const OperatorPlan& known = plan(op);
+    if (stays_plain(known, *stack)) {
+      run_on_device(known, stack);
     } else {
-      run(*plan, cpu_key, stack);
+      run(known, cpu_key, stack);
     }
   }
   DispatchKey cpu_key;
-  const OperatorPlan* plan = nullptr;
+  LazyPlan plan;
 };
 
 std::string full_name(const c10::OperatorName& name) {

@@ -31,11 +31,6 @@ std::map<std::string, std::int64_t>& tally() {
   return *instance;
 }
 
-void list(const OperatorPlan& plan) {
-  std::lock_guard lock(tally_mutex);
-  ++tally()[plan.name];
-}
-
 struct Narrowing {
   std::map<std::string, std::map<std::string, std::int64_t>> launches;
   std::set<std::pair<std::string, std::string>> told;  // operators and dtypes, of the whole process
@@ -115,6 +110,11 @@ void set_numerics(bool hardware, const emu::Numerics& departures, const kernels:
   is_hardware = hardware;
 }
 
+void list_reference_launch(const OperatorPlan& plan) {
+  std::lock_guard lock(tally_mutex);
+  ++tally()[plan.name];
+}
+
 std::map<std::string, std::int64_t> reference_launches() {
   std::lock_guard lock(tally_mutex);
   return tally();
@@ -146,7 +146,7 @@ bool execute_or_list(const OperatorPlan& plan, c10::ArrayRef<c10::IValue> argume
     run(plan, *parts);
     return true;
   }
-  list(plan);
+  list_reference_launch(plan);
   return false;
 }
 
@@ -298,7 +298,7 @@ void HardwareRun::finish(const KeyWords& key, c10::ArrayRef<c10::IValue> results
       }
     }
   }
-  list(plan_);
+  list_reference_launch(plan_);
 }
 
 }  // namespace trn::aten

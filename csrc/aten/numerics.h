@@ -22,6 +22,7 @@ emu::Numerics departures();
 void set_numerics(bool hardware, const emu::Numerics& departures, const kernels::Precision& precision = {});
 
 // Operators that ran in reference numerics while hardware numerics were asked for, and how often.
+void list_reference_launch(const OperatorPlan& plan);
 std::map<std::string, std::int64_t> reference_launches();
 void clear_reference_launches();
 

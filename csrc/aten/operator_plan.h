@@ -43,6 +43,21 @@ struct OperatorPlan {
 
 // The plan of an operator; made on first sight, kept for good.
 const OperatorPlan& plan_of(const c10::OperatorHandle& op);
+// An operator's plan, looked up by the first of the threads that call it.
+class LazyPlan {
+ public:
+  const OperatorPlan& operator()(const c10::OperatorHandle& op) {
+    const OperatorPlan* plan = known_.load(std::memory_order_acquire);
+    if (C10_UNLIKELY(!plan)) {
+      plan = &plan_of(op);
+      known_.store(plan, std::memory_order_release);
+    }
+    return *plan;
+  }
+
+ private:
+  std::atomic<const OperatorPlan*> known_{nullptr};
+};
 void for_each_plan(const std::function<void(const OperatorPlan&)>& visit);
 
 }  // namespace trn::aten

@@ -83,14 +83,12 @@ bool contains(const std::array<std::string_view, N>& names, const std::string& n
 struct Kernel final : c10::OperatorKernel {
   explicit Kernel(c10::OperatorName operator_name) : name(std::move(operator_name)) {}
   void operator()(const OperatorHandle& op, DispatchKeySet, Stack* stack) {
-    if (C10_UNLIKELY(!plan)) {
-      plan = &plan_of(op);
-    }
-    begin_call(*plan);
-    run_on_device(*plan, stack);
+    const OperatorPlan& known = plan(op);
+    begin_call(known);
+    run_on_device(known, stack);
   }
   c10::OperatorName name;
-  const OperatorPlan* plan = nullptr;
+  LazyPlan plan;
 };
 
 std::string full_name(const c10::OperatorName& name) {

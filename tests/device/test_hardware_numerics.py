@@ -19,6 +19,24 @@ EPSILON = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0*
 pytestmark = pytest.mark.usefixtures("hardware")
 
 
+@pytest.mark.filterwarnings("ignore:.*(quantized tensor creation functions|API of nested tensors):UserWarning")
+def test_what_has_no_program_is_listed_of_any_layout() -> None:
+    x = torch.eye(4, device="trn")
+    stored = x.to_sparse()
+    torch_trn.reference_operators(clear=True)
+    stored @ x
+    quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+    quantized.dequantize()
+    nested = torch.nested.nested_tensor([x, x[:2]], layout=torch.strided)
+    nested + nested
+    assert {"mm", "dequantize.self", "add.Tensor"} <= set(torch_trn.reference_operators())
+    listed = torch_trn.reference_operators()
+    assert stored.indices().shape == (2, 4)
+    assert quantized.q_scale() == 0.1
+    assert nested.size(0) == 2
+    assert torch_trn.reference_operators() == listed
+
+
 def executed() -> bool:
     return not torch_trn.reference_operators(clear=True)
 
