@@ -236,6 +236,10 @@ def _gloo(letters: Any) -> type:
     return Gloo("ProcessGroupGloo", (), {})
 
 
+def _encoded(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
 class PeersStore(Store):
     """The job's key-value store where every peer adds what this rank adds; a key of another rank's own is an error."""
 
@@ -245,7 +249,7 @@ class PeersStore(Store):
         self._values: dict[str, bytes] = {}
 
     def set(self, key: str, value: Any) -> None:
-        self._values[key] = value.encode() if isinstance(value, str) else bytes(value)
+        self._values[key] = _encoded(value)
 
     def get(self, key: str) -> bytes:
         self.wait([key])
@@ -257,9 +261,11 @@ class PeersStore(Store):
         return total
 
     def compare_set(self, key: str, expected: Any, desired: Any) -> bytes:
-        if self._values.get(key, b"") == bytes(expected):
+        expected = _encoded(expected)
+        found = self._values.get(key, b"")
+        if found == expected:
             self.set(key, desired)
-        return self._values.get(key, b"")
+        return bytes(self._values.get(key, expected))  # of a missing key, as of c10d's stores
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self._values for key in keys)

@@ -170,7 +170,11 @@ LocalBackend::WorkPtr LocalBackend::allgather_coalesced(Lists& outputs, Tensors&
   LocalCall call;
   call.sends = to_all(inputs);
   call.receives = outputs;
-  return join("all_gather_coalesced", OpType::ALLGATHER_COALESCED, std::move(call), inputs, options.timeout);
+  Tensors flat;
+  for (const auto& list : outputs) {
+    flat.insert(flat.end(), list.begin(), list.end());
+  }
+  return join("all_gather_coalesced", OpType::ALLGATHER_COALESCED, std::move(call), std::move(flat), options.timeout);
 }
 
 LocalBackend::WorkPtr LocalBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,

@@ -175,6 +175,8 @@ TRN_INLINE void loops(Activation function, const Numerics& numerics, const float
       });
     case Activation::erf_dx:
       return run([](float v) __attribute__((always_inline)) { return k2OverSqrtPi * fast_exp(-v * v); });
+    case Activation::prelu:
+      break;  // has a slope: the engine's own
   }
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/tiling.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -105,6 +106,10 @@ std::int64_t stream_free_elements(const target::Target& target, std::int64_t ele
 }
 
 std::int16_t Builder::add(Buffer buffer) {
+  constexpr std::size_t kMost = std::numeric_limits<std::int16_t>::max();
+  if (program_.buffers.size() >= kMost) {
+    throw Error(Category::unsupported, "[program] takes up to " + std::to_string(kMost) + " buffers; got one more.");
+  }
   program_.buffers.push_back(std::move(buffer));
   return static_cast<std::int16_t>(program_.buffers.size() - 1);
 }

@@ -205,6 +205,27 @@ def test_the_store():
         store.get("theirs")
 
 
+def compares_and_sets(store):
+    """(key, expected, desired): what each call returns, and whether the key is there after it."""
+    calls = [("k", "a", "b"), ("k", "", "c"), ("k", "x", "d"), ("k", b"c", b"e"), ("k", "", "f")]
+    return [(store.compare_set(*call), store.check(["k"])) for call in calls]
+
+
+def ranks_store():
+    dist.init_process_group()
+    store = dist.distributed_c10d._get_default_store()
+    if dist.get_rank() == 0:
+        return [(bytes(value), there) for value, there in compares_and_sets(store)]
+
+
+def test_stores_compare_and_set_as_c10ds():
+    expected = compares_and_sets(dist.HashStore())
+    assert compares_and_sets(PeersStore(8)) == expected
+    assert torch_trn.simulate(ranks_store, 2, profile=False).results[0] == [
+        (value.decode() if isinstance(value, str) else value, there) for value, there in expected
+    ]
+
+
 def test_out_of_memory_is_that_ranks():
     def work():
         return torch.empty(30 << 30, dtype=torch.int8, device="trn")
