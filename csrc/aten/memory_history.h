@@ -1,4 +1,4 @@
-// What happened to device memory while somebody records it, with the Python frames that did it: torch.cuda's history.
+// What happened to device memory while somebody records it, with the frames that did it: torch.cuda's history.
 #pragma once
 
 #include <torch/csrc/profiler/combined_traceback.h>
@@ -22,8 +22,8 @@ struct MemoryHistoryOptions {
 };
 
 struct MemoryEvent {
-  const char* action;  // "alloc", "free_requested", "free_completed", "oom": torch.cuda's words
-  std::uintptr_t address;
+  const char* action;      // "alloc", "free_requested", "free_completed", "oom": torch.cuda's words
+  std::uintptr_t address;  // of "oom": the bytes that were free
   std::int64_t size;
   int stream;
   std::int64_t microseconds;                         // of the host's clock, since 1970
@@ -31,7 +31,7 @@ struct MemoryEvent {
 };
 
 void start_memory_history(MemoryHistoryOptions options, bool clear);
-void stop_memory_history();  // what was recorded stays
+void stop_memory_history();  // events stay; where held memory was allocated is forgotten
 bool records_memory() noexcept;
 
 void remember_alloc(int device, const void* ptr, std::int64_t size);

@@ -26,7 +26,7 @@ TRN_INLINE float normal_cdf(float x) {
   return 0.5F * (1 + fast_erf(x * kInverseSqrt2));
 }
 
-// Past the ends of the domain the cubic of the last piece, around pi, goes on: sin(9) = 27.65 (facts 2).
+// Past the ends of the domain the cubic of the last piece, around pi, goes on: sin(9) = 27.65 (nki.language).
 TRN_INLINE float sin_piece(float x) {
   const float beyond = x > 0 ? x - kPi : x + kPi;
   const float cubic = fused(beyond * beyond * beyond, 1.0F / 6.0F, -beyond);

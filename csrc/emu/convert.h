@@ -113,8 +113,8 @@ struct TFloat32 {
   }
 };
 
-// Towards zero; what does not fit, and NaN, becomes the lowest value of a signed 32-bit integer (facts 2, ceil and
-// trunc of infinity) and the nearest bound of any other type.
+// Towards zero; what does not fit, and NaN, becomes the lowest value of a signed 32-bit integer (TorchNeuron's tests:
+// ceil and trunc of infinity). Of any other type it becomes the nearest bound, and NaN the lower one.
 template <class Integer>
 TRN_INLINE Integer float_to_integer(float value) {
   using Limits = std::numeric_limits<Integer>;

@@ -96,7 +96,8 @@ void VectorEngine::quantize_mx(const View& dst, const View& src, const View& dst
       for (std::int64_t i = 0; i < kScaledPartitions * kPacked; ++i) {
         most = std::max(most, std::fabs(group[i / kPacked * columns + f * kPacked + i % kPacked]));
       }
-      // One binade above the sample rule of the OCP document (facts 2). An infinity takes the largest scale (assumed).
+      // One binade above the sample rule of the OCP document (nki.isa.quantize_mx). An infinity takes the largest
+      // scale (assumed).
       const int exponent = std::isinf(most) ? 127 : most > 0 ? std::ilogb(most) - (largest_exponent - 1) : -127;
       scales[f] = std::clamp(exponent + 127, 0, 254);
     }

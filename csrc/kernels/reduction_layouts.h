@@ -66,7 +66,8 @@ class Reduction {
     return work.front();
   }
 
-  // max and min of PyTorch propagate NaN, the engine's do not (facts 2: relu(NaN) is 0): a mask is reduced beside.
+  // max and min of PyTorch propagate NaN, the engine's do not (TorchNeuron's tests: relu(NaN) is 0): a mask is reduced
+  // beside.
   void mask_nan(const Tile& mask, const Tile& source, const Tile& column);
   void combine(const Tile& total, const Tile& part, const Tile& nan_total, const Tile& nan_part);
   void finish_nan(const Tile& total, const Tile& nan_total);
@@ -80,7 +81,7 @@ class Reduction {
     }
   }
   // fp32 is what the sum accumulates in, so that narrow floats are widened on the way to TensorE, as the rate that is
-  // measured for bf16 says (facts 3.5: half of fp32's bytes a second).
+  // measured for bf16 says (docs/contract.md: half of fp32's bytes a second).
   Tile widened(const Tile& source, std::int16_t wide);
 
   // Rows on partitions, reduced along the free axis by VectorE; across partitions, tiles are transposed first.

@@ -162,8 +162,8 @@ std::int64_t copy_cycles(std::int64_t n, const Operands& operands, const target:
   return speed_up(n, hindrances == 0 ? mode : mode / 2);
 }
 
-// n indices of e elements each: n e / C with C = ((28 + t e) / (t e)) / min(4 / size, e), t = 4 (facts 3.1), rounded
-// up.
+// n indices of e elements each: n e / C with C = ((28 + t e) / (t e)) / min(4 / size, e), t = 4 (NKI ISA, SDK 2.26),
+// rounded up.
 std::int64_t local_gather_cycles(const Program& program, const Instruction& instruction) {
   const Tile& dst = instruction.dst;
   const std::int64_t e = std::max<std::int64_t>(instruction.value, 1);

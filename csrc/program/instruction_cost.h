@@ -10,7 +10,7 @@
 
 namespace trn::program {
 
-// Engine cycles by the opcode's rule (facts 3.1); 0 for DMA, registers and semaphores.
+// Engine cycles by the opcode's rule (NKI ISA, SDK 2.26); 0 for DMA, registers and semaphores.
 std::int64_t cycles(const Program& program, const Instruction& instruction, const target::Core& core);
 // What an engine's cycles take: its clock, and of TensorE's the part that the best kernels reach.
 double clock_hz(Engine engine, const target::Target& target);

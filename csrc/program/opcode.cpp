@@ -192,7 +192,8 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::tensor_tensor:
       return "max(64, N) with an input in PSUM, or 16-bit add, subtract, multiply; max(64, 2 N)";
     case CycleRule::scalar_tensor:
-      return "max(64, N) for 16-bit subtract, multiply; max(64, 2 N)";
+      return "max(64, N) for an even N of 16 bits where op1 adds, subtracts or multiplies; max(64, 8 N) where it "
+             "divides wider ones; max(64, 2 N)";
     case CycleRule::half_rate:
       return "max(64, 2 N)";
     case CycleRule::predicated:

@@ -7,7 +7,8 @@ namespace trn::program {
 
 using target::name;
 
-// N is the number of elements per partition (facts 3.1). Every rule has the core's minimum as its floor.
+// N is the number of elements per partition (NKI ISA, SDK 2.26). VectorE's and ScalarE's rules have the core's minimum
+// as their floor. Where VectorE divides two tiles wider than 16 bits, it takes 8N.
 enum class CycleRule : std::uint8_t {
   none,           // DMA: time comes from bytes and descriptors
   matmul,         // passes * max(min(64, N_stationary), N_moving)
@@ -17,7 +18,7 @@ enum class CycleRule : std::uint8_t {
   copy,           // N over the copy performance mode
   full,           // N
   tensor_tensor,  // N with an input in PSUM or 16-bit add, subtract, multiply; 2N otherwise
-  scalar_tensor,  // N for 16-bit subtract, multiply; 2N otherwise
+  scalar_tensor,  // N for an even N of 16-bit add, subtract, multiply; 2N otherwise
   half_rate,      // 2N
   predicated,     // N in 16 bits, 2N otherwise
   reduce,         // N/2 for 16-bit add, maximum; N otherwise

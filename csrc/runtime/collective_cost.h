@@ -1,4 +1,4 @@
-// What a collective costs: closed forms of topology, placement, ranks and bytes. docs/counters.md derives them.
+// What a collective costs: closed forms of topology, placement, ranks and bytes. docs/collectives.md derives them.
 #pragma once
 
 #include <cstdint>

@@ -47,7 +47,7 @@ std::uint64_t hash(LaunchKey key) {
   return h ^ h >> 32;
 }
 
-// Open addressing, never shrinking; one per thread and Launches object.
+// Open addressing, never shrinking; one per thread, as the process has one Launches object.
 struct Table {
   struct Slot {
     std::uint64_t hash = 0;

@@ -1,4 +1,4 @@
-// One device's HBM: an address range as large as the chip's, committed lazily, under a caching allocator.
+// One device's HBM: an address range, committed segment by segment up to the target's HBM, under a caching allocator.
 #pragma once
 
 #include <array>
@@ -88,7 +88,7 @@ class Memory {
  public:
   using AttachmentDeleter = void (*)(void*);
 
-  // `base` is the start of this device's address range of `capacity` bytes.
+  // `base` is the start of this device's address range of `capacity` bytes; all of it may be used until set_limit().
   Memory(int device, char* base, std::size_t capacity, AttachmentDeleter deleter);
   ~Memory();
   Memory(const Memory&) = delete;
@@ -104,7 +104,7 @@ class Memory {
   Block* find(const void* ptr);
   bool contains(const void* ptr) const { return ptr >= base_ && ptr < base_ + capacity_; }
 
-  // Frees of a block that `stream` uses wait until that stream's simulated clock has passed.
+  // A freed block that `stream` uses waits until the host's simulated clock has come to when that stream is ready.
   void record_stream(Block* block, int stream, std::int64_t ready_picoseconds);
   void reclaim(std::int64_t host_picoseconds);
 
@@ -117,7 +117,7 @@ class Memory {
   void set_limit(std::size_t bytes);  // at most the capacity
   std::size_t capacity() const { return capacity_; }
   std::size_t limit() const;
-  // Free to allocate: capacity less what is in use.
+  // The limit less what segments hold, cached blocks included.
   std::size_t free_bytes() const;
   std::int64_t allocated_bytes() const;
   void set_poison(bool poison);  // strict mode: fresh memory reads as NaN
@@ -155,7 +155,7 @@ class Memory {
   AttachmentDeleter delete_attachment_;
   bool poison_ = false;
   mutable SpinLock mutex_;
-  std::map<std::size_t, std::vector<Block*>> free_large_;  // by block size, 16 MiB and up
+  std::map<std::size_t, std::vector<Block*>> free_large_;  // by block size, above 16 MiB
   std::array<std::vector<std::vector<Block*>>, kNumPools> free_by_class_;
   std::map<std::size_t, std::size_t> free_ranges_;  // offset -> size, of the address range
   std::vector<Segment*> granules_;                  // address / 2 MiB -> segment

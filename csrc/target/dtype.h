@@ -85,7 +85,7 @@ inline Dtype dtype_from_name(std::string_view text) {
   throw std::invalid_argument("[dtype] unknown element type; got " + std::string(text));
 }
 
-// float64 and int64 travel through the engines as float32 and int32 (facts: `--implicit-integer-downcast`).
+// float64 and int64 travel through the engines as float32 and int32 (neuronx-cc: `--implicit-integer-downcast`).
 inline constexpr bool is_narrowed(Dtype dtype) {
   return dtype == Dtype::float64 || dtype == Dtype::int64 || dtype == Dtype::uint64 || dtype == Dtype::complex128;
 }

@@ -55,7 +55,7 @@ struct Device {
   double peak_fp32_flops_per_second = 0;
   double peak_fp8_flops_per_second = 0;
   double host_bytes_per_second = 0;  // host <-> device
-  // Calibrated against measurements (facts 3.5); each has its source in the file.
+  // Calibrated against measurements (docs/targets.md); each has its source in the file.
   double tensor_efficiency = 1;               // of the clock's peak, reached by the best large matmul
   double hbm_efficiency = 1;                  // of hbm_bytes_per_second, reached by the best streaming kernel
   double eager_dispatch_seconds = 0;          // host time between two launches

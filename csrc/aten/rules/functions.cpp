@@ -1,7 +1,7 @@
 // The pointwise functions that take more than one intermediate, as expressions.
 //
 // erf and gelu take the rational-exponential form of erf in float32 (Abramowitz and Stegun 7.1.26, absolute error
-// 1.5e-7): what compiled programs reach (facts 3.5: 84 GB/s) rules out one pass of ScalarE.
+// 1.5e-7): what compiled programs reach (docs/contract.md: 84 GB/s) rules out one pass of ScalarE.
 #include <algorithm>
 #include <cmath>
 #include <iterator>
