@@ -5,6 +5,8 @@
 #include "kernels/build.h"
 #include "kernels/executable.h"
 #include "kernels/norm_parameters.h"
+#include "kernels/norm_planes.h"
+#include "program/count.h"
 #include "target/error.h"
 
 namespace trn::kernels {
@@ -299,7 +301,9 @@ program::Program norm(const target::Target& target, const NormShape& shape) {
   if (is_channels_last(shape)) {
     return norm_channels_last(target, shape);
   }
-  return shape.backward ? norm_backward(target, shape) : NormForward(target, shape).emit();
+  auto program = shape.backward ? norm_backward(target, shape) : NormForward(target, shape).emit();
+  auto other = shape.backward ? planes::backward(target, shape) : planes::forward(target, shape);
+  return other ? program::faster(std::move(program), std::move(*other), target) : std::move(program);
 }
 
 void require_executable(const NormShape& shape) {

@@ -62,14 +62,14 @@ def norm_part(kind: str, rows: int, cols: int, dtype: str = "float32", **fields:
 class Norm:
     """The exact operator of a part: everything as [rows, cols] or [rows, 1] in float64."""
 
-    def __init__(self, part: dict[str, Any], seed: int = 0) -> None:
+    def __init__(self, part: dict[str, Any], target: Any, seed: int = 0) -> None:
         self.part, self.rng = part, np.random.default_rng(seed)
         self.rows, self.cols, kind = part["rows"], part["cols"], part["kind"]
         self.dtype, self.parameter = part["dtype"], part["parameter_dtype"]
         self.statistics = self.parameter
         if kind == "rms":
             self.statistics = "float64" if self.dtype == "float64" else "float32"
-        self.across = kind == "batch" and part["spatial"] == 1 and self.cols > 1
+        self.positions = self.positions_together(target)
         row, col = np.arange(self.rows)[:, None], np.arange(self.cols)
         if kind == "group":
             each = self.cols // part["spatial"]
@@ -81,16 +81,30 @@ class Norm:
         self.inputs: list[Array] = []
         self.evaluates = kind == "batch" and not part["training"]
 
-    def operand(self, values: Array, dtype: str, across: bool = False) -> Array:
+    def positions_together(self, target: Any) -> int:
+        """How many elements of a row lie side by side before those of the next row: all but of batch norm."""
+        spatial = self.part["spatial"] or self.cols
+        if self.part["kind"] != "batch":
+            return self.cols
+        if spatial == 1:
+            return 1
+        is_in_runs = re.search(r"^  hbm in .* runs of ", _C.program_text([self.part], target), re.MULTILINE)
+        return self.cols if is_in_runs else spatial
+
+    def operand(self, values: Array, dtype: str) -> Array:
         """Stored for the program; what the engines see of it is returned."""
-        stored = to_device(values.T if across else values, dtype)
+        stored = to_device(values, dtype)
         self.inputs.append(stored)
-        exact = from_device(stored, dtype)
-        exact = exact.astype(np.float32).astype(np.float64) if dtype == "float64" else exact
-        return exact.reshape(values.T.shape).T if across else exact.reshape(values.shape)
+        exact = from_device(stored, dtype).reshape(values.shape)
+        return exact.astype(np.float32).astype(np.float64) if dtype == "float64" else exact
 
     def matrix(self, values: Array) -> Array:
-        return self.operand(values, self.dtype, self.across)
+        samples = values.reshape(self.rows, -1, self.positions).swapaxes(0, 1)
+        return self.operand(samples, self.dtype).swapaxes(0, 1).reshape(values.shape)
+
+    def result(self, stored: Array) -> Array:
+        samples = from_device(stored, self.dtype).reshape(-1, self.rows, self.positions)
+        return samples.swapaxes(0, 1).reshape(self.rows, self.cols)
 
     def random_rows(self) -> Array:
         """Each row with a mean and a scale of its own."""
@@ -123,7 +137,7 @@ def assert_within(got: Array, expected: Array, bound: Array, dtype: str, part: d
 
 
 def check_forward(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, Any]:
-    norm = Norm(part, seed)
+    norm = Norm(part, target, seed)
     rows, cols, dtype, statistics = norm.rows, norm.cols, norm.dtype, norm.statistics
     x = norm.matrix(norm.random_rows())
     weight = norm.random_parameter() if part["weight"] else np.ones((1, 1))
@@ -141,8 +155,7 @@ def check_forward(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str,
     updated = [empty(rows, statistics) for _ in range(2 * updates)]
     counts = run(part, target, norm.inputs, [out, *saved, *updated])
 
-    got = from_device(out, dtype)
-    got = got.reshape(cols, rows).T if norm.across else got.reshape(rows, cols)
+    got = norm.result(out)
     largest = np.abs(x).max(axis=1, keepdims=True)
     bound = ROUNDING * (np.abs(x) + np.abs(mean) + largest) * rstd * np.abs(weight) + ROUNDING * np.abs(bias)
     assert_within(got, (x - mean) * rstd * weight + bias, bound, dtype, part, "out")
@@ -161,7 +174,7 @@ def check_forward(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str,
 
 
 def check_backward(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str, Any]:
-    norm = Norm(part, seed)
+    norm = Norm(part, target, seed)
     rows, cols, dtype, parameter = norm.rows, norm.cols, norm.dtype, norm.parameter
     grad = norm.matrix(norm.rng.standard_normal((rows, cols)) + 0.5)
     x = norm.matrix(norm.random_rows())
@@ -180,8 +193,7 @@ def check_backward(part: dict[str, Any], target: Any, seed: int = 0) -> dict[str
 
     unit, scale, h = (x - mean) * rstd, (np.abs(x) + np.abs(mean)) * rstd, grad * weight
     if part["input_gradient"]:
-        got = from_device(outputs.pop(0), dtype)
-        got = got.reshape(cols, rows).T if norm.across else got.reshape(rows, cols)
+        got = norm.result(outputs.pop(0))
         expected, bound = h, np.abs(h)
         if not norm.evaluates:
             dot = (h * unit).mean(axis=1, keepdims=True)
@@ -230,7 +242,7 @@ def random_part(rng: random.Random, kind: str, largest: int = 1500) -> dict[str,
         rows, cols = groups * samples, each * spatial
         fields |= {"channels": each * groups, "spatial": spatial}
     if kind == "batch":
-        spatial = rng.choice([1, 1, 7, cols])
+        spatial = rng.choice([1, 1, 7, 49, 64, 200, cols])
         cols = max(2 if spatial == 1 else 1, cols // spatial) * spatial
         fields["spatial"] = spatial
     if rows * cols > 300_000:
@@ -270,6 +282,52 @@ def test_values_and_counts(kind: str, seed: int) -> None:
 def test_shapes(target: str, kind: str, rows: int, cols: int, fields: dict[str, Any], backward: bool) -> None:
     part = norm_part(kind, rows, cols, backward=backward, running_statistics=True, **fields)
     check(part, TARGETS[target])
+
+
+PLANES = [  # what a partition holds, and what a tile does
+    ("group", 32, 10 * 256, {"channels": 320, "spatial": 256}),  # half a group's planes; one sample
+    ("group", 8, 64 * 49, {"channels": 64, "spatial": 49}),  # four planes; eight samples
+    ("group", 3, 8 * 4096, {"channels": 8, "spatial": 4096}),  # a part of a plane
+    ("group", 400, 2 * 900, {"channels": 400, "spatial": 900}),  # a part of a plane; one of several of a sample
+    ("batch", 64, 8 * 100, {"spatial": 100}),  # four planes; all samples
+    ("batch", 16, 2 * 4096, {"spatial": 4096}),  # a part of a plane; all samples
+    ("batch", 300, 4 * 64, {"spatial": 64}),  # ten planes, stay in SBUF
+    ("batch", 192, 33 * 49, {"spatial": 49}),  # an odd number of samples for two cores
+    ("batch", 5, 7 * 900, {"spatial": 900}),
+    ("batch", 256, 300 * 64, {"spatial": 64}),  # two planes; too many samples to stay
+]
+
+
+def lies_in_planes(part: dict[str, Any], target: Any) -> bool:
+    return " lane_" in _C.program_text([part], target)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("kind", "rows", "cols", "fields"), PLANES)
+def test_planes_on_partitions(kind: str, rows: int, cols: int, fields: dict[str, Any], backward: bool) -> None:
+    for name, target in TARGETS.items():
+        for bias in (True, False):
+            part = norm_part(kind, rows, cols, backward=backward, running_statistics=True, bias=bias, **fields)
+            assert lies_in_planes(part, target) or name != "trn2" or not bias, part
+            check(part | {"training": bias, "weight": rows % 3 > 0 or bias}, target)
+
+
+@pytest.mark.parametrize("kind, rows, cols, fields", PLANES)
+@pytest.mark.parametrize("name", TARGETS)
+def test_nan_stays_in_its_planes(name: str, kind: str, rows: int, cols: int, fields: dict[str, Any]) -> None:
+    part = norm_part(kind, rows, cols, **fields)
+    if not lies_in_planes(part, TARGETS[name]):
+        pytest.skip("by rows")
+    norm = Norm(part, TARGETS[name])
+    values = np.random.default_rng(2).standard_normal((rows, cols))
+    values[1, cols // 2] = np.nan
+    norm.matrix(values)
+    norm.random_parameter(), norm.random_parameter()
+    out, saved = empty(rows * cols, "float32"), [np.empty(rows, np.float32) for _ in range(2)]
+    run(part, TARGETS[name], norm.inputs, [out, *saved])
+    is_other = np.arange(rows) != 1
+    for result in (norm.result(out), *(one[:, None] for one in saved)):
+        assert np.isnan(result[1]).all() and np.isfinite(result[is_other]).all()
 
 
 @pytest.mark.parametrize("part", [random_part(random.Random(seed), KINDS[seed % 4]) for seed in range(100, 132)])

@@ -1,4 +1,6 @@
 // Binds the operands of a norm: rows are samples or, of batch norm, channels.
+#include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "aten/alias.h"
@@ -11,18 +13,26 @@ namespace {
 using kernels::NormKind;
 using kernels::NormShape;
 
-// As the program takes it: channels outermost, or innermost where each of their elements stands alone.
-at::Tensor laid_out(const at::Tensor& alias, const NormShape& shape) {
+enum class MatrixLayout : std::uint8_t { as_it_is, channels_first, channels_last };
+
+// Of batch norm, programs differ in how its tensors lie: innermost where each element of a channel stands alone,
+// otherwise sample by sample, or channel by channel, where HBM has a channel's elements in runs.
+MatrixLayout layout_of(const NormShape& shape, const program::Program& program) {
   if (shape.kind != NormKind::batch) {
-    return alias;
+    return MatrixLayout::as_it_is;
   }
-  const bool across = shape.spatial == 1 && shape.cols > 1;
-  return across ? alias.movedim(1, -1) : alias.transpose(0, 1);
+  if (shape.spatial == 1 && shape.cols > 1) {
+    return MatrixLayout::channels_last;
+  }
+  const auto in = std::ranges::find(program.buffers, "in", &program::Buffer::name);
+  const bool is_in_runs = in != program.buffers.end() && in->run_elements > 0;
+  return is_in_runs ? MatrixLayout::channels_first : MatrixLayout::as_it_is;
 }
 
 class NormOperands {
  public:
-  NormOperands(const LaunchArguments& args, const NormShape& shape) : args_(args), shape_(shape) {}
+  NormOperands(const LaunchArguments& args, const NormShape& shape, const program::Program& program)
+      : args_(args), shape_(shape), layout_(layout_of(shape, program)) {}
 
   void add_forward() {
     const bool measures = shape_.kind != NormKind::batch || shape_.training;
@@ -70,6 +80,17 @@ class NormOperands {
   std::optional<BoundPart> take() { return is_incomplete_ ? std::nullopt : std::optional(std::move(bound_)); }
 
  private:
+  at::Tensor laid_out(const at::Tensor& alias) const {
+    switch (layout_) {
+      case MatrixLayout::as_it_is:
+        return alias;
+      case MatrixLayout::channels_first:
+        return alias.transpose(0, 1);
+      case MatrixLayout::channels_last:
+        return alias.movedim(1, -1);
+    }
+    return alias;
+  }
   bool is_missing(const at::Tensor& tensor) {
     const bool missing = !tensor.defined() || !is_plain(tensor);
     is_incomplete_ = is_incomplete_ || missing;
@@ -83,7 +104,7 @@ class NormOperands {
   }
   void add_matrix(std::string_view name) {
     if (!is_missing(args_.tensor(name))) {
-      bound_.inputs.push_back(laid_out(cpu_alias(args_.tensor(name)), shape_).contiguous());
+      bound_.inputs.push_back(laid_out(cpu_alias(args_.tensor(name))).contiguous());
     }
   }
   void add_result(const at::Tensor& tensor) {
@@ -93,7 +114,7 @@ class NormOperands {
   }
   void add_matrix_result(int position) {
     if (!is_missing(args_.output(position))) {
-      bound_.outputs.push_back(dense_result(laid_out(cpu_alias(args_.output(position)), shape_)));
+      bound_.outputs.push_back(dense_result(laid_out(cpu_alias(args_.output(position)))));
     }
   }
   // A gradient that the program does not compute is none of the operator's either.
@@ -108,14 +129,16 @@ class NormOperands {
 
   const LaunchArguments& args_;
   const NormShape& shape_;
+  const MatrixLayout layout_;
   BoundPart bound_;
   bool is_incomplete_ = false;
 };
 
 }  // namespace
 
-std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape, const program::Program&) {
-  NormOperands operands(args, shape);
+std::optional<BoundPart> bind_part(const LaunchArguments& args, const NormShape& shape,
+                                   const program::Program& program) {
+  NormOperands operands(args, shape, program);
   if (shape.backward) {
     operands.add_backward();
   } else {
