@@ -151,7 +151,7 @@ class Recorder {
   std::uint64_t epoch_ = 1;  // of entries_: blocks remember the epoch in which they were produced
   // Of a device: the open fusion group, and whether a graph of mode "compiled" is open.
   struct OpenGroup {
-    std::uint64_t number = 0;
+    std::uint64_t number = UINT64_MAX;  // none yet: no block is of it
     bool has_anchor = false;
     bool graph_open = false;
   };
