@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <condition_variable>
+#include <mutex>
 #include <numeric>
+#include <stop_token>
+#include <thread>
 
 #include "distributed/failure.h"
 #include "runtime/collective_cost.h"
@@ -49,6 +53,20 @@ std::int64_t index_of(std::string_view name) {
 const char* reduce_name(std::int64_t op) {
   constexpr std::array names = {"SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"};
   return op >= 0 && op < static_cast<std::int64_t>(names.size()) ? names[static_cast<std::size_t>(op)] : "?";
+}
+
+// False: nothing came until then. A timeout of the transport's would close the connections to all ranks.
+bool arrives(c10d::Work& receive, std::chrono::steady_clock::time_point deadline) {
+  constexpr std::chrono::seconds kNever{3600};
+  const std::jthread watchdog([&](const std::stop_token& stop) {
+    std::mutex mutex;
+    std::condition_variable_any ended;
+    std::unique_lock lock(mutex);
+    if (!ended.wait_until(lock, stop, deadline, [&] { return stop.stop_requested(); })) {
+      receive.abort();
+    }
+  });
+  return receive.wait(std::chrono::duration_cast<std::chrono::milliseconds>(kNever));
 }
 
 }  // namespace
@@ -270,56 +288,62 @@ void Agreement::announce_failure(int missing) {
 }
 
 int Agreement::verdict_of(int peer) {
-  const at::Tensor row = at::zeros({kNumWords + 2 * control_->getSize()}, at::kLong);
   announce_failure(-1);  // it calls the roll
-  try {
-    std::vector<at::Tensor> into{row};
-    control_->recv(into, peer, kTag)->wait(2 * kRollCall);
-  } catch (const std::exception&) {
-    return -1;
-  }
-  const auto* words = row.const_data_ptr<std::int64_t>();
-  return words[kNumber] == kFailed ? static_cast<int>(words[kRoot]) : -1;
+  Answer answer = ask(peer);
+  return read(answer, std::chrono::steady_clock::now() + 2 * kRollCall).value_or(-1);
 }
 
 std::vector<int> Agreement::roll_call() {
   announce_failure(-1);
-  const int num_ranks = control_->getSize(), self = control_->getRank();
-  const std::int64_t words = kNumWords + 2 * num_ranks;
-  const at::Tensor rows = at::zeros({num_ranks, words}, at::kLong);
-  std::vector<c10::intrusive_ptr<c10d::Work>> answers;
-  std::vector<int> lost, silent;
-  for (int peer = 0; peer < num_ranks; ++peer) {
-    try {
-      if (peer != self) {
-        std::vector<at::Tensor> into{rows[peer]};
-        answers.push_back(control_->recv(into, peer, kTag));
-      }
-    } catch (const std::exception&) {
-      lost.push_back(peer);
-    }
-  }
+  const int self = control_->getRank();
   const auto deadline = std::chrono::steady_clock::now() + kRollCall;
-  try {
-    for (const auto& answer : answers) {
-      const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now());
-      answer->wait(std::max(left, Milliseconds(1)));
-    }
-  } catch (const std::exception&) {
-    // Who has answered shows in the rows.
-  }
-  for (int peer = 0; peer < num_ranks; ++peer) {
-    const auto* row = rows.const_data_ptr<std::int64_t>() + peer * words;
-    if (row[kNumber] == kFailed && row[kRoot] >= 0 && lost.empty()) {
-      lost.push_back(static_cast<int>(row[kRoot]));  // it knew
-    }
-    if (peer != self && row[kNumber] == 0) {
-      silent.push_back(peer);
+  std::vector<Answer> answers;
+  for (int peer = 0; peer < control_->getSize(); ++peer) {
+    if (peer != self) {
+      answers.push_back(ask(peer));
     }
   }
-  const std::vector<int> missing = lost.empty() ? silent : lost;
+  std::vector<int> missing;
+  int known = -1;
+  for (Answer& answer : answers) {
+    const std::optional<int> word = read(answer, deadline);
+    if (!word) {
+      missing.push_back(answer.peer);
+    } else if (*word != self) {
+      known = std::max(known, *word);
+    }
+  }
+  if (missing.empty() && known >= 0) {
+    missing.push_back(known);
+  }
   announce_failure(missing.empty() ? -1 : missing[0]);
   return missing;
+}
+
+Agreement::Answer Agreement::ask(int peer) {
+  Answer answer{.peer = peer, .row = at::zeros({kNumWords + 2 * control_->getSize()}, at::kLong), .receive = {}};
+  try {
+    std::vector<at::Tensor> into{answer.row};
+    answer.receive = control_->recv(into, peer, kTag);
+  } catch (const std::exception&) {
+    // It is gone, as read() says.
+  }
+  return answer;
+}
+
+std::optional<int> Agreement::read(Answer& answer, Deadline deadline) {
+  try {
+    while (answer.receive && arrives(*answer.receive, deadline)) {
+      const auto* words = answer.row.const_data_ptr<std::int64_t>();
+      if (words[kNumber] == kFailed) {
+        return static_cast<int>(words[kRoot]);
+      }
+      answer = ask(answer.peer);  // that was a call which it began before it heard
+    }
+  } catch (const std::exception&) {
+    // The connection is lost.
+  }
+  return std::nullopt;
 }
 
 std::string Agreement::text(const std::int64_t* row) const {

@@ -66,6 +66,15 @@ class Agreement {
   std::int64_t received(const std::int64_t* row, int rank) const;
   // What a peer that announced its failure found out, or -1.
   int verdict_of(int peer);
+  struct Answer {
+    int peer = -1;
+    at::Tensor row;
+    c10::intrusive_ptr<c10d::Work> receive;  // null: it is gone
+  };
+  Answer ask(int peer);
+  // Who the peer says is missing, or -1; nothing where it says nothing until then, or is gone.
+  using Deadline = std::chrono::steady_clock::time_point;
+  std::optional<int> read(Answer& answer, Deadline deadline);
 
   c10::intrusive_ptr<c10d::Backend> control_;
   std::string group_;
