@@ -59,8 +59,13 @@ def scale(
 
 def _own_group(recording: Recording, asked: Sequence[int] | None) -> tuple[int, ...]:
     groups = {tuple(call["ranks"]) for call in recording.ledger.data["collectives"]}
+    if not groups:
+        raise ValueError(
+            "[scale] a recording is scaled by a group that it has collectives over; got no collective. Record a step "
+            "of several ranks."
+        )
     if asked is None:
-        return max(groups, key=len, default=())
+        return max(groups, key=len)
     own = tuple(asked)
     steps = [rank - own[0] for rank in own]
     moved = [ranks for ranks in groups if [rank - ranks[0] for rank in ranks] == steps]

@@ -57,6 +57,10 @@ def test_wrong_calls_are_refused():
         torch_trn.scale(small, [16], group=[0, 1])
     with pytest.raises(ValueError, match=r"\[scale\] a width is a number of ranks; got 0"):
         torch_trn.scale(small, [0])
+    with torch_trn.profile() as alone:
+        torch.ones(2, device="trn").neg()
+    with pytest.raises(ValueError, match=r"\[scale\].*got no collective"):
+        torch_trn.scale(alone, [16])
 
 
 def stages_with_replicas():

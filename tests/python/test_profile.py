@@ -96,7 +96,7 @@ def test_repeated_runs_give_the_same_numbers(device: torch.device) -> None:
 
 
 def test_what_was_there_before_is_read_from_hbm_in_compiled_mode(device: torch.device) -> None:
-    """Only what a fused group made itself stays on the chip: the first launch reads its operand, the second does not."""
+    """Only what a fused group made itself stays on the chip: its first launch reads its operand, the next does not."""
     x = torch.ones(1000).to(device)
     for _ in range(2):
         with torch_trn.profile(mode="compiled") as prof:
