@@ -6,6 +6,7 @@
 #include "kernels/executable.h"
 #include "kernels/norm_parameters.h"
 #include "kernels/norm_planes.h"
+#include "kernels/norm_spread.h"
 #include "program/count.h"
 #include "target/error.h"
 
@@ -294,6 +295,7 @@ class NormForward {
 
 }  // namespace
 
+// Rows lie on partitions, one each, or otherwise where that is faster: planes of channels, few long rows over all.
 // HBM bytes, forward: x read once (twice where a row does not fit in SBUF and statistics are computed) and out written;
 // weight and bias read once (layer and rms: once per 128 rows where a row does not fit); statistics that are computed
 // are written, running ones read and, in training, written.
@@ -303,6 +305,9 @@ program::Program norm(const target::Target& target, const NormShape& shape) {
   }
   auto program = shape.backward ? norm_backward(target, shape) : NormForward(target, shape).emit();
   auto other = shape.backward ? planes::backward(target, shape) : planes::forward(target, shape);
+  if (!other) {
+    other = shape.backward ? spread_norm::backward(target, shape) : spread_norm::forward(target, shape);
+  }
   return other ? program::faster(std::move(program), std::move(*other), target) : std::move(program);
 }
 

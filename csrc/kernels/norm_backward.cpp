@@ -181,8 +181,10 @@ class NormBackward {
     if (weight_) {
       weight_->load_group(group);
     }
-    load_statistics(row, p, g);
     const bool unit_needed = dots_needed_ || weight_gradient_;
+    if (unit_needed || s_.input_gradient) {
+      load_statistics(row, p, g);
+    }
     const bool first_pass_needed = k_.resident() || unit_needed || s_.bias_gradient;
     if (!k_.resident() && first_pass_needed) {
       b.memset(on_chip_tile(sum_, p, g), 0);
@@ -478,8 +480,8 @@ class NormBackward {
 }  // namespace
 
 // HBM bytes, backward: grad_out read once, x once if grad_in needs sums over its row or grad_weight is asked for; where
-// a row does not fit in SBUF, grad_in reads again what it needs; statistics once, weight (for grad_in only) as in the
-// forward pass but once per pass, and the gradients that are asked for written.
+// a row does not fit in SBUF, grad_in reads again what it needs; statistics once, unless only grad_bias is asked for,
+// weight (for grad_in only) as in the forward pass but once per pass, and the gradients that are asked for written.
 program::Program norm_backward(const target::Target& target, const NormShape& shape) {
   return NormBackward(target, shape).emit();
 }

@@ -58,8 +58,10 @@ class Backward : public ChannelsLast {
 
   void emit_block(const Index& channel, std::int64_t count) override {
     const Block block{channel, count};
-    phase("parameters");
-    load_parameters(block);
+    if (s_.input_gradient || weight_gradient_) {
+      phase("parameters");
+      load_parameters(block);
+    }
     if (sums()) {
       phase("sums");
       prepare_sums(block);

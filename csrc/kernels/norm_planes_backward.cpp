@@ -40,6 +40,7 @@ class Backward : public Planes {
   }
 
   bool sums() const { return needs_dots_ || needs_adds_; }
+  bool uses_statistics() const { return s_.input_gradient || weight_gradient_; }
 
   // Of each channel of a lane, sum(grad_out) and, behind those, sum(grad_out xhat); its rstd and its shift, as far as
   // `pitch` apart.
@@ -165,10 +166,12 @@ class GroupBackward final : public Backward {
     if (needs_dots_) {
       load(x_, x_hbm_, tile);
     }
-    b_.dma(mean, in_hbm(mean_hbm_));
-    b_.dma(rstd, in_hbm(rstd_hbm_));
-    rows::scaled_product(b_, group_owners(statistics_, 1, 1), mean, rstd, -1);
-    groups_to_lanes(of_lane_, statistics_, 2);
+    if (uses_statistics()) {
+      b_.dma(mean, in_hbm(mean_hbm_));
+      b_.dma(rstd, in_hbm(rstd_hbm_));
+      rows::scaled_product(b_, group_owners(statistics_, 1, 1), mean, rstd, -1);
+      groups_to_lanes(of_lane_, statistics_, 2);
+    }
     add_up(of_lane_, 0, 0);
     if (collected_ >= 0) {
       // sum(grad_out) of all tiles, then sum(grad_out xhat).
@@ -255,8 +258,10 @@ class BatchBackward final : public Backward {
 
   program::Program emit() override {
     looped_tiles([&](const Index& t) {
-      phase("parameters");
-      load_statistics(t);
+      if (uses_statistics()) {
+        phase("parameters");
+        load_statistics(t);
+      }
       if (sums()) {
         phase("sums");
         b_.memset(lanes(collected_, num_shares_ * 2 * n_), 0);

@@ -76,7 +76,8 @@ std::optional<program::Program> spread_scan(const target::Target& target, const 
   const std::int64_t bytes = target::itemsize(sbuf_dtype(shape.inputs.front().dtype)) +
                              target::itemsize(sbuf_dtype(shape.outputs.front().dtype)) +
                              target::itemsize(Dtype::float32);
-  rows::SpreadRows kernel(target, "scan", shape.rows, shape.cols, 2 * bytes);
+  rows::SpreadRows kernel(target, "scan", shape.rows, shape.cols,
+                          {.element_bytes = bytes, .lines = 2 * target.core.num_partitions + 1});
   if (!kernel.fit()) {
     return {};
   }

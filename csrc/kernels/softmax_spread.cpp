@@ -16,9 +16,10 @@ using tiling::Tile;
 
 namespace {
 
-std::int64_t bytes_per_element(const SoftmaxShape& s) {
-  return 2 * ((s.backward ? 2 : 1) * itemsize(tiling::sbuf_dtype(s.in_dtype)) +
-              itemsize(tiling::sbuf_dtype(s.out_dtype)) + itemsize(Dtype::float32));
+SpreadRows::Needs needs(const target::Target& target, const SoftmaxShape& s) {
+  const std::int64_t bytes = (s.backward ? 2 : 1) * itemsize(tiling::sbuf_dtype(s.in_dtype)) +
+                             itemsize(tiling::sbuf_dtype(s.out_dtype)) + itemsize(Dtype::float32);
+  return {.element_bytes = bytes, .lines = target.core.num_partitions + 1};
 }
 
 class Spread {
@@ -26,7 +27,7 @@ class Spread {
   Spread(const target::Target& target, const SoftmaxShape& shape)
       : s_(shape),
         k_(target, std::string(shape.log ? "log_softmax" : "softmax") + (shape.backward ? "_backward" : ""), shape.rows,
-           shape.cols, bytes_per_element(shape)),
+           shape.cols, needs(target, shape)),
         b_(k_.builder) {}
 
   bool fits() const { return k_.fit(); }

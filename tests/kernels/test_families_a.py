@@ -86,7 +86,8 @@ def norm_bytes(part: Part, fits: bool) -> tuple[int, int]:
         passes = 2 if sums and kind in ("layer", "rms") else 1
         weight_reads = int(part["weight"] and part["input_gradient"]) * passes * per_pass
     read = elements * (grad_reads + x_reads) + weight_reads * parameters * item
-    read += rows * statistic * (1 if kind == "rms" else 2)
+    uses_statistics = part["input_gradient"] or weight_gradient
+    read += rows * statistic * (1 if kind == "rms" else 2) * uses_statistics
     written = elements * part["input_gradient"]
     written += (weight_gradient + part["bias_gradient"]) * parameters * item
     return read, written
@@ -109,8 +110,8 @@ def test_norm_bytes(target: Any, seed: int, kind: str, cols: int, fits: bool) ->
         cols = cols if cols % fields["spatial"] == 0 else fields["spatial"] * 2
     part = norm(rng, rows, cols, kind, **fields)
     fits = fits or (kind == "batch" and rows == 1)  # one channel lies on all partitions
-    # A group's planes fit on several partitions where its row does not on one; a channel's of all samples may not stay.
-    passes = {"group": {fits, True}, "batch": {True, False}}.get(kind, {fits})
+    # A row, or a group's planes, may fit on several partitions and not on one; a channel's of all samples may not stay.
+    passes = {True, False} if kind == "batch" else {fits, True}
     assert traffic(target, part) in {norm_bytes(part, once) for once in passes}, part
 
 

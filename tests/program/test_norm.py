@@ -330,6 +330,40 @@ def test_nan_stays_in_its_planes(name: str, kind: str, rows: int, cols: int, fie
         assert np.isnan(result[1]).all() and np.isfinite(result[is_other]).all()
 
 
+LONG_ROWS = [  # over all partitions; the last ones have less of a row, or nothing
+    (1, 4096),
+    (3, 5000),
+    (8, 16384),
+    (11, 40000),  # several groups of rows, and fewer at the end
+    (2, 64 * 1024 + 1),
+]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize(("rows", "cols"), LONG_ROWS)
+def test_few_long_rows(kind: str, rows: int, cols: int, backward: bool) -> None:
+    for without in ((), ("weight",), ("weight", "bias"), ("input_gradient",), ("weight_gradient", "input_gradient")):
+        fields = dict.fromkeys(without, False)
+        for name in ("trn1", "trn2"):
+            part = norm_part(kind, rows, cols, backward=backward, **fields)
+            assert without or "on_all_partitions" in _C.program_text([part], TARGETS[name]), part
+            check(part, TARGETS[name])
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize(("rows", "cols"), LONG_ROWS[1:])
+def test_a_long_row_keeps_its_nan(kind: str, rows: int, cols: int) -> None:
+    part = norm_part(kind, rows, cols, weight=False, bias=False)
+    x = np.random.default_rng(2).standard_normal((rows, cols)).astype(np.float32)
+    x[1, cols // 2] = np.nan
+    out, saved = np.empty_like(x), [np.empty(rows, np.float32) for _ in range(1 if kind == "rms" else 2)]
+    run(part, TARGETS["trn1"], [x.reshape(-1)], [out.reshape(-1), *saved])
+    is_other = np.arange(rows) != 1
+    for result in (out, *(one[:, None] for one in saved)):
+        assert np.isnan(result[1]).all() and np.isfinite(result[is_other]).all()
+
+
 @pytest.mark.parametrize("part", [random_part(random.Random(seed), KINDS[seed % 4]) for seed in range(100, 132)])
 def test_threads_do_not_change_a_bit(part: dict[str, Any]) -> None:
     """Also where accumulators are the cores' own."""

@@ -60,6 +60,19 @@ def test_compiled_leaves_fused_bytes_out_of_hbm_traffic() -> None:
     assert add.row.dma_transfers == round(30 / 4)
 
 
+def test_what_was_there_before_is_read_from_hbm_in_compiled_mode() -> None:
+    """Only what a fused group made itself stays on the chip: its first launch reads its operand, the next does not."""
+    x = torch.ones(1000).to("trn")
+    for _ in range(2):
+        with torch_trn.profile(mode="compiled") as prof:
+            y = x.neg()
+            z = y.exp()
+        assert (prof.hbm_read_bytes, prof.hbm_write_bytes) == (4000, 8000)
+        with torch_trn.profile(mode="compiled") as prof:
+            y.add_(z)
+        assert (prof.hbm_read_bytes, prof.hbm_write_bytes) == (8000, 4000)
+
+
 def test_compiled_and_eager_agree_on_flops() -> None:
     eager = step()
     compiled = eager.compiled()
