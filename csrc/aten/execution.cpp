@@ -23,6 +23,7 @@
 #include "kernels/executable.h"
 #include "kernels/precision.h"
 #include "kernels/serialize.h"
+#include "program/prepared.h"
 
 namespace trn::aten {
 
@@ -44,11 +45,12 @@ class Programs {
     }
     auto& slot = programs_[key];
     if (!slot) {
-      auto built = std::make_shared<BuiltProgram>(BuiltProgram{kernels::build(*target_, part), {}});
+      auto built = std::make_shared<BuiltProgram>(BuiltProgram{.program = kernels::build(*target_, part)});
       if (is_exact) {
         kernels::exact_integers(built->program);
       }
       built->narrowed = kernels::narrowed_dtypes(built->program);
+      built->fits_on_chip = program::fits_on_chip(built->program, target_->core);
       slot = std::move(built);
     }
     return slot;
@@ -113,10 +115,15 @@ bool fits(const BoundPart& bound, const program::Program& program) {
 }
 
 std::shared_ptr<const BuiltProgram> program_of(const kernels::Part& part) {
-  kernels::require_executable(part);
+  const auto target = system().target();
+  kernels::require_executable(target->core, part);
   kernels::Part precise = part;
   precise.precision = precision();
-  return programs().get(system().target(), precise, !departures().integers_through_fp32);
+  auto built = programs().get(target, precise, !departures().integers_through_fp32);
+  if (!built->fits_on_chip) {
+    throw Error(Category::unimplemented, "[" + built->program.name + "] tiles must fit SBUF and PSUM.");
+  }
+  return built;
 }
 
 // Results without elements need no program, unless the operator gives them some.

@@ -24,7 +24,8 @@ struct Stage;
 
 struct BuiltProgram {
   program::Program program;
-  std::vector<kernels::Dtype> narrowed;  // 64-bit dtypes that engines see in 32 bits
+  std::vector<kernels::Dtype> narrowed = {};  // 64-bit dtypes that engines see in 32 bits
+  bool fits_on_chip = true;                   // of a target with little SBUF, some do not
 };
 
 // One part. Tensors are CPU aliases in the order of the program's buffers: inputs, then outputs. One that lies

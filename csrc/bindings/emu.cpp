@@ -81,7 +81,7 @@ py::dict execute(const py::dict& dict, const target::Target& target, const std::
                  const std::vector<py::buffer>& outputs, std::uint64_t seed, std::int64_t num_threads,
                  const py::dict& departures) {
   const kernels::Part part = part_from_dict(dict);
-  kernels::require_executable(part);
+  kernels::require_executable(target.core, part);
   emu::Numerics numerics = departures_from(departures);
   numerics.seed = seed;
   numerics.native_int64 = part.precision.native_int64;

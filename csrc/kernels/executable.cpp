@@ -6,13 +6,18 @@
 
 namespace trn::kernels {
 
-void require_executable(const Part& part) {
+void require_executable(const target::Core& core, const Part& part) {
   std::visit(
       [&](const auto& shape) {
         if constexpr (requires(void (*family)(const std::remove_cvref_t<decltype(shape)>&)) {
                         family = &require_executable;
                       }) {
           require_executable(shape);
+        } else if constexpr (requires(
+                                 void (*family)(const target::Core&, const std::remove_cvref_t<decltype(shape)>&)) {
+                               family = &require_executable;
+                             }) {
+          require_executable(core, shape);
         } else {
           throw Error(Category::unimplemented, "[execute] programs of this family are counted, not executed; got " +
                                                    std::string(kFamilyNames[part.index()]) +

@@ -2,12 +2,13 @@
 #pragma once
 
 #include "kernels/shapes.h"
+#include "target/target.h"
 
 namespace trn::kernels {
 
 // Throws `unimplemented` with the reason: a family whose programs move the right bytes through the right engines, but
 // do not compute; or elements and forms of a family that does.
-void require_executable(const Part& part);
+void require_executable(const target::Core& core, const Part& part);
 
 // By family.
 void require_executable(const MatmulShape& shape);
@@ -25,8 +26,9 @@ void require_executable(const ScanShape& shape);
 void require_executable(const SoftmaxShape& shape);
 void require_executable(const SortShape& shape);
 void require_executable(const RankShape& shape);
-void require_executable(const TapsShape& shape);
-void require_executable(const WindowShape& shape);
+// Where that depends on the core.
+void require_executable(const target::Core& core, const TapsShape& shape);
+void require_executable(const target::Core& core, const WindowShape& shape);
 
 // Steps that a tile can run, of those listed at Step.
 void require_executable(const std::vector<Step>& steps);

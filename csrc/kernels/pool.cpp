@@ -15,7 +15,6 @@ using namespace tiling;
 
 namespace {
 
-constexpr std::int64_t kSbufBytes = 180 * 1024;    // of a partition, on every target
 constexpr std::int64_t kMostElements = 64 * 1024;  // of a partition, that an instruction reads
 
 // What windows reach of a plane: with its padding, and what a last window that is rounded up takes beyond it.
@@ -276,8 +275,8 @@ bool is_known(const WindowShape& shape) {
 
 }  // namespace
 
-bool has_pool_program(const WindowShape& shape) {
-  return is_known(shape) && bytes_per_partition(shape) <= kSbufBytes &&
+bool has_pool_program(const target::Core& core, const WindowShape& shape) {
+  return is_known(shape) && bytes_per_partition(shape) <= core.sbuf_bytes_per_partition / 16 * 15 &&
          shape.kernel[0] * shape.kernel[1] <= kMostElements;
 }
 
@@ -285,11 +284,11 @@ program::Program pool(const target::Target& target, const WindowShape& shape) {
   return PoolKernel(target, shape).build();
 }
 
-void require_executable(const WindowShape& shape) {
+void require_executable(const target::Core& core, const WindowShape& shape) {
   if (!is_known(shape)) {
     only_counts("windows of unknown geometry, and of whole numbers, are", std::to_string(shape.planes) + " planes");
   }
-  if (!has_pool_program(shape)) {
+  if (!has_pool_program(core, shape)) {
     only_counts("planes that do not fit SBUF are", std::to_string(shape.in[0]) + " x " + std::to_string(shape.in[1]));
   }
 }

@@ -7,8 +7,8 @@
 
 namespace trn::kernels {
 
-// Of known geometry, two spatial axes, and planes that fit SBUF on any target.
-bool has_pool_program(const WindowShape& shape);
+// Of known geometry, two spatial axes, and planes that fit SBUF.
+bool has_pool_program(const target::Core& core, const WindowShape& shape);
 program::Program pool(const target::Target& target, const WindowShape& shape);
 
 }  // namespace trn::kernels

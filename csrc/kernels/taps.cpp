@@ -248,19 +248,18 @@ program::Program taps(const target::Target& target, const TapsShape& shape) {
   return TapsKernel(target, shape).build();
 }
 
-void require_executable(const TapsShape& shape) {
+void require_executable(const target::Core& core, const TapsShape& shape) {
   check(shape);
-  constexpr std::int64_t kSbufBytes = 180 * 1024;  // of a partition, on every target
   const bool computes = is_real_float(shape.src_dtype) && is_real_float(shape.dst_dtype);
   const bool is_kept = sbuf_dtype(shape.src_dtype) == shape.src_dtype && !is_complex(shape.src_dtype);
   if (!computes && !(only_moves(shape) && is_kept)) {
     refuse(Category::unimplemented, "sums are of real floating-point elements, moves of 32 bits",
            std::string(target::name(shape.src_dtype)), "Use reference numerics for it.");
   }
-  const std::int64_t bytes = 4 * (shape.in + 2 * shape.out);
-  if (bytes > kSbufBytes) {
-    refuse(Category::unimplemented, "an axis fits into a partition", std::to_string(bytes) + " bytes",
-           "Use reference numerics for it.");
+  const std::int64_t bytes = 4 * (shape.in + 2 * shape.out), limit = core.sbuf_bytes_per_partition / 16 * 15;
+  if (bytes > limit) {
+    refuse(Category::unimplemented, "an axis fits into a partition",
+           std::to_string(bytes) + " bytes, limit " + std::to_string(limit), "Use reference numerics for it.");
   }
 }
 

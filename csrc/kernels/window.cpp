@@ -120,7 +120,7 @@ class Trip {
 }  // namespace
 
 program::Program window(const target::Target& target, const WindowShape& shape) {
-  if (has_pool_program(shape)) {
+  if (has_pool_program(target.core, shape)) {
     return pool(target, shape);
   }
   Builder builder("window");

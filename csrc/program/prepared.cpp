@@ -259,6 +259,20 @@ class Preparation {
 
 }  // namespace
 
+bool fits_on_chip(const Program& program, const target::Core& core) {
+  const std::int64_t bank_bytes = core.psum_bytes_per_partition / core.psum_num_banks;
+  std::int64_t sbuf_bytes = 0, psum_bytes = 0;
+  for (const Buffer& buffer : program.buffers) {
+    const std::int64_t bytes = buffer.elements_per_partition * target::itemsize(buffer.dtype);
+    if (buffer.memory == Memory::sbuf) {
+      sbuf_bytes += emu::Sbuf::pitch(bytes);
+    } else if (buffer.memory == Memory::psum) {
+      psum_bytes += (bytes + bank_bytes - 1) / bank_bytes * bank_bytes;
+    }
+  }
+  return sbuf_bytes <= core.sbuf_bytes_per_partition && psum_bytes <= core.psum_bytes_per_partition;
+}
+
 PreparedProgram prepare(const Program& program, std::span<emu::NeuronCore* const> cores) {
   PreparedProgram prepared = Preparation(program, *cores.front()).run();
   for (emu::NeuronCore* core : cores) {

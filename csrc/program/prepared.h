@@ -55,6 +55,8 @@ struct PreparedProgram {
   std::vector<std::vector<std::byte*>> bases = {};  // by core, by buffer: where it begins; nullptr in HBM
 };
 
+// Do its on-chip buffers fit? One copy each, as they execute.
+bool fits_on_chip(const Program& program, const target::Core& core);
 // Empties the cores, allocates the on-chip buffers on each, and checks that every address lies within its buffer.
 PreparedProgram prepare(const Program& program, std::span<emu::NeuronCore* const> cores);
 

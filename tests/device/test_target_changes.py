@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import torch_trn
 from torch_trn import _C, target_files
@@ -76,3 +77,35 @@ def test_engines_have_128_lanes_at_most(tmp_path: Path, field: str):
     target["core"][field] = 256  # past the checks of a file
     with pytest.raises(NotImplementedError, match=rf"core\.{field} must lie in 1 to 128; got 256"):
         _C.NeuronCore(_C.LogicalCore(_C.Target(target), 1, "automatic"))
+
+
+@pytest.mark.parametrize("kib", [32, 64])
+def test_what_does_not_fit_a_small_chip_runs_in_reference_numerics(tmp_path: Path, kib: int):
+    """Of a chip that somebody plans: values stay, and what has no program on it is listed."""
+    path = tmp_path / "small.toml"
+    path.write_text(f"""
+base = "trn2"
+name = "small"
+[core]
+sbuf_bytes_per_partition = {{ value = {kib << 10}, source = "a test" }}
+[documented]
+sbuf_bytes = {{ value = {kib << 17}, source = "a test" }}
+""")
+    torch_trn.set_target(path)
+    x = torch.randn(2, 3, 120, 120)
+    functions = {
+        "max_pool2d": lambda x: F.max_pool2d(x, 2),
+        "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 1, 1),
+        "interpolate": lambda x: F.interpolate(x.flatten(2), scale_factor=2, mode="linear"),
+        "softmax": lambda x: x.flatten(1).softmax(1),
+        "matmul": lambda x: x @ x.mT,
+        "copy": lambda x: x.permute(3, 1, 0, 2).contiguous(),
+        "layer_norm": lambda x: F.layer_norm(x, (120, 120)),
+        "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    }
+    with torch_trn.set_numerics("hardware"):
+        torch_trn.reference_operators(clear=True)
+        for name, function in functions.items():
+            torch.testing.assert_close(function(x.to("trn")).cpu(), function(x), rtol=1e-4, atol=1e-4, msg=name)
+        listed = torch_trn.reference_operators(clear=True)
+    assert set(listed) == {"upsample_linear1d"} | ({"_copy_from"} if kib == 32 else set())

@@ -6,6 +6,7 @@
 #include "aten/rules/names.h"
 #include "aten/rules/rounding.h"
 #include "aten/rules/window.h"
+#include "aten/system.h"
 #include "kernels/pool.h"
 
 namespace trn::aten::rules {
@@ -207,7 +208,7 @@ void pool_maximum(Composition& c) {
   const Spec whole = rank == 2 ? pool(c.args()) : Spec();
   if (!whole.empty()) {
     const auto& shape = std::get<kernels::WindowShape>(whole.front());
-    if (kernels::has_pool_program(shape)) {
+    if (kernels::has_pool_program(system().target()->core, shape)) {
       c.add(shape, {{self}}, {{out.value}, {out.place}});
       return;
     }
@@ -217,7 +218,8 @@ void pool_maximum(Composition& c) {
   }
   const auto windows = windows_of(c.args(), self, out.value);
   const auto planes = planes_of(self, out.value, windows, c.args());
-  if (rank == 3 && !contains(c.args().base_name(), "adaptive") && kernels::has_pool_program(planes)) {
+  if (rank == 3 && !contains(c.args().base_name(), "adaptive") &&
+      kernels::has_pool_program(system().target()->core, planes)) {
     auto sizes = out.value.sizes().vec();
     sizes[sizes.size() - 3] = self.size(-3);
     const Found in_planes{c.temporary(sizes, self.scalar_type()), c.temporary(sizes, at::kLong)};
@@ -244,7 +246,7 @@ void pool_maximum_backward(Composition& c) {
   const Spec whole = rank == 2 ? pool(c.args()) : Spec();
   if (!whole.empty()) {
     const auto& shape = std::get<kernels::WindowShape>(whole.front());
-    if (kernels::has_pool_program(shape)) {
+    if (kernels::has_pool_program(system().target()->core, shape)) {
       c.add(shape, {{grad}, {places}}, {{out}});
       return;
     }

@@ -5,6 +5,7 @@
 #include "aten/rules/composition.h"
 #include "aten/rules/names.h"
 #include "aten/rules/window.h"
+#include "aten/system.h"
 #include "kernels/pool.h"
 
 namespace trn::aten::rules {
@@ -20,7 +21,7 @@ bool takes(Composition& c, const Spec& spec, const Stack& inputs) {
   if (box != nullptr) {
     c.add(*box, {{inputs.front().as_strided({box->src_elements}, {1})}},
           {{c.args().output().as_strided({box->dst_elements}, {1})}});
-  } else if (window != nullptr && kernels::has_pool_program(*window)) {
+  } else if (window != nullptr && kernels::has_pool_program(system().target()->core, *window)) {
     c.add(*window, {inputs}, {{c.args().output()}});
   } else {
     return false;
