@@ -190,7 +190,8 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::full:
       return "max(64, N)";
     case CycleRule::tensor_tensor:
-      return "max(64, N) with an input in PSUM, or 16-bit add, subtract, multiply; max(64, 2 N)";
+      return "max(64, N) with an input in PSUM; else max(64, 2 N), in 16 bits over the core's speed-up S: 2 N / S, and "
+             "N / S of contiguous add, subtract, multiply; max(64, 8 N) where it divides wider ones; GpSimdE 150 + N";
     case CycleRule::scalar_tensor:
       return "max(64, N) for an even N of 16 bits where op1 adds, subtracts or multiplies; max(64, 8 N) where it "
              "divides wider ones; max(64, 2 N)";
@@ -205,7 +206,7 @@ std::string_view formula(CycleRule rule) {
     case CycleRule::bn_aggr:
       return "max(64, 13 N / 3)";
     case CycleRule::memset:
-      return "max(64, N / 2) for 16-bit zero; max(64, N)";
+      return "max(64, N / 2) for 16-bit zero; max(64, N); GpSimdE 150 + N";
     case CycleRule::gpsimd:
       return "150 + N";
     case CycleRule::local_gather:

@@ -10,7 +10,7 @@ import torch
 trn = torch.trn
 SEVERAL = pytest.mark.skipif(trn.device_count() < 2, reason="needs two devices")
 
-# facts 4: torch_neuronx/neuron.py
+# torch_neuronx/neuron.py
 NEURON_NAMES = """is_initialized is_available init device_count current_device set_device get_device_name
 get_device_properties device get_amp_supported_dtype is_bf16_supported manual_seed manual_seed_all seed seed_all
 initial_seed get_rng_state set_rng_state Stream stream current_stream default_stream set_stream synchronize Event

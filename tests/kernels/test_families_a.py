@@ -427,7 +427,7 @@ def test_counts_are_the_same_every_time(target: Any) -> None:
     ],
 )
 def test_reductions_run_as_fast_as_measured(trn2: Any, alu: str, dtype: str, measured: float, tolerance: float) -> None:
-    """Gigabytes per second of one trn2 device, best shape (facts 3.5)."""
+    """Gigabytes per second of one trn2 device, best shape (docs/contract.md)."""
     elements = 1 << 26
     part = reduction(random.Random(0), 1, elements) | {
         "across_partitions": False,

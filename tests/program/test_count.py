@@ -1,4 +1,4 @@
-"""Counting without walking: cost of a count, counts as closed forms, and the cycle rules of facts 3.1."""
+"""Counting without walking: cost of a count, counts as closed forms, and the cycle rules of the NKI ISA."""
 
 import time
 from typing import Any

@@ -223,7 +223,7 @@ def test_hardware_flops(target: Any) -> None:
 
 @pytest.mark.parametrize(("dtype", "tflops"), [("bfloat16", 149.42), ("float32", 37.67)], ids=["bfloat16", "float32"])
 def test_rate_of_a_large_product(target: Any, dtype: str, tflops: float) -> None:
-    """The best GEMM measured on one trn2 logical core (facts 3.5), within 5%."""
+    """The best GEMM measured on one trn2 logical core (docs/contract.md), within 5%."""
     best = max(
         2 * size**3 / _C.cost([matmul_part(size, size, size, dtype, a_k_major=True)], target)["seconds"]
         for size in (2048, 4096, 8192)

@@ -331,7 +331,7 @@ def test_traffic_of_what_only_counts(seed: int) -> None:
 def test_streaming_rate(
     target: Any, name: str, steps: list[dict[str, Any]], num_inputs: int, rates: dict[str, float]
 ) -> None:
-    """GB/s on one trn2 logical core (facts 3.5), within 12%."""
+    """GB/s on one trn2 logical core (docs/contract.md), within 12%."""
     elements = 2**26
     for dtype, expected in rates.items():
         part = pointwise_part(elements, [access(dtype, elements)] * num_inputs, [access(dtype, elements)], steps)

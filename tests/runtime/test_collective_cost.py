@@ -267,7 +267,7 @@ def test_faster_links_and_devices_never_take_more_time() -> None:
         assert all(a <= b for a, b in zip(seconds(faster), before, strict=True)) and seconds(faster) != before
 
 
-# ---- What was measured (facts of one trn2.3xlarge; the nccom-test page, whose instance is not named)
+# ---- What was measured (one trn2.3xlarge; the nccom-test page, whose instance is not named)
 
 MEASURED = [
     ("trn2", "all_reduce", 2 * MB, 105e-6, 0.08),

@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "targets.md"
 NAMES = ["inf2", "trn1", "trn2", "trn3"]
 GIB = 2**30
 
-# facts/trainium.md 1.1 to 1.3, typed a second time on purpose.
+# The target files' own sources, typed a second time on purpose.
 PRINTED = {
     "trn1": ((2.8e9, 1.12e9, 1.4e9, 1.4e9), 192, 272e9, 1, 16, 410e9, 95e12, 23.75e12, 95e12, 2),
     "inf2": ((2.8e9, 1.12e9, 1.4e9, 1.4e9), 192, 272e9, 1, 16, 410e9, 95e12, 23.75e12, 95e12, 2),
@@ -139,7 +139,7 @@ def test_peak_follows_from_the_clock() -> None:
     target = targets.load("trn2")
     peak = 2 * 128 * 128 * target["core"]["tensor_clock_hz"]
     assert peak == pytest.approx(target.documented["core_peak_bf16_flops_per_second"], abs=0.5e12)
-    # The calibrations on trn2 (facts 3.5) give back what they were fitted on.
+    # The calibrations on trn2 (docs/contract.md) give back what they were fitted on.
     device = target["device"]
     assert 2 * peak * device["tensor_efficiency"] == pytest.approx(149.42e12, rel=1e-3)
     assert 2 * peak / 4 * device["tensor_efficiency"] == pytest.approx(37.67e12, rel=0.01)
