@@ -193,11 +193,6 @@ class Worlds:
 
         return meet
 
-    def share_names(self, rank: int) -> None:
-        """The groups of a rank can be found by name from the calling thread too."""
-        for group, name in list(self.worlds[rank].pg_names.items()):
-            torch._C._distributed_c10d._register_process_group(name, group)
-
     def clear(self) -> None:
         for world in self.worlds:
             world.clear()

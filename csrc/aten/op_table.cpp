@@ -160,10 +160,6 @@ const OpRow& find_op(const c10::OperatorName& name) {
   return find_op(base_name(name.name));
 }
 
-std::span<const std::string_view> no_launch_ops() {
-  return kNoLaunch;
-}
-
 bool launches_nothing(const c10::OperatorName& name) {
   return std::ranges::binary_search(kNoLaunch, base_name(name.name));
 }

@@ -26,8 +26,7 @@ std::span<const OpRow> op_table();  // sorted by name; duplicates fail the build
 const OpRow& find_op(const c10::OperatorName& name);
 const OpRow& find_op(std::string_view base_name);
 
-// Base names that launch nothing: views, metadata, allocation without a value. Sorted.
-std::span<const std::string_view> no_launch_ops();
+// Views, metadata, allocation without a value.
 bool launches_nothing(const c10::OperatorName& name);
 
 // Where AWS's TorchNeuron runs an overload: on its device, on the host on purpose, or on the host because it registers

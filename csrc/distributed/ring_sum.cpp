@@ -7,7 +7,12 @@
 #include <array>
 #include <cstring>
 
+#include "target/integers.h"
+
 namespace trn::distributed {
+
+using target::ceil_div;
+using target::round_up;
 
 namespace {
 
@@ -17,22 +22,15 @@ constexpr std::int64_t kBlockBytes = 16 << 10;      // stays in the first cache
 constexpr std::int64_t kMaxSegmentBytes = 1 << 20;  // gloo's default
 constexpr std::int64_t kParallelBytes = 256 << 10;  // below this one thread is faster
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-std::int64_t round_up(std::int64_t a, std::int64_t b) {
-  return divide_up(a, b) * b;
-}
-
 // gloo gives each rank one chunk, of at least two segments; what is left over the last ranks lack.
 std::int64_t chunk_bytes(Ring ring, std::int64_t total, std::int64_t element, std::int64_t num_ranks) {
   const std::int64_t max_segment = element * std::max<std::int64_t>(1, kMaxSegmentBytes / element);
   if (ring == Ring::all_reduce) {
-    const std::int64_t num_segments = round_up(std::max(divide_up(total, max_segment), 2 * num_ranks), num_ranks);
-    return num_segments / num_ranks * round_up(divide_up(total, num_segments), element);
+    const std::int64_t num_segments = round_up(std::max(ceil_div(total, max_segment), 2 * num_ranks), num_ranks);
+    return num_segments / num_ranks * round_up(ceil_div(total, num_segments), element);
   }
-  const std::int64_t segment = round_up(std::min(divide_up(total, 2 * num_ranks), max_segment), element);
-  const std::int64_t num_segments = round_up(std::max(divide_up(total, segment), 2 * num_ranks), num_ranks);
+  const std::int64_t segment = round_up(std::min(ceil_div(total, 2 * num_ranks), max_segment), element);
+  const std::int64_t num_segments = round_up(std::max(ceil_div(total, segment), 2 * num_ranks), num_ranks);
   return num_segments / num_ranks * segment;
 }
 

@@ -6,6 +6,7 @@
 
 #include "emu/tracked_bytes.h"
 #include "emu/view.h"
+#include "target/integers.h"
 #include "target/target.h"
 
 namespace trn::emu {
@@ -25,7 +26,7 @@ class Psum {
             const Extents& free, std::string_view name, std::int64_t start_partition = 0) const;
 
   // Host bytes from one partition of an allocation to the next: whole banks.
-  std::int64_t pitch(std::int64_t bytes) const { return (bytes + bank_bytes_ - 1) / bank_bytes_ * bank_bytes_; }
+  std::int64_t pitch(std::int64_t bytes) const { return target::round_up(bytes, bank_bytes_); }
 
  private:
   std::int64_t num_partitions_, bytes_per_partition_, bank_bytes_, used_bytes_ = 0;

@@ -6,6 +6,7 @@
 
 #include "emu/tracked_bytes.h"
 #include "emu/view.h"
+#include "target/integers.h"
 #include "target/target.h"
 
 namespace trn::emu {
@@ -26,7 +27,7 @@ class Sbuf {
             const Extents& free, std::string_view name, std::int64_t start_partition = 0) const;
 
   // Host bytes from one partition of an allocation to the next: four-byte aligned, as element types on the chip need.
-  static std::int64_t pitch(std::int64_t bytes) { return (bytes + 3) / 4 * 4; }
+  static std::int64_t pitch(std::int64_t bytes) { return target::round_up(bytes, 4); }
 
  private:
   std::int64_t num_partitions_, bytes_per_partition_, used_bytes_ = 0;

@@ -10,6 +10,7 @@
 
 #include "kernels/shapes.h"
 #include "program/program.h"
+#include "target/integers.h"
 #include "target/target.h"
 
 namespace trn::kernels {
@@ -31,13 +32,8 @@ using program::Engine;
 using program::Instruction;
 using program::Opcode;
 using program::Tile;
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
-  return ceil_div(a, b) * b;
-}
+using target::ceil_div;
+using target::round_up;
 
 // An element index that is affine in the enclosing loops: offset + sum(strides[d] * i_d), outermost loop first.
 struct Index {

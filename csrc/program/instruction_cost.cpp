@@ -7,8 +7,12 @@
 #include "emu/limits.h"
 #include "emu/microscaling.h"
 #include "program/opcode.h"
+#include "target/integers.h"
 
 namespace trn::program {
+
+using target::ceil_div;
+
 namespace {
 
 const Buffer& buffer_of(const Program& program, const Tile& tile) {
@@ -71,10 +75,6 @@ struct Operands {
     contiguous = contiguous && (streamed.stride == 0 || run_length(tile) >= streamed.size);
   }
 };
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
 
 std::int64_t speed_up(std::int64_t n, std::int64_t factor) {
   return ceil_div(n, std::max<std::int64_t>(factor, 1));

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "target/error.h"
+#include "target/integers.h"
 
 namespace trn::program {
 namespace {
@@ -267,7 +268,7 @@ bool fits_on_chip(const Program& program, const target::Core& core) {
     if (buffer.memory == Memory::sbuf) {
       sbuf_bytes += emu::Sbuf::pitch(bytes);
     } else if (buffer.memory == Memory::psum) {
-      psum_bytes += (bytes + bank_bytes - 1) / bank_bytes * bank_bytes;
+      psum_bytes += target::round_up(bytes, bank_bytes);
     }
   }
   return sbuf_bytes <= core.sbuf_bytes_per_partition && psum_bytes <= core.psum_bytes_per_partition;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "target/integers.h"
+
 namespace trn::program {
 
 std::vector<const Loop*> perfectly_nested(const Loop& outer) {
@@ -23,7 +25,7 @@ Split split(const std::vector<const Loop*>& loops, const target::Device& device)
     result.trips *= loop->trips;
   }
   const std::int64_t cores = std::max<std::int64_t>(device.num_cores, 1);
-  result.rounds = std::max<std::int64_t>((result.trips + cores - 1) / cores, 1);
+  result.rounds = std::max<std::int64_t>(target::ceil_div(result.trips, cores), 1);
   return result;
 }
 
@@ -47,7 +49,7 @@ bool copies_fit(const Program& program, const target::Core& core) {
     if (buffer.memory == Memory::sbuf) {
       sbuf_bytes += buffer.copies * bytes;
     } else if (buffer.memory == Memory::psum) {
-      psum_banks += buffer.copies * ((bytes + bank_bytes - 1) / bank_bytes);
+      psum_banks += buffer.copies * target::ceil_div(bytes, bank_bytes);
     }
   }
   return sbuf_bytes <= core.sbuf_bytes_per_partition && psum_banks <= core.psum_num_banks;

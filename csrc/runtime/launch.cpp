@@ -186,9 +186,4 @@ kernels::Spec Launches::spec(std::uint32_t index) const {
   return specs_.at(index);
 }
 
-std::size_t Launches::num_variants() const {
-  std::lock_guard lock(mutex_);
-  return variants_.size();
-}
-
 }  // namespace trn::runtime

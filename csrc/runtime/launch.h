@@ -52,7 +52,6 @@ class Launches {
 
   std::string op_name(std::uint32_t op) const;
   kernels::Spec spec(std::uint32_t index) const;
-  std::size_t num_variants() const;
 
  private:
   std::uint32_t intern_op_locked(std::string_view op_name);

@@ -249,7 +249,6 @@ void Memory::free(Block* block) {
   block->in_use = false;
   --block->segment->num_used;
   if (block->is_tensor) {
-    ++stats_.num_tensor_frees;
     uncount_tensor(block);
     block->is_tensor = false;
   }
@@ -400,7 +399,7 @@ void Memory::reset_accumulated() {
       stat.reset_accumulated();
     }
   }
-  stats_.num_alloc_retries = stats_.num_ooms = stats_.num_tensor_frees = 0;
+  stats_.num_alloc_retries = stats_.num_ooms = 0;
   stats_.num_device_alloc = stats_.num_device_free = 0;
 }
 

@@ -42,7 +42,7 @@ struct MemoryStats {
   // Index kNumPools is the sum of both pools.
   std::array<Stat, kNumPools + 1> allocation, segment, active;
   std::array<Stat, kNumPools + 1> allocated_bytes, reserved_bytes, active_bytes, requested_bytes;
-  std::int64_t num_alloc_retries = 0, num_ooms = 0, num_tensor_frees = 0, num_device_alloc = 0, num_device_free = 0;
+  std::int64_t num_alloc_retries = 0, num_ooms = 0, num_device_alloc = 0, num_device_free = 0;
   std::array<std::int64_t, kNumMemoryCategories> bytes_by_category{};
   // At the moment of the allocated_bytes peak.
   std::array<std::int64_t, kNumMemoryCategories> peak_bytes_by_category{};

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "target/error.h"
+#include "target/integers.h"
 
 namespace trn::runtime {
 
@@ -96,7 +97,7 @@ Topology::Topology(std::shared_ptr<const target::Target> target, Placement place
     }
   }
   const std::int64_t capacity = instance_->num_chips * per_chip;
-  num_instances_ = (num_devices + capacity - 1) / capacity;
+  num_instances_ = target::ceil_div(num_devices, capacity);
   if (num_instances_ > 1) {
     network();
   }
@@ -152,7 +153,7 @@ Location Topology::locate(std::int64_t rank) const {
   if (placement_.order == Placement::Order::listed) {
     device = placement_.devices[static_cast<std::size_t>(rank)];
   } else if (placement_.order == Placement::Order::round_robin) {
-    const std::int64_t chips = (placement_.world_size + per_chip - 1) / per_chip;
+    const std::int64_t chips = target::ceil_div(placement_.world_size, per_chip);
     device = rank % chips * per_chip + rank / chips;
   }
   const std::int64_t chip = device / per_chip;
@@ -166,8 +167,8 @@ std::int64_t Topology::ranks_on(const Location& place) const {
     case Placement::Order::listed:
       return ranks_on_chip_.at(static_cast<std::size_t>(chip));
     case Placement::Order::round_robin: {
-      const std::int64_t chips = (world_size + per_chip - 1) / per_chip;
-      return (world_size - chip + chips - 1) / chips;
+      const std::int64_t chips = target::ceil_div(world_size, per_chip);
+      return target::ceil_div(world_size - chip, chips);
     }
     default:
       return std::clamp<std::int64_t>(world_size - chip * per_chip, 0, per_chip);

@@ -154,10 +154,6 @@ const Recipe* recipe_named(std::string_view function) {
 
 }  // namespace
 
-bool has_recipe(std::string_view function) {
-  return recipe_named(function) != nullptr;
-}
-
 std::vector<Step> recipe(std::string_view function) {
   std::vector<Step> steps;
   if (const Recipe* const found = recipe_named(function)) {

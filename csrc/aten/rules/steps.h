@@ -81,6 +81,5 @@ std::vector<Step> steps_of(const Runs&... runs) {
 
 // The fixed recipe of a function by base name; empty where there is none.
 std::vector<Step> recipe(std::string_view function);
-bool has_recipe(std::string_view function);
 
 }  // namespace trn::aten::rules
