@@ -50,9 +50,8 @@ bool place(Lanes& lanes, const NormShape& shape, std::int64_t partitions) {
   return lanes.count > 0;
 }
 
-}  // namespace
-
-std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& shape, std::int64_t bytes_per_element) {
+// Of at most `most_width` elements each.
+std::optional<Lanes> fastest(const target::Target& target, const NormShape& shape, std::int64_t most_width) {
   constexpr std::int64_t kFewPositions = 16, kMostChannels = 16;
   const NormGeometry geometry(shape);
   const bool is_group = shape.kind == NormKind::group;
@@ -66,7 +65,6 @@ std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& sha
   base.samples = is_group ? shape.rows / geometry.rows_per_sample : shape.cols / geometry.spatial;
   const std::int64_t together = is_group ? geometry.channels_per_row : base.channels;
   const std::int64_t partitions = target.core.num_partitions;
-  const std::int64_t most_width = target.core.sbuf_bytes_per_partition * 9 / 10 / bytes_per_element;
   std::optional<Lanes> best;
   double least = 0;
   const auto consider = [&](std::int64_t channels_per_lane, std::int64_t lanes_per_channel) {
@@ -93,6 +91,21 @@ std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& sha
     }
   }
   return best;
+}
+
+}  // namespace
+
+std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& shape, std::int64_t bytes,
+                              std::int64_t work_bytes) {
+  const std::int64_t sbuf = target.core.sbuf_bytes_per_partition * 9 / 10;
+  auto lanes = fastest(target, shape, sbuf / (2 * bytes + work_bytes));
+  if (!lanes) {
+    lanes = fastest(target, shape, sbuf / (bytes + work_bytes));
+    if (lanes) {
+      lanes->copies = 1;
+    }
+  }
+  return lanes;
 }
 
 Planes::Planes(const target::Target& target, const NormShape& shape, const Lanes& lanes, std::string name)

@@ -32,6 +32,7 @@ struct Lanes {
   std::int64_t channels_per_lane = 1;
   std::int64_t lanes_per_channel = 1;  // one of these two is 1
   std::int64_t width = 1;              // elements of a lane
+  std::int64_t copies = 2;             // of a tile of elements; 1 where two do not fit
 
   std::int64_t count = 1;             // of a tile: on its partitions
   std::int64_t samples_per_tile = 1;  // 1 where a sample has several tiles
@@ -43,8 +44,10 @@ struct Lanes {
   std::int64_t owners() const { return per_sample() / lanes_per_channel; }  // of a channel, or of a lane's channels
   std::int64_t groups() const { return count / lanes_per_group; }           // of a tile
 };
-// The lanes that take least time, of those where `tiles` tiles of an element's `bytes_per_element` together fit.
-std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& shape, std::int64_t bytes_per_element);
+// The lanes that take least time, of those whose elements fit: `bytes` of each in tiles that may be double buffered,
+// and `work_bytes` besides.
+std::optional<Lanes> lanes_of(const target::Target& target, const NormShape& shape, std::int64_t bytes,
+                              std::int64_t work_bytes);
 
 class Planes {
  public:
@@ -56,9 +59,10 @@ class Planes {
 
   bool is_group() const { return s_.kind == NormKind::group; }
 
-  // A tile's elements; `steps` of them side by side where they stay.
-  std::int16_t elements(const std::string& name, std::int64_t copies = 2, std::int64_t steps = 1) {
-    return b_.sbuf(name, dtype_, at_.count, steps * at_.width, copies);
+  // A tile's elements; or those of `steps` of them, side by side, where they stay.
+  std::int16_t elements(const std::string& name) { return b_.sbuf(name, dtype_, at_.count, at_.width, at_.copies); }
+  std::int16_t kept_elements(const std::string& name, std::int64_t steps) {
+    return b_.sbuf(name, dtype_, at_.count, steps * at_.width, 1);
   }
   // `n` scalars for each lane, or owner.
   std::int16_t scalars(const std::string& name, std::int64_t n, std::int64_t copies = 1) {

@@ -30,9 +30,13 @@ class Backward : public Planes {
     bias_out_ = s_.bias_gradient ? b_.hbm("grad_bias", s_.parameter_dtype, num_parameters, true) : -1;
   }
 
-  void give_tiles(std::int64_t copies, std::int64_t steps) {
-    grad_ = elements("grad_tile", copies, steps);
-    x_ = elements("tile", copies, steps);
+  // Those of `kept_steps` steps stay in SBUF; 0: none do.
+  void give_tiles(std::int64_t kept_steps) {
+    const auto tile = [&](const char* name) {
+      return kept_steps > 0 ? kept_elements(name, kept_steps) : elements(name);
+    };
+    grad_ = tile("grad_tile");
+    x_ = tile("tile");
     out_ = s_.input_gradient ? elements("result") : std::int16_t{-1};
     products_ = needs_dots_ ? b_.sbuf("products", Dtype::float32, at_.count, at_.width, 1) : std::int16_t{-1};
     unit_ = b_.psum("unit", Dtype::float32, partitions_, piece_);
@@ -99,7 +103,7 @@ class GroupBackward final : public Backward {
  public:
   GroupBackward(const target::Target& target, const NormShape& shape, const Lanes& lanes)
       : Backward(target, shape, lanes), all_channels_(n_ * at_.tiles_per_sample) {
-    give_tiles(2, 1);
+    give_tiles(0);
     statistics_ = scalars("statistics", 2, 2);
     means_ = scalars("means", 1, 2);
     of_lane_ = scalars("lane_statistics", 2, 2);
@@ -240,7 +244,7 @@ class BatchBackward final : public Backward {
       : Backward(target, shape, lanes),
         is_kept_(s_.input_gradient && sums() &&
                  fits(at_.steps() * 2 * itemsize(dtype_) + 2 * itemsize(dtype_) + itemsize(Dtype::float32))) {
-    give_tiles(is_kept_ ? 1 : 2, is_kept_ ? at_.steps() : 1);
+    give_tiles(is_kept_ ? at_.steps() : 0);
     means_ = scalars("means", n_);
     statistics_ = scalars("statistics", 2 * n_);
     of_lane_ = scalars("lane_statistics", 2 * n_);
@@ -358,7 +362,7 @@ class BatchBackward final : public Backward {
 
 std::optional<program::Program> backward(const target::Target& target, const NormShape& shape) {
   const std::int64_t size = itemsize(tiling::sbuf_dtype(shape.dtype));
-  const auto lanes = lanes_of(target, shape, 6 * size + itemsize(Dtype::float32));
+  const auto lanes = lanes_of(target, shape, 3 * size, itemsize(Dtype::float32));
   if (!lanes) {
     return std::nullopt;
   }

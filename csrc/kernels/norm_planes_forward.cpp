@@ -168,7 +168,7 @@ class BatchForward final : public Forward {
         n_(at_.channels_per_lane),
         pitch_(kTriple + kStatistics * ceil_div(plane(), piece_)),
         is_kept_(s_.training && fits(at_.steps() * itemsize(dtype_) + 2 * itemsize(dtype_))) {
-    x_ = is_kept_ ? elements("tile", 1, at_.steps()) : elements("tile");
+    x_ = is_kept_ ? kept_elements("tile", at_.steps()) : elements("tile");
     out_ = elements("result");
     moments_ = scalars("moments", 2 * n_);
     rstd_ = scalars("rstd_column", n_);
@@ -276,7 +276,7 @@ class BatchForward final : public Forward {
 }  // namespace
 
 std::optional<program::Program> forward(const target::Target& target, const NormShape& shape) {
-  const auto lanes = lanes_of(target, shape, 4 * itemsize(tiling::sbuf_dtype(shape.dtype)));
+  const auto lanes = lanes_of(target, shape, 2 * itemsize(tiling::sbuf_dtype(shape.dtype)), 0);
   if (!lanes) {
     return std::nullopt;
   }

@@ -289,6 +289,7 @@ PLANES = [  # what a partition holds, and what a tile does
     ("group", 8, 64 * 49, {"channels": 64, "spatial": 49}),  # four planes; eight samples
     ("group", 3, 8 * 4096, {"channels": 8, "spatial": 4096}),  # a part of a plane
     ("group", 400, 2 * 900, {"channels": 400, "spatial": 900}),  # a part of a plane; one of several of a sample
+    ("group", 2, 2 * 64000, {"channels": 4, "spatial": 64000}),  # the same; of little SBUF once, not twice
     ("batch", 64, 8 * 100, {"spatial": 100}),  # four planes; all samples
     ("batch", 16, 2 * 4096, {"spatial": 4096}),  # a part of a plane; all samples
     ("batch", 300, 4 * 64, {"spatial": 64}),  # ten planes, stay in SBUF
